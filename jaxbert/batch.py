@@ -1,0 +1,36 @@
+"""The batch: the one type that travels from the data to the objectives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+Array = Any  # a NumPy array on the host, a jax.Array on a device
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows of packed examples, static in shape.
+
+    One example a row is the special case S = 1. B rows, T positions a row, S example slots a row.
+
+    Attributes:
+      tokens: int32 [B, T], word piece ids.
+      segments: int32 [B, T], 0 at padding, k at the row's k-th packed example (from 1).
+      token_types: int32 [B, T], 0 in the first text of an example, 1 in the second.
+      positions: int32 [B, T], position within the example, from 0.
+      starts: int32 [B, S], where each packed example's [CLS] stands; 0 for an empty slot.
+      labels: int32 or float32 [B, S, ...], 0 for an empty slot; None for unlabelled text.
+      weights: float32 [B, S], 1 for an example, 0 for an empty slot.
+    """
+
+    tokens: Array
+    segments: Array
+    token_types: Array
+    positions: Array
+    starts: Array
+    labels: Array | None
+    weights: Array

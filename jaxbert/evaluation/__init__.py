@@ -1,0 +1,1 @@
+"""Metrics, predictions, latency and the report of a run."""

@@ -1,0 +1,1 @@
+"""Pure Flax Linen modules: they know no data, loss, mesh or file."""

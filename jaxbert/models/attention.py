@@ -1,0 +1,102 @@
+"""Multi-head attention that returns its scores before the softmax."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxbert.models.linear import Linear, einsum
+from jaxbert.models.positional import rotate
+
+Array = jax.Array
+
+# Added to the scores of masked pairs: large enough for a probability of exactly zero in float32,
+# finite so that a fully masked query (a padding position) yields no NaN.
+MASKED = -1e9
+
+
+class AttentionOutput(NamedTuple):
+    """What attention computes, all float32.
+
+    Attributes:
+      output: [B, T, D], after the output projection.
+      scores: [B, H, T, T], scaled and masked, before the softmax.
+      queries, keys, values: [B, T, H, D/H], queries and keys before any rotation.
+    """
+
+    output: Array
+    scores: Array
+    queries: Array
+    keys: Array
+    values: Array
+
+
+def segment_bias(segments: Array) -> Array:
+    """The additive mask [B, 1, T, T] that keeps each packed example to itself.
+
+    Args:
+      segments: int32 [B, T], 0 at padding.
+    """
+    same = segments[:, :, None] == segments[:, None, :]
+    real = (segments > 0)[:, None, :]
+    return jnp.where(same & real, 0.0, MASKED)[:, None].astype(jnp.float32)
+
+
+def key_bias(segments: Array) -> Array:
+    """The original BERT's additive mask [B, 1, 1, T]: -10000 at padded keys, queries unmasked."""
+    return jnp.where(segments > 0, 0.0, -10000.0)[:, None, None, :].astype(jnp.float32)
+
+
+class SelfAttention(nn.Module):
+    """Scaled dot-product self-attention (Vaswani et al. 2017, section 3.2).
+
+    Attributes:
+      num_heads: H, which divides the width D.
+      dropout: rate applied to the attention probabilities.
+      rotary: whether queries and keys are rotated by position.
+      dtype: dtype of the products' operands.
+      initializer_range: standard deviation of the initial weights.
+    """
+
+    num_heads: int
+    dropout: float = 0.0
+    rotary: bool = False
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(
+        self, x: Array, bias: Array, positions: Array, *, deterministic: bool = True
+    ) -> AttentionOutput:
+        """Attends within x.
+
+        Args:
+          x: float32 [B, T, D].
+          bias: float32, broadcastable to [B, H, T, T], added to the scores.
+          positions: int32 [B, T], read when ``rotary``.
+          deterministic: True turns dropout off; otherwise an rng named ``dropout`` is needed.
+        """
+        width = x.shape[-1]
+        head_size = width // self.num_heads
+        heads = (*x.shape[:2], self.num_heads, head_size)  # [B, T, H, K]
+
+        def project(name: str, value: Array) -> Array:
+            return Linear(width, self.dtype, self.initializer_range, name=name)(value)
+
+        queries, keys, values = (
+            project(name, x).reshape(heads) for name in ("query", "key", "value")
+        )
+        q, k = queries, keys
+        if self.rotary:
+            q, k = rotate(q, positions), rotate(k, positions)
+        scores = einsum("bqhk,bthk->bhqt", q, k, self.dtype) / jnp.sqrt(
+            jnp.float32(head_size)
+        ) + bias  # [B, H, T, T]
+        probabilities = nn.softmax(scores, axis=-1)
+        probabilities = nn.Dropout(self.dropout)(probabilities, deterministic=deterministic)
+        mixed = einsum("bhqt,bthk->bqhk", probabilities, values, self.dtype)
+        output = project("output", mixed.reshape(x.shape))
+        return AttentionOutput(output, scores, queries, keys, values)

@@ -1,0 +1,294 @@
+"""BERT: its configuration, its embeddings, and the encoder and heads put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxbert.errors import UserError, UserErrors
+from jaxbert.models import heads
+from jaxbert.models.attention import key_bias, segment_bias
+from jaxbert.models.encoder import ACTIVATIONS, Collect, Encoder, EncoderOutput
+from jaxbert.models.positional import LearnedPositions, sinusoidal_table
+
+Array = jax.Array
+Params = dict[str, Any]  # one entry a group: embeddings, encoder, pooler, classifier, ...
+
+POSITIONS = ("learned", "sinusoidal", "rotary")
+CLASSIFIERS = ("bert", "tinybert")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The shape of a BERT and how it computes.
+
+    Attributes:
+      vocab_size: word pieces.
+      hidden_size: width D, a multiple of ``num_heads``.
+      num_layers: encoder layers.
+      num_heads: attention heads.
+      intermediate_size: feed-forward width.
+      max_position_embeddings: rows of the position table, the longest example.
+      type_vocab_size: token types.
+      activation: ``gelu`` (erf), ``gelu_new`` (tanh) or ``relu``.
+      layer_norm_eps: added to the variance in every LayerNorm.
+      hidden_dropout: rate on embeddings, sub-layer outputs and the classifier's input.
+      attention_dropout: rate on attention probabilities.
+      initializer_range: standard deviation of initial weights.
+      position: ``learned``, ``sinusoidal`` or ``rotary``.
+      classifier: ``bert`` or ``tinybert`` (with a relu), the sequence classification head.
+      num_labels: classes of that head; 0 if the model has none.
+      projection_size: the teacher's width if the model carries a projection; 0 if not.
+      projection_per_layer: one projection for each hidden state instead of a shared one.
+      dtype: dtype of the products' operands, ``float32`` or ``bfloat16``. Parameters, softmax,
+        LayerNorm and every sum stay float32.
+
+    Raises:
+      UserErrors: naming every field that is out of range.
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    activation: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    initializer_range: float = 0.02
+    position: str = "learned"
+    classifier: str = "bert"
+    num_labels: int = 0
+    projection_size: int = 0
+    projection_per_layer: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        errors = []
+
+        def check(good: bool, field: str, want: str) -> None:
+            if not good:
+                what = f"{field} = {getattr(self, field)!r} is not valid"
+                errors.append(UserError(what, "the model's configuration", f"give {want}"))
+
+        for field in (
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
+            check(getattr(self, field) > 0, field, "a positive whole number")
+        for field in ("num_labels", "projection_size"):
+            check(getattr(self, field) >= 0, field, "0 (none) or a positive whole number")
+        for field in ("hidden_dropout", "attention_dropout"):
+            check(0 <= getattr(self, field) < 1, field, "a rate from 0 up to but not 1")
+        for field in ("layer_norm_eps", "initializer_range"):
+            check(getattr(self, field) > 0, field, "a positive number")
+        for field, choices in (
+            ("activation", tuple(ACTIVATIONS)),
+            ("position", POSITIONS),
+            ("classifier", CLASSIFIERS),
+            ("dtype", tuple(DTYPES)),
+        ):
+            check(getattr(self, field) in choices, field, f"one of {', '.join(choices)}")
+        if self.num_heads > 0 and self.hidden_size % self.num_heads:
+            low = max(self.hidden_size // self.num_heads, 1) * self.num_heads
+            want = f"a multiple of num_heads = {self.num_heads}, such as {low}"
+            check(False, "hidden_size", f"{want} or {low + self.num_heads}")
+        elif self.num_heads > 0 and self.position == "rotary":
+            even = self.hidden_size // self.num_heads % 2 == 0
+            check(even, "hidden_size", "an even head size for rotary positions")
+        if errors:
+            raise UserErrors(errors)
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    def replace(self, **changes: Any) -> BertConfig:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+PRESETS = {
+    # Jiao et al. 2020, section 4.2: 14,350,248 and 66,955,008 parameters.
+    "tinybert4": BertConfig(hidden_size=312, num_layers=4, intermediate_size=1200),
+    "tinybert6": BertConfig(num_layers=6),
+    # Devlin et al. 2019: 109,482,240 parameters.
+    "bert-base": BertConfig(),
+    # Wang et al. 2020 (MiniLM), as all-MiniLM-L6-v2 uses it: 22,713,216 parameters.
+    "minilm-l6": BertConfig(hidden_size=384, num_layers=6, intermediate_size=1536),
+}
+
+
+class Embeddings(nn.Module):
+    """Word, position and token type vectors, summed, normalised and dropped out."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens: Array, token_types: Array, positions: Array, deterministic: bool
+    ) -> Array:
+        """Embeds int32 [B, T] inputs: float32 [B, T, D]."""
+        c = self.config
+        init = nn.initializers.normal(c.initializer_range)
+        word = self.param("word", init, (c.vocab_size, c.hidden_size), jnp.float32)
+        types = self.param("token_type", init, (c.type_vocab_size, c.hidden_size), jnp.float32)
+        x = word[tokens] + types[token_types]  # [B, T, D]
+        if c.position == "learned":
+            x += LearnedPositions(
+                c.max_position_embeddings, c.hidden_size, c.initializer_range, name="position"
+            )(positions)
+        elif c.position == "sinusoidal":
+            x += jnp.asarray(sinusoidal_table(c.max_position_embeddings, c.hidden_size))[positions]
+        x = nn.LayerNorm(epsilon=c.layer_norm_eps, name="norm")(x)
+        return nn.Dropout(c.hidden_dropout)(x, deterministic=deterministic)
+
+
+class Bert(nn.Module):
+    """BERT with every head; only the groups that a call reads need be in the parameters.
+
+    Parameter groups: ``embeddings``, ``encoder``, ``pooler``, ``classifier``, ``mlm``, ``nsp``,
+    ``projection``. Head methods read the output of ``__call__``.
+    """
+
+    config: BertConfig
+
+    def setup(self) -> None:
+        c = self.config
+        dtype = DTYPES[c.dtype]
+        self.embeddings = Embeddings(c)
+        self.encoder = Encoder(
+            c.num_layers,
+            c.num_heads,
+            c.intermediate_size,
+            c.activation,
+            c.layer_norm_eps,
+            c.hidden_dropout,
+            c.attention_dropout,
+            c.position == "rotary",
+            dtype,
+            c.initializer_range,
+        )
+        self.pooler = heads.Pooler(dtype, c.initializer_range)
+        self.classifier = heads.SequenceClassifier(
+            c.num_labels, c.classifier, c.hidden_dropout, dtype, c.initializer_range
+        )
+        self.mlm = heads.MaskedLMHead(c.activation, c.layer_norm_eps, dtype, c.initializer_range)
+        self.nsp = heads.NextSentenceHead(dtype, c.initializer_range)
+        copies = c.num_layers + 1 if c.projection_per_layer else 0
+        self.projection = heads.Projection(c.projection_size, copies, dtype, c.initializer_range)
+
+    def __call__(
+        self,
+        batch: Any,
+        *,
+        collect: Collect = Collect(),
+        deterministic: bool = True,
+        key_mask_only: bool = False,
+    ) -> EncoderOutput:
+        """Encodes a batch.
+
+        Args:
+          batch: has int32 [B, T] ``tokens``, ``segments``, ``token_types`` and ``positions``.
+          collect: what to return beside the last hidden state.
+          deterministic: True turns dropout off; otherwise an rng named ``dropout`` is needed.
+          key_mask_only: mask as the original BERT does, -10000 at padded keys alone; right only
+            for one example a row.
+        """
+        x = self.embeddings(batch.tokens, batch.token_types, batch.positions, deterministic)
+        bias = key_bias(batch.segments) if key_mask_only else segment_bias(batch.segments)
+        return self.encoder(
+            x, bias, batch.positions, collect=collect, deterministic=deterministic
+        )
+
+    def pool(self, last_hidden: Array, starts: Array) -> Array:
+        """Pools [B, T, D] at the [CLS] positions [B, S]: float32 [B, S, D]."""
+        return self.pooler(last_hidden, starts)
+
+    def classify(self, last_hidden: Array, starts: Array, *, deterministic: bool = True) -> Array:
+        """Class logits float32 [B, S, C] from the last hidden state [B, T, D]."""
+        pooled = self.pooler(last_hidden, starts)
+        return self.classifier(pooled, deterministic=deterministic)
+
+    def mlm_logits(self, hidden: Array) -> Array:
+        """Word piece logits float32 [..., V] of hidden [..., D]."""
+        return self.mlm(hidden, self.embeddings.variables["params"]["word"])
+
+    def nsp_logits(self, pooled: Array) -> Array:
+        """Next-sentence logits float32 [..., 2] of pooled [..., D]."""
+        return self.nsp(pooled)
+
+    def project(self, hidden: Array, index: int) -> Array:
+        """Hidden state ``index`` [B, T, D] in the teacher's width: float32 [B, T, D']."""
+        return self.projection(hidden, index)
+
+    def everything(self, batch: Any, groups: tuple[str, ...]) -> None:
+        """Touches every parameter of ``groups``; for ``init``."""
+        hidden = self(batch).last_hidden
+        pooled = self.pooler(hidden, batch.starts)
+        if "classifier" in groups:
+            self.classifier(pooled)
+        if "mlm" in groups:
+            self.mlm_logits(hidden)
+        if "nsp" in groups:
+            self.nsp(pooled)
+        if "projection" in groups:
+            self.projection(hidden, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Probe:
+    """The smallest batch, to initialise with."""
+
+    tokens: Array
+    segments: Array
+    token_types: Array
+    positions: Array
+    starts: Array
+
+
+def groups_of(config: BertConfig) -> tuple[str, ...]:
+    """The parameter groups a fresh model of this configuration has."""
+    extra = ("classifier",) * bool(config.num_labels) + ("projection",) * bool(
+        config.projection_size
+    )
+    return ("embeddings", "encoder", "pooler", *extra)
+
+
+def init_params(
+    config: BertConfig, key: Array, groups: tuple[str, ...] | None = None
+) -> Params:
+    """Fresh float32 parameters, N(0, initializer_range) with zero biases and unit scales.
+
+    Args:
+      config: the model.
+      key: a jax.random key.
+      groups: which groups to make; default ``groups_of(config)``. Each group's values depend on
+        the key and the configuration alone, not on the other groups.
+    """
+    groups = groups or groups_of(config)
+    ones = jnp.ones((1, 1), jnp.int32)
+    probe = _Probe(ones, ones, ones - 1, ones - 1, ones - 1)
+    model = Bert(config)
+    init = jax.jit(lambda key: model.init(key, probe, groups, method="everything")["params"])
+    params = init(key)
+    return {name: params[name] for name in groups}
+
+
+def count_parameters(params: Any) -> int:
+    """Scalars in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

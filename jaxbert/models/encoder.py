@@ -1,0 +1,216 @@
+"""The Transformer encoder stack: takes embeddings and a mask, whatever they are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxbert.models.attention import AttentionOutput, SelfAttention
+from jaxbert.models.linear import Linear
+
+Array = jax.Array
+
+ACTIVATIONS = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_new": functools.partial(nn.gelu, approximate=True),
+    "relu": nn.relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """What a caller wants to see of the stack; static, so the rest is never computed.
+
+    Attributes:
+      hidden: hidden states by index, 0 = the embeddings, i = the output of layer i.
+      scores, queries, keys, values: attention features by layer, counted from 0.
+      last: whether the last hidden state is needed.
+    """
+
+    hidden: tuple[int, ...] = ()
+    scores: tuple[int, ...] = ()
+    queries: tuple[int, ...] = ()
+    keys: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
+    last: bool = True
+
+    @property
+    def empty(self) -> bool:
+        """True if nothing but the last hidden state is asked for."""
+        return not (self.hidden or self.scores or self.queries or self.keys or self.values)
+
+    def depth(self, num_layers: int) -> int:
+        """How many layers must run."""
+        if self.last:
+            return num_layers
+        layers = (*self.scores, *self.queries, *self.keys, *self.values)
+        return max([0, *self.hidden, *(layer + 1 for layer in layers)])
+
+
+class EncoderOutput(NamedTuple):
+    """What the stack returns, all float32; mappings hold exactly what was collected.
+
+    Attributes:
+      last_hidden: [B, T, D], or None if ``Collect.last`` is False.
+      hidden: index -> [B, T, D].
+      scores: layer -> [B, H, T, T], scaled and masked, before the softmax.
+      queries, keys, values: layer -> [B, T, H, D/H].
+    """
+
+    last_hidden: Array | None
+    hidden: Mapping[int, Array]
+    scores: Mapping[int, Array]
+    queries: Mapping[int, Array]
+    keys: Mapping[int, Array]
+    values: Mapping[int, Array]
+
+
+class EncoderLayer(nn.Module):
+    """One post-norm Transformer layer (Devlin et al. 2019).
+
+    Attributes: as ``Encoder``.
+    """
+
+    num_heads: int
+    intermediate_size: int
+    activation: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    rotary: bool = False
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(
+        self, x: Array, bias: Array, positions: Array, deterministic: bool
+    ) -> tuple[Array, AttentionOutput]:
+        """Maps x [B, T, D] to the layer's output [B, T, D] and what its attention computed."""
+        drop = functools.partial(nn.Dropout(self.hidden_dropout), deterministic=deterministic)
+        norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps)
+        linear = functools.partial(
+            Linear, dtype=self.dtype, initializer_range=self.initializer_range
+        )
+        attention = SelfAttention(
+            self.num_heads,
+            self.attention_dropout,
+            self.rotary,
+            self.dtype,
+            self.initializer_range,
+            name="attention",
+        )(x, bias, positions, deterministic=deterministic)
+        x = norm(name="attention_norm")(x + drop(attention.output))
+        hidden = linear(self.intermediate_size, name="intermediate")(x)  # [B, T, F]
+        hidden = ACTIVATIONS[self.activation](hidden)
+        x = norm(name="output_norm")(x + drop(linear(x.shape[-1], name="output")(hidden)))
+        return x, attention
+
+
+class Encoder(nn.Module):
+    """A stack of layers whose parameters are stacked along a leading axis [L, ...].
+
+    Scanned when nothing is collected, unrolled when something is; both run the same function on
+    the same keys. The stack stops after the last layer that anyone needs.
+
+    Attributes:
+      num_layers: L.
+      num_heads: H.
+      intermediate_size: the feed-forward width F.
+      activation: ``gelu`` (erf), ``gelu_new`` (tanh) or ``relu``.
+      layer_norm_eps: added to the variance in every LayerNorm.
+      hidden_dropout: rate on each sub-layer's output.
+      attention_dropout: rate on attention probabilities.
+      rotary: whether attention rotates queries and keys.
+      dtype: dtype of the products' operands.
+      initializer_range: standard deviation of the initial weights.
+    """
+
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    activation: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    rotary: bool = False
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        bias: Array,
+        positions: Array,
+        *,
+        collect: Collect = Collect(),
+        deterministic: bool = True,
+    ) -> EncoderOutput:
+        """Runs the stack.
+
+        Args:
+          x: float32 [B, T, D], the embeddings.
+          bias: float32, broadcastable to [B, H, T, T], added to every layer's scores.
+          positions: int32 [B, T], read by rotary attention.
+          collect: what to return beside the last hidden state.
+          deterministic: True turns dropout off; otherwise an rng named ``dropout`` is needed.
+        """
+        layer = EncoderLayer(
+            self.num_heads,
+            self.intermediate_size,
+            self.activation,
+            self.layer_norm_eps,
+            self.hidden_dropout,
+            self.attention_dropout,
+            self.rotary,
+            self.dtype,
+            self.initializer_range,
+            parent=None,
+        )
+
+        def init(key: Array) -> Any:
+            def one(k: Array) -> Any:
+                return layer.init(k, x[:1], bias[:1], positions[:1], True)["params"]
+
+            return jax.vmap(one)(jax.random.split(key, self.num_layers))
+
+        params = self.param("layers", init)
+        key = jax.random.key(0) if deterministic else self.make_rng("dropout")
+        keys = jax.random.split(key, self.num_layers)
+
+        def run(x: Array, params: Any, key: Array) -> tuple[Array, AttentionOutput]:
+            rngs = {"dropout": key}
+            return layer.apply(  # type: ignore[return-value]
+                {"params": params}, x, bias, positions, deterministic, rngs=rngs
+            )
+
+        if collect.empty and collect.last:
+            last, _ = jax.lax.scan(lambda x, slice: (run(x, *slice)[0], None), x, (params, keys))
+            return EncoderOutput(last, {}, {}, {}, {}, {})
+
+        hidden, seen = {0: x}, []
+        # lax.split transposes to one concatenation; indexing would to a padded sum a layer.
+        layers = jax.tree.map(lambda p: jax.lax.split(p, (1,) * p.shape[0]), params)
+        for i in range(collect.depth(self.num_layers)):
+            slices = jax.tree.map(lambda p: p[i][0], layers, is_leaf=lambda p: isinstance(p, list | tuple))
+            x, attention = run(x, slices, keys[i])
+            hidden[i + 1] = x
+            seen.append(attention)
+
+        def pick(feature: str, indices: tuple[int, ...]) -> dict[int, Array]:
+            return {i: getattr(seen[i], feature) for i in indices}
+
+        return EncoderOutput(
+            x if collect.last else None,
+            {i: hidden[i] for i in collect.hidden},
+            pick("scores", collect.scores),
+            pick("queries", collect.queries),
+            pick("keys", collect.keys),
+            pick("values", collect.values),
+        )

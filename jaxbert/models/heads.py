@@ -1,0 +1,116 @@
+"""What stands on top of the encoder: pooler, classifier, masked-LM and next-sentence heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxbert.models.encoder import ACTIVATIONS
+from jaxbert.models.linear import Linear, einsum
+
+Array = jax.Array
+
+
+class Pooler(nn.Module):
+    """tanh(W h + b) of each example's [CLS] state (Devlin et al. 2019)."""
+
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(self, hidden: Array, starts: Array) -> Array:
+        """Pools hidden [B, T, D] at starts [B, S]: float32 [B, S, D]."""
+        first = jnp.take_along_axis(hidden, starts[:, :, None], axis=1)  # [B, S, D]
+        linear = Linear(hidden.shape[-1], self.dtype, self.initializer_range, name="dense")
+        return jnp.tanh(linear(first))
+
+
+class SequenceClassifier(nn.Module):
+    """Logits from the pooled state.
+
+    Attributes:
+      num_labels: C.
+      kind: ``bert``: W dropout(pooled); ``tinybert``: W relu(pooled), the head of the TinyBERT
+        authors' code.
+      dropout: rate before the ``bert`` head's product.
+    """
+
+    num_labels: int
+    kind: str = "bert"
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(self, pooled: Array, *, deterministic: bool = True) -> Array:
+        """Maps pooled [..., D] to float32 logits [..., C]."""
+        if self.kind == "tinybert":
+            pooled = nn.relu(pooled)
+        else:
+            pooled = nn.Dropout(self.dropout)(pooled, deterministic=deterministic)
+        linear = Linear(self.num_labels, self.dtype, self.initializer_range, name="dense")
+        return linear(pooled)
+
+
+class MaskedLMHead(nn.Module):
+    """Word-piece logits with the decoder tied to the word embeddings (Devlin et al. 2019)."""
+
+    activation: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(self, hidden: Array, table: Array) -> Array:
+        """Maps hidden [..., D] and the word table [V, D] to float32 logits [..., V]."""
+        linear = Linear(hidden.shape[-1], self.dtype, self.initializer_range, name="transform")
+        hidden = ACTIVATIONS[self.activation](linear(hidden))
+        hidden = nn.LayerNorm(epsilon=self.layer_norm_eps, name="norm")(hidden)
+        bias = self.param("bias", nn.initializers.zeros, (table.shape[0],), jnp.float32)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        logits = einsum("nd,vd->nv", flat, table, self.dtype) + bias
+        return logits.reshape(*hidden.shape[:-1], table.shape[0])
+
+
+class NextSentenceHead(nn.Module):
+    """Two logits from the pooled state: 0 = the second text follows the first, 1 = it does not."""
+
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(self, pooled: Array) -> Array:
+        """Maps pooled [..., D] to float32 [..., 2]."""
+        return Linear(2, self.dtype, self.initializer_range, name="dense")(pooled)
+
+
+class Projection(nn.Module):
+    """The student's states in the teacher's width (Jiao et al. 2020, equation 8), with a bias.
+
+    Attributes:
+      features: the teacher's width.
+      copies: 0 for one projection shared by the embeddings and every layer, otherwise one each
+        for ``copies`` hidden states.
+    """
+
+    features: int
+    copies: int = 0
+    dtype: Any = jnp.float32
+    initializer_range: float = 0.02
+
+    @nn.compact
+    def __call__(self, hidden: Array, index: int = 0) -> Array:
+        """Projects hidden state number ``index``: [B, T, D] to float32 [B, T, features]."""
+        lead = (self.copies,) if self.copies else ()
+        init = nn.initializers.normal(self.initializer_range)
+        shape = (*lead, hidden.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (*lead, self.features), jnp.float32)
+        if self.copies:
+            kernel, bias = kernel[index], bias[index]
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        out = einsum("nd,df->nf", flat, kernel, self.dtype) + bias
+        return out.reshape(*hidden.shape[:-1], self.features)

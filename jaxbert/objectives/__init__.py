@@ -1,0 +1,1 @@
+"""What a phase minimises: pure functions of parameters and a batch."""

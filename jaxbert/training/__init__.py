@@ -1,0 +1,1 @@
+"""Optimiser, sharding, the jitted step, checkpoints and the loop."""
