@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+
+ERROR_PREFIX = "jaxbert: error: "
 
 
 class UserError(Exception):
@@ -43,4 +48,25 @@ class UserErrors(UserError):
 
     @property
     def lines(self) -> list[str]:
+        """The lines of every problem, in order."""
         return [line for error in self.errors for line in error.lines]
+
+
+@contextlib.contextmanager
+def exit_on_user_error(*, debug: bool = False) -> Iterator[None]:
+    """What stands around a command: says what a UserError says, on stderr, and leaves with 2.
+
+    Args:
+      debug: show where it was raised, too.
+
+    Raises:
+      SystemExit: with code 2, in the place of a UserError.
+    """
+    try:
+        yield
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        for line in error.lines:
+            print(ERROR_PREFIX + line, file=sys.stderr)
+        sys.exit(2)

@@ -25,8 +25,22 @@ def einsum(spec: str, x: Array, y: Array, dtype: Any) -> Array:
       y: the right operand.
       dtype: what both are cast to before the product.
     """
-    return jnp.einsum(
-        spec, x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32
+    x, y = x.astype(dtype), y.astype(dtype)
+
+    def product(x: Array, y: Array) -> Array:
+        return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+    inputs, out = spec.split("->")
+    left, right = inputs.split(",")
+    if left[-1] in right and left[-1] not in out:
+        return product(x, y)
+    # XLA's CPU backend has no fast bfloat16 product that contracts over any other axis of the
+    # left operand, and none at all for some layouts: there the rounded operands meet in float32.
+    return jax.lax.platform_dependent(
+        x,
+        y,
+        cpu=lambda x, y: product(x.astype(jnp.float32), y.astype(jnp.float32)),
+        default=product,
     )
 
 

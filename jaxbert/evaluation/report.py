@@ -1,0 +1,65 @@
+"""The table that an evaluation ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+TITLES = {
+    "teacher": "teacher",
+    "student": "distilled student",
+    "without_distillation": "without distillation",
+    "random_without_distillation": "random start, without distillation",
+    "tfidf": "TF-IDF, logistic regression",
+}
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _scaled(value: float | None) -> str:
+    """``22.4 B``, ``14.4 M``: three digits and a power of a thousand."""
+    if value is None:
+        return "-"
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f}"
+
+
+def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints the ``models`` of an ``eval.json``, a row each.
+
+    The table is as wide as it has to be, also where there is no terminal: no column is cut.
+    """
+    metric = results["metric"]
+    table = Table(
+        title=f"{results['task']}, {results['split']}, {results['examples']:,} examples",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("model", no_wrap=True)
+    for name in (metric, "parameters", "MB", "FLOPs", "ms"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, model in results["models"].items():
+        table.add_row(
+            TITLES.get(name, name),
+            _shown(model[metric], ".4f"),
+            _scaled(model["parameters"]),
+            _shown(model["size_mb"], ".1f"),
+            _scaled(model["flops"]),
+            _shown(model["milliseconds"], ".2f"),
+        )
+    console = console or Console()
+    unbounded = console.options.update(max_width=10_000)
+    console.print(table, width=console.measure(table, options=unbounded).maximum, crop=False)
+    console.print(
+        f"Standard error at most {results['standard_error']:.4f}. FLOPs at length "
+        f"{results['flops_length']}; ms: one text of {results['latency_tokens']} word pieces on "
+        "one thread (TF-IDF: from the text).",
+        highlight=False,
+    )

@@ -1,0 +1,134 @@
+"""What a run says while it works: metrics.jsonl, TensorBoard and the progress on the terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class Journal:
+    """metrics.jsonl and tensorboard/ of a workdir.
+
+    Args:
+      workdir: the run's folder.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        self._path = workdir / "metrics.jsonl"
+        self._folder = workdir / "tensorboard"
+        self._writer: Any = None
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Forgets what was written of a phase after a step, and any half-written last line.
+
+        Args:
+          phase: the phase that continues.
+          step: the step it continues from.
+        """
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").split("\n"):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if entry["phase"] != phase or entry["step"] <= step:
+                kept.append(line + "\n")
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(self._path)
+
+    def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds one object: phase, step and the values."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
+        if self._writer is None:
+            from tensorboardX import SummaryWriter  # slow to import
+
+            self._writer = SummaryWriter(str(self._folder))
+        for name, value in values.items():
+            self._writer.add_scalar(f"{phase}/{name}", value, step)
+
+    def close(self) -> None:
+        """Writes out what TensorBoard still holds."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class PhaseProgress:
+    """A progress bar on a terminal, plain lines elsewhere; a context manager.
+
+    Args:
+      name: the phase.
+      start: steps made before.
+      steps: steps in all.
+    """
+
+    def __init__(self, name: str, start: int, steps: int) -> None:
+        self._name, self._step, self._steps = name, start, steps
+        self._began, self._start = time.monotonic(), start
+        self._said = 0.0
+        console = Console()
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task(name, total=steps, completed=start, text="compiling")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to a step."""
+        self._step = step
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, values: Mapping[str, float], tokens_per_second: float) -> None:
+        """Says how it goes: loss, its terms, real tokens a second, time left."""
+        terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+        text = f"{terms} · {tokens_per_second:,.0f} tokens/s"
+        if self._bar:
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        now = time.monotonic()
+        if now - self._said < PLAIN_EVERY and step < self._steps:
+            return
+        self._said = now
+        rate = (now - self._began) / max(step - self._start, 1)
+        left = rate * (self._steps - step)
+        print(f"{self._name} {step}/{self._steps} · {text} · {left / 60:.1f} min left", flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, flush=True)

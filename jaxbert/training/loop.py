@@ -1,0 +1,157 @@
+"""The one loop that trains every phase."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxbert.batch import Batch
+from jaxbert.errors import UserError
+from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.journal import Journal, PhaseProgress
+from jaxbert.training.step import Step, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When a phase ends, speaks, evaluates and saves, in steps.
+
+    Attributes:
+      name: the phase.
+      steps: updates in all.
+      log_every: between lines of metrics.jsonl.
+      eval_every: between evaluations, each also a checkpoint; 0 = none.
+      checkpoint_every: between checkpoints; 0 = only with evaluations and at the end.
+    """
+
+    name: str
+    steps: int
+    log_every: int
+    eval_every: int = 0
+    checkpoint_every: int = 0
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the phase evaluates after ``step`` updates."""
+        return bool(self.eval_every) and (step % self.eval_every == 0 or step == self.steps)
+
+    def saves(self, step: int) -> bool:
+        """Whether the phase saves after ``step`` updates."""
+        due = bool(self.checkpoint_every) and step % self.checkpoint_every == 0
+        return due or step == self.steps or self.evaluates(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """What a phase has used so far: seconds in the loop, positions and real tokens seen."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    real_tokens: int = 0
+
+
+def place(batch: Batch, sharding: NamedSharding) -> Batch:
+    """The global batch on its devices; every process holds the whole of it on the host."""
+
+    def put(x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, batch)
+
+
+def train(
+    plan: Plan,
+    step: Step,
+    state: TrainState,
+    frozen: Any,
+    batches: Callable[[int, int], Iterable[Batch]],
+    sharding: NamedSharding,
+    checkpoints: Checkpoints,
+    journal: Journal,
+    evaluate: Callable[[Any], float] | None = None,
+) -> tuple[TrainState, Totals, dict[str, float]]:
+    """Trains a phase from its newest checkpoint, or from ``state``, to its end.
+
+    Args:
+      plan: the phase's schedule.
+      step: the jitted step, which donates its state.
+      state: the state before the first step.
+      frozen: parameters that no gradient reaches.
+      batches: from a step and an end to the batches between them.
+      sharding: how a batch is laid out.
+      checkpoints: the phase's.
+      journal: the run's.
+      evaluate: from parameters to the development metric, larger is better.
+
+    Returns:
+      The best state (the last one where nothing is evaluated), what the phase used, and the last
+      logged values.
+
+    Raises:
+      UserError: if the loss is not finite.
+    """
+    start, totals, values = 0, Totals(), {}
+    latest = checkpoints.latest()
+    if latest is not None:
+        state, start = checkpoints.restore(latest, state), latest
+        totals = Totals(**checkpoints.note(latest)["totals"])
+        values = checkpoints.note(latest)["values"]
+    journal.rewind(plan.name, start)
+    pending: list[dict[str, Any]] = []
+    mark, marked = time.monotonic(), totals
+    with PhaseProgress(plan.name, start, plan.steps) as progress:
+        if start:
+            progress.say(f"{plan.name}: continues at step {start}")
+        for done, batch in enumerate(batches(start, plan.steps), start + 1):
+            state, metrics = step(state, frozen, place(batch, sharding))
+            pending.append(metrics)
+            real = int(np.count_nonzero(batch.segments))
+            totals = Totals(
+                totals.seconds, totals.tokens + batch.segments.size, totals.real_tokens + real
+            )
+            progress.advance(done)
+            if done % plan.log_every == 0 or plan.saves(done):
+                values = _means(pending)
+                pending = []
+                now = time.monotonic()
+                totals = dataclasses.replace(totals, seconds=totals.seconds + now - mark)
+                rate = (totals.real_tokens - marked.real_tokens) / max(now - mark, 1e-9)
+                mark, marked = now, totals
+                journal.write(plan.name, done, dataclasses.asdict(totals) | values)
+                progress.show(done, values, rate)
+                if not np.isfinite(values["loss"]):
+                    bad = [name for name, value in values.items() if not np.isfinite(value)]
+                    raise UserError(
+                        f"the loss is not finite ({', '.join(bad)})",
+                        f"phase {plan.name}, by step {done}",
+                        "lower the learning rate; the last checkpoint is from before",
+                    )
+            if plan.saves(done):
+                metric = None
+                if evaluate is not None and plan.evaluates(done):
+                    metric = evaluate(state.params)
+                    journal.write(plan.name, done, {"dev": metric})
+                    progress.say(f"{plan.name} {done}/{plan.steps} · development {metric:.4f}")
+                now = time.monotonic()
+                totals = dataclasses.replace(totals, seconds=totals.seconds + now - mark)
+                mark, marked = now, totals
+                note = {"totals": dataclasses.asdict(totals), "values": values}
+                checkpoints.save(done, state, metric, note)
+    best = checkpoints.best()
+    if best is not None and best != plan.steps:
+        state = checkpoints.restore(best, state)
+    return state, totals, values
+
+
+def _means(pending: list[dict[str, Any]]) -> dict[str, float]:
+    """The mean of each metric over several steps, fetched at once."""
+    fetched = jax.device_get(pending)
+    names = ["loss", *(name for name in fetched[0] if name != "loss")]
+    totals = {n: sum(float(f[n].total) for f in fetched) for n in names}
+    counts = {n: sum(float(f[n].count) for f in fetched) for n in names}
+    return {name: totals[name] / max(counts[name], 1.0) for name in names}

@@ -1,0 +1,82 @@
+"""The mesh, and the one table that says where parameters live on it."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxbert.errors import UserError
+from jaxbert.training.optimizer import path_name
+
+# Parameter path -> spec, first match wins; everything else is replicated. Layers L lead.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"encoder/layers/attention/(query|key|value)/kernel$", P(None, None, "model")),  # [L, D, D]
+    (r"encoder/layers/attention/(query|key|value)/bias$", P(None, "model")),  # [L, D]
+    (r"encoder/layers/attention/output/kernel$", P(None, "model", None)),  # [L, D, D]
+    (r"encoder/layers/intermediate/kernel$", P(None, None, "model")),  # [L, D, F]
+    (r"encoder/layers/intermediate/bias$", P(None, "model")),  # [L, F]
+    (r"encoder/layers/output/kernel$", P(None, "model", None)),  # [L, F, D]
+    (r"embeddings/word$", P("model", None)),  # [V, D]
+)
+
+
+def make_mesh(data: int = -1, model: int = 1) -> Mesh:
+    """A mesh of all devices with axes ``data`` (rows) and ``model`` (widths).
+
+    Args:
+      data: devices along the rows of a batch; -1 = as many as there are.
+      model: devices along the widths of the parameters.
+
+    Raises:
+      UserError: if the devices cannot be laid out so.
+    """
+    count = jax.device_count()
+    if data == -1:
+        data = max(count // model, 1)
+    if data * model > count or (data * model < count and jax.process_count() > 1):
+        raise UserError(
+            f"mesh.data x mesh.model = {data} x {model} does not fit {count} devices",
+            "config section mesh",
+            f"give numbers whose product is {count}, or mesh.data=-1",
+        )
+    devices = jax.devices()[: data * model]
+    return jax.make_mesh(
+        (data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """How batches are laid out: rows over ``data``."""
+    return NamedSharding(mesh, P("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """One copy a device."""
+    return NamedSharding(mesh, P())
+
+
+def tree_shardings(mesh: Mesh, tree: Any) -> Any:
+    """The sharding of every leaf of a tree of arrays or shapes whose paths end in parameter paths.
+
+    Optimiser states hold trees shaped like the parameters, so the same table covers them. A
+    dimension that the mesh does not divide is replicated.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        for pattern, spec in RULES:
+            if re.search(pattern, name) and len(spec) == len(leaf.shape):
+                return NamedSharding(mesh, _divisible(spec, leaf.shape, mesh))
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    axes = zip(spec, shape, strict=True)
+    return P(*(a if a is None or size % math.prod([mesh.shape[a]]) == 0 else None for a, size in axes))

@@ -1,0 +1,133 @@
+"""The one jitted training step that every phase uses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from jaxbert.batch import Batch
+from jaxbert.objectives.losses import Term
+from jaxbert.objectives.objective import Objective, weighted_loss
+from jaxbert.training import sharding
+
+Array = jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+      step: int32 scalar, updates made.
+      params: the trained parameter groups.
+      opt_state: the optimiser's state.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+
+
+Step = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, Term]]]
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state before the first step, laid out on the mesh.
+
+    Args:
+      params: the trained groups, as host or device arrays; copied, so that donation of the state
+        takes nothing from the caller.
+      optimizer: as given to ``make_step``.
+      mesh: as given to ``make_step``.
+    """
+
+    def make(params: Any) -> TrainState:
+        return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+    shardings = sharding.tree_shardings(mesh, jax.eval_shape(make, params))
+    return jax.jit(make, out_shardings=shardings)(params)
+
+
+def make_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    state: Any,
+    *,
+    seed: int,
+    phase: int,
+    accumulation: int = 1,
+) -> Step:
+    """Builds the jitted ``step(state, frozen, batch) -> (state, metrics)``; the state is donated.
+
+    Metrics are (total, count) pairs: the objective's terms, ``loss`` and ``gradient_norm``.
+
+    Args:
+      objective: what is minimised.
+      optimizer: makes updates of gradients.
+      mesh: where it runs; rows of a batch lie along ``data``.
+      state: the state's shapes.
+      seed: of the run; random keys are fold_in(fold_in(seed, phase), step).
+      phase: the phase's index in the run.
+      accumulation: micro-batches that a batch is cut into; B must be a multiple of it.
+    """
+
+    def loss(params: Any, frozen: Any, batch: Batch, key: Array, counts: Any) -> tuple[Array, Any]:
+        terms = objective(params, frozen, batch, key)
+        if counts is None:
+            counts = {name: term.count for name, term in terms.items()}
+        return weighted_loss(terms, counts, objective.weights), dict(terms)
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def accumulate(params: Any, frozen: Any, batch: Batch, key: Array) -> Any:
+        # Counts depend on masks alone, so that the compiler drops all else of this call.
+        whole = objective(params, frozen, batch, key)
+        counts = {name: term.count for name, term in whole.items()}
+
+        # Row r of micro-batch m is row r * accumulation + m: every device keeps its own rows.
+        def cut(x: Array) -> Array:
+            return x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
+
+        def one(part: tuple[Batch, Array]) -> Any:
+            micro, index = part
+            return gradient(params, frozen, micro, jax.random.fold_in(key, index), counts)
+
+        parts = (jax.tree.map(cut, batch), jnp.arange(accumulation))
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.scan(
+            lambda carry, part: (jax.tree.map(jnp.add, carry, one(part)), None), zeros, parts
+        )[0]
+
+    root = jax.random.fold_in(jax.random.key(seed), phase)
+
+    def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, Term]]:
+        key = jax.random.fold_in(root, state.step)
+        if accumulation == 1:
+            (value, terms), grads = gradient(state.params, frozen, batch, key, None)
+        else:
+            (value, terms), grads = accumulate(state.params, frozen, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        one = jnp.float32(1.0)
+        metrics = terms | {
+            "loss": Term(value, one),
+            "gradient_norm": Term(optax.global_norm(grads), one),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    places = sharding.tree_shardings(mesh, state)
+    return jax.jit(
+        step,
+        in_shardings=(places, None, sharding.rows(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )

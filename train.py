@@ -1,0 +1,52 @@
+"""Trains the phases of a recipe: ``python train.py --config=configs/NAME.py --workdir=DIR``.
+
+Any key of the config is overridden by ``--config.KEY=VALUE``. The same command again continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from jaxbert.config import load_recipe, resolve
+from jaxbert.errors import UserError, exit_on_user_error
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The flags, and the overrides as dotted key -> text.
+
+    Raises:
+      UserError: on a flag that is not one.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="a recipe: PATH.py or PATH.py:ARGUMENT")
+    parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
+    parser.add_argument("--debug", action="store_true", help="show where an error was raised")
+    flags, rest = parser.parse_known_args(argv)
+    overrides = {}
+    for word in rest:
+        key, equals, value = word.partition("=")
+        if not key.startswith("--config.") or not equals:
+            fix = "flags are --config, --workdir, --debug and --config.KEY=VALUE"
+            raise UserError(f"{word!r} is not understood", "the command line", fix)
+        overrides[key.removeprefix("--config.")] = value
+    return flags, overrides
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    with exit_on_user_error(debug="--debug" in argv):
+        flags, overrides = parse(argv)
+        config = resolve(load_recipe(flags.config), overrides)
+        from jaxbert.run import run  # imports jax: only once the config is known to be good
+
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="orbax")
+        run(config, flags.workdir)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
