@@ -12,27 +12,34 @@ import warnings
 from pathlib import Path
 
 from jaxbert.config import load_recipe, resolve
-from jaxbert.errors import UserError, exit_on_user_error
+from jaxbert.errors import UserError, UserErrors, exit_on_user_error
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The flags, and the overrides as dotted key -> text.
 
     Raises:
-      UserError: on a flag that is not one.
+      UserErrors: naming every flag that is not one.
     """
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="jaxbert",
+        usage="python train.py --config=RECIPE --workdir=DIR [--config.KEY=VALUE ...] [--debug]",
+        description=__doc__,
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", required=True, help="a recipe: PATH.py or PATH.py:ARGUMENT")
     parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
     parser.add_argument("--debug", action="store_true", help="show where an error was raised")
     flags, rest = parser.parse_known_args(argv)
-    overrides = {}
+    overrides, errors = {}, []
     for word in rest:
         key, equals, value = word.partition("=")
         if not key.startswith("--config.") or not equals:
             fix = "flags are --config, --workdir, --debug and --config.KEY=VALUE"
-            raise UserError(f"{word!r} is not understood", "the command line", fix)
+            errors.append(UserError(f"{word!r} is not understood", "the command line", fix))
         overrides[key.removeprefix("--config.")] = value
+    if errors:
+        raise UserErrors(errors)
     return flags, overrides
 
 

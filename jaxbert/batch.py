@@ -32,5 +32,5 @@ class Batch:
     token_types: Array
     positions: Array
     starts: Array
-    labels: Array | None
+    labels: Array
     weights: Array

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import math
+import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,18 +184,18 @@ def load_recipe(reference: str) -> dict[str, Any]:
         fix += "" if near else "configs/tinybert_general.py"
         raise UserError(f"there is no config file {path}", "flag --config", fix)
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec and spec.loader
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file", "flag --config", "give a recipe, NAME.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config(argument)
+        return dict(module.get_config(argument).to_dict())
     except UserError:
         raise
     except Exception as error:
         raise UserError(
             f"the recipe does not run: {type(error).__name__}: {error}", path, "mend the recipe"
         ) from error
-    return dict(config.to_dict())
 
 
 def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:
@@ -204,18 +206,18 @@ def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:
       defaults: the words that the recipe knows, and their values when not given.
 
     Raises:
-      UserError: on a word that the recipe does not know.
+      UserErrors: naming every word that the recipe does not know.
     """
-    given = dict(defaults)
+    given, errors = dict(defaults), []
     for item in filter(None, argument.split(",")):
         name, equals, value = item.partition("=")
         if name not in defaults or bool(equals) == isinstance(defaults[name], bool):
-            raise UserError(
-                f"the recipe does not know the argument {item!r}",
-                "flag --config",
-                f"it knows {', '.join(_argument_form(k, v) for k, v in defaults.items())}",
-            )
+            what = f"the recipe does not know the argument {item!r}"
+            fix = f"it knows {', '.join(_argument_form(k, v) for k, v in defaults.items())}"
+            errors.append(UserError(what, "flag --config", fix))
         given[name] = value if equals else True
+    if errors:
+        raise UserErrors(errors)
     return given
 
 
@@ -236,34 +238,45 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfi
     errors: list[UserError] = []
     merged = _deep_copy(recipe)
     phases = _override_phases(merged, overrides)
+    # A recipe's own phases may be left out by overriding ``phases``; their sections then lie idle.
+    idle = set(_override_phases(merged, {})) - set(phases)
+    known = {field.name: field for field in dataclasses.fields(RunConfig)}
+    known.pop("sections")
+    hints = typing.get_type_hints(RunConfig)
+    plain = {name for name in known if not dataclasses.is_dataclass(hints[name])}
     for key, text in overrides.items():
         section, _, name = key.rpartition(".")
-        node = merged if not section else merged.setdefault(section, {})
-        if isinstance(node, dict):
+        node = merged.setdefault(section, {}) if section and section not in plain else merged
+        if isinstance(node, dict) and section not in plain:
             node[name] = _Text(text)
         else:
             errors.append(UserError(f"{section} has no keys", f"config key {key}", "remove it"))
-    known = {field.name: field for field in dataclasses.fields(RunConfig)}
-    known.pop("sections")
+        idle.discard(section or name)
     top = {k: v for k, v in merged.items() if k in known}
-    values = _read(RunConfig, top, "", errors, extra=phases)
+    values = _read(RunConfig, top, "", errors)
     sections = {}
     for name in phases:
-        if not isinstance(merged.get(name, {}), dict):
-            errors.append(UserError("a phase is a section", f"config key {name}", "give its keys"))
+        if name in known or not name.isidentifier():
+            where = "config key phases"
+            errors.append(
+                UserError(f"{name!r} cannot name a phase", where, "give a plain new name")
+            )
         elif name not in merged:
             where = "config key phases"
             errors.append(UserError(f"the phase {name!r} has no section", where, "add it"))
+        elif not isinstance(merged[name], dict):
+            errors.append(UserError("a phase is a section", f"config key {name}", "give its keys"))
         else:
             sections[name] = _read(PhaseConfig, merged[name], f"{name}.", errors)
-    for key in set(merged) - set(known) - set(phases):
+    for key in set(merged) - set(known) - set(phases) - idle:
         errors.append(_unknown(key, [*known, *phases]))
     if not phases:
         errors.append(UserError("there are no phases", "config key phases", "name at least one"))
+    unread = {error.where.removeprefix("config key ") for error in errors}
+    config = RunConfig(**values, sections={k: PhaseConfig(**v) for k, v in sections.items()})
+    errors += _phase_errors(config, unread)
     if errors:
         raise UserErrors(sorted(errors, key=lambda error: error.where))
-    config = RunConfig(**values, sections={k: PhaseConfig(**v) for k, v in sections.items()})
-    _check_phases(config)
     return config
 
 
@@ -289,9 +302,9 @@ def _unknown(key: str, known: Sequence[str]) -> UserError:
 
 
 def _read(
-    cls: Any, given: Mapping[str, Any], prefix: str, errors: list[UserError], extra: Sequence = ()
+    cls: Any, given: Mapping[str, Any], prefix: str, errors: list[UserError]
 ) -> dict[str, Any]:
-    """The checked values of one section, as keyword arguments of ``cls``."""
+    """The values of one section that are what they should be, as keyword arguments of ``cls``."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     values = {}
@@ -302,24 +315,23 @@ def _read(
         kind = hints[key]
         if dataclasses.is_dataclass(kind):
             if isinstance(value, Mapping):
-                before = len(errors)
-                inner = _read(kind, value, f"{prefix}{key}.", errors)
-                if len(errors) == before:
-                    values[key] = kind(**inner)  # type: ignore[operator]
+                values[key] = kind(**_read(kind, value, f"{prefix}{key}.", errors))  # type: ignore[operator]
             else:
                 where = f"config key {prefix}{key}"
                 errors.append(UserError("it is a section", where, "give the keys inside it"))
             continue
         try:
-            values[key] = _typed(value, kind)
+            typed = _typed(value, kind)
         except ValueError as error:
             what = f"{str(value)!r} is not {error}"
             errors.append(UserError(what, f"config key {prefix}{key}", f"give {error}"))
             continue
-        problem = _out_of_range(values[key], fields[key].metadata)
+        problem = _out_of_range(typed, fields[key].metadata)
         if problem:
-            what = f"{values[key]!r} is out of range"
+            what = f"{typed!r} is out of range"
             errors.append(UserError(what, f"config key {prefix}{key}", f"give {problem}"))
+        else:
+            values[key] = typed
     return values
 
 
@@ -362,53 +374,67 @@ def _out_of_range(value: Any, limits: Mapping[str, Any]) -> str:
     low, high, among = (limits.get(key) for key in ("low", "high", "among"))
     if among and value not in among:
         return "one of " + ", ".join(repr(choice) for choice in among)
-    # Written so that NaN is out of every range.
-    if low is not None and not value >= low:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if low is not None and value < low:
         return f"at least {low}"
-    if high is not None and not value <= high:
+    if high is not None and value > high:
         return f"at most {high}"
     return ""
 
 
-def _check_phases(config: RunConfig) -> None:
-    """What one field alone cannot show.
+def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]:
+    """Every problem that one field alone cannot show.
 
-    Raises:
-      UserErrors: with every problem.
+    Args:
+      config: has its default where a value could not be read.
+      unread: those keys; nothing is said of what follows from them.
     """
     errors: list[UserError] = []
 
-    def check(good: bool, key: str, what: str, fix: str) -> None:
-        if not good:
+    def check(good: bool, what: str, fix: str, key: str, *others: str) -> None:
+        if not good and not {key, *others} & set(unread):
             errors.append(UserError(what, f"config key {key}", fix))
 
-    check(bool(config.teacher), "teacher", "there is no teacher", "give a model reference")
+    check(bool(config.teacher), "there is no teacher", "give a model reference", "teacher")
     made = ["given_teacher", "initial_student", "student"]
+    trained: list[str] = []
+    named = ["phases", *config.phases]  # the keys that decide what is in ``made``
     for name, phase in config.sections.items():
-        needs_teacher = phase.objective != "finetune"
-        for key, model in (("start", phase.start), ("teacher", phase.teacher)):
-            if key == "teacher" and not needs_teacher:
-                check(not model, f"{name}.teacher", "finetune has no teacher", "remove it")
-                continue
-            what = f"no earlier phase trains {model!r}"
-            check(model in made, f"{name}.{key}", what, f"give one of {', '.join(made)}")
+        objective, data = f"{name}.objective", f"{name}.data"
+        fix = f"give one of {', '.join(made)}"
+        what = f"no earlier phase trains {phase.start!r}"
+        check(phase.start in made, what, fix, f"{name}.start", *named)
+        if phase.objective == "finetune":
+            what, fix = "finetune has no teacher", "remove it"
+            check(not phase.teacher, what, fix, f"{name}.teacher", objective)
+        else:
+            what = f"no earlier phase trains {phase.teacher!r}"
+            check(phase.teacher in made, what, fix, f"{name}.teacher", objective, *named)
         needs_labels = phase.objective != "layers"
         what = f"the objective {phase.objective} needs labelled data"
-        check(phase.data == "task" or not needs_labels, f"{name}.data", what, "give task")
-        source = getattr(config, phase.data)
-        check(bool(source), phase.data, f"the phase {name} reads it and it is empty", "name one")
+        check(phase.data == "task" or not needs_labels, what, "give task", data, objective)
+        what = f"the phase {name} reads it and it is empty"
+        check(bool(getattr(config, phase.data)), what, "name one", phase.data, data)
         what = "the authors' padded means need one example a row"
-        check(not (phase.compat and phase.packing), f"{name}.packing", what, "give false")
+        packing = f"{name}.packing"
+        check(not (phase.compat and phase.packing), what, "give false", packing, f"{name}.compat")
         what = f"a batch of {phase.batch_size} cannot be cut into {phase.accumulation}"
         good = phase.batch_size >= phase.accumulation
-        check(good, f"{name}.accumulation", what, "give at most batch_size")
+        size = f"{name}.batch_size"
+        check(good, what, "give at most batch_size", f"{name}.accumulation", size)
         what = f"evaluation needs a classifier, which {phase.objective} does not train"
-        check(needs_labels or not phase.eval_every, f"{name}.eval_every", what, "give 0")
-        good = phase.trains not in ("given_teacher", "initial_student", "") and (
-            "/" not in phase.trains
+        good = needs_labels or not phase.eval_every
+        check(good, what, "give 0", f"{name}.eval_every", objective)
+        trains = f"{name}.trains"
+        good = phase.trains not in ("given_teacher", "initial_student") and bool(
+            re.fullmatch(r"\w[\w.-]*", phase.trains)
         )
-        what = f"{phase.trains!r} cannot name a trained model"
-        check(good, f"{name}.trains", what, "give a plain new name")
-        made.append(phase.trains)
-    if errors:
-        raise UserErrors(errors)
+        check(good, f"{phase.trains!r} cannot name a trained model", "give a plain name", trains)
+        # A model is written once: its folder is how a phase is known to be finished.
+        what = f"an earlier phase trains {phase.trains!r}"
+        check(phase.trains not in trained, what, "give a name of its own", trains, *named)
+        made += [phase.trains] * (phase.trains not in made)
+        trained.append(phase.trains)
+        named.append(trains)
+    return errors

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import subprocess
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from jaxbert.evaluation.evaluate import predict
 from jaxbert.evaluation.metrics import classification_metrics
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model, write_model
-from jaxbert.models.bert import PRESETS, BertConfig, groups_of, init_params
+from jaxbert.models.bert import PRESETS, BertConfig, init_params
 from jaxbert.models.reduction import init_from_teacher
 from jaxbert.objectives.alignment import align
 from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
@@ -33,7 +34,7 @@ from jaxbert.objectives.objective import Objective
 from jaxbert.training import sharding
 from jaxbert.training.checkpoint import Checkpoints, parameter_hash
 from jaxbert.training.journal import Journal
-from jaxbert.training.loop import Plan, place, train
+from jaxbert.training.loop import Plan, train
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state, make_step
 
@@ -56,9 +57,10 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: whatever the user can fix.
     """
-    _claim(workdir, config)
+    _check_claim(workdir, config)
     job = Run(config, workdir)
     job.check()
+    _claim(workdir, config)
     finished = {}
     for index, name in enumerate(config.phases):
         if config.sections[name].trains == "teacher" and job.teacher_is_finetuned:
@@ -66,10 +68,11 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
             continue
         finished[name] = job.finish(index, name)
     job.journal.close()
+    given = {"parameter_hash": parameter_hash(job.given.params)}
     summary = {
         "phases": finished,
-        "parameter_hash": finished[list(finished)[-1]]["parameter_hash"],
-        "teacher": {"reference": config.teacher, "hash": parameter_hash(job.given.params)},
+        "parameter_hash": (list(finished.values()) or [given])[-1]["parameter_hash"],
+        "teacher": {"reference": config.teacher, "hash": given["parameter_hash"]},
         "seed": config.seed,
         "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -152,6 +155,23 @@ class Run:
             f"teacher {self.config.teacher}",
             "put the tokenizer that the teacher was trained with into its folder",
         )
+        starts = {phase.start for phase in self.config.sections.values()}
+        for name in ("student", "initial_student"):
+            if self.config.init_from and name in starts:
+                try:
+                    self._check_shape(self._inherited(name))
+                except UserError as error:
+                    errors.append(error)
+        if self.config.student.init == "teacher" and not self.config.init_from:
+            try:
+                self._fresh_student()  # made again when it is written: rather that than late
+            except UserError as error:
+                errors.append(error)
+        if any(phase.data == "task" for phase in self.config.sections.values()):
+            try:
+                self.task  # noqa: B018  (read now, so that what is wrong with it is said now)
+            except UserError as error:
+                raise UserErrors([*errors, error]) from error
         if self.config.task and self.teacher_is_finetuned:
             mine, theirs = self.task.labels, self.given.labels
             unnamed = all(label.startswith("LABEL_") for label in theirs)
@@ -227,6 +247,30 @@ class Run:
             )
         return model
 
+    def _check_shape(self, student: Model) -> None:
+        """Raises a UserError unless an inherited student is the one that the config describes."""
+        wanted = self.student_config
+        fields = ["hidden_size", "num_layers", "num_heads", "intermediate_size", "position"]
+        # What the student does not have yet, it gets as the config says.
+        fields += ["classifier"] * ("classifier" in student.params)
+        fields += ["projection_size", "projection_per_layer"] * ("projection" in student.params)
+        errors = [
+            UserError(
+                f"{field} is {mine!r}, and in the student of {self.config.init_from} {theirs!r}",
+                f"config section student ({self.config.teacher} is the teacher)",
+                f"make it {theirs!r}, or give another init_from",
+            )
+            for field in fields
+            if (mine := getattr(wanted, field)) != (theirs := getattr(student.config, field))
+        ]
+        positions = student.config.max_position_embeddings
+        if self.config.max_length > positions:
+            what = f"max_length = {self.config.max_length} is beyond the {positions} positions"
+            where = f"config key max_length and the student of {self.config.init_from}"
+            errors.append(UserError(what, where, f"give at most {positions}"))
+        if errors:
+            raise UserErrors(errors)
+
     def _fresh_student(self) -> Any:
         key = jax.random.key(self.config.seed)
         if self.config.student.init == "random":
@@ -240,8 +284,10 @@ class Run:
         """What a phase minimises."""
         dtype = self.config.dtype
         needs_classifier = phase.objective != "layers"
+        is_student = phase.start != "given_teacher" and "classifier" not in start.params
         config = start.config.replace(
             dtype=dtype,
+            classifier=self.config.student.classifier if is_student else start.config.classifier,
             hidden_dropout=phase.dropout,
             attention_dropout=phase.dropout,
             num_labels=len(self.task.labels) if needs_classifier else start.config.num_labels,
@@ -279,8 +325,10 @@ class Run:
         teacher = self.model(phase.teacher) if phase.teacher else None
         objective = self.objective(phase, start, teacher)
         config: BertConfig = getattr(objective, "student", None) or objective.model  # type: ignore[attr-defined]
-        fresh = init_params(config, jax.random.key(self.config.seed), groups_of(config))
-        params = {g: start.params.get(g, fresh[g]) for g in objective.groups}
+        absent = tuple(g for g in objective.groups if g not in start.params)
+        key = jax.random.key(self.config.seed)
+        fresh = init_params(config, key, absent) if absent else {}
+        params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
         batches = self.batches(phase)
         optimizer = make_optimizer(
             **{
@@ -323,7 +371,9 @@ class Run:
             self._evaluator(config) if phase.eval_every else None,
         )
         checkpoints.close()
-        carried = {g: v for g, v in start.params.items() if g != "projection"}
+        # Heads that this phase does not train belong to states that it has moved.
+        stale = ("projection", "mlm", "nsp")
+        carried = {g: v for g, v in start.params.items() if g not in stale}
         trained = carried | jax.tree.map(np.asarray, jax.device_get(state.params))
         result = {
             "phase": name,
@@ -383,7 +433,9 @@ class Run:
         def evaluate(params: Any) -> float:
             logits = predict(config, params, batches)
             name = self.task.metric
-            return classification_metrics(rows.labels, logits, (name,))[name].value
+            metric = classification_metrics(rows.labels, logits, (name,))[name]
+            # Nothing scores below an undefined metric.
+            return -math.inf if metric.value is None else metric.value
 
         return evaluate
 
@@ -399,33 +451,40 @@ class Run:
         plain = "projection" not in params and config.position == "learned"
         plain &= "classifier" not in params or config.classifier == "bert"
         config = config.replace(hidden_dropout=0.1, attention_dropout=0.1)
-        labels = self.task.labels if "classifier" in params else ()
+        labels = self.task.labels if "classifier" in params and self.config.task else ()
         layout = "huggingface" if plain else "tinybert"
         write_model(folder, config, params, labels, self.tokenizer, layout=layout, extra=extra)
 
 
-def _claim(workdir: Path, config: RunConfig) -> None:
-    """Writes config.json, or checks that the workdir's run is this one."""
+def _check_claim(workdir: Path, config: RunConfig) -> None:
+    """Checks that the run that a workdir holds, if any, is this one."""
     path = workdir / "config.json"
-    ours = json.loads(json.dumps(config.to_dict()))
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        errors = [
-            UserError(
-                f"it is {new!r} and was {old!r} when this run began",
-                f"config key {key} ({path})",
-                "give the old value, or another --workdir",
-            )
-            for key, old, new in _differences(theirs, ours)
-        ]
-        if errors:
-            raise UserErrors(errors)
+    if not path.exists():
         return
     try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        fix = "restore the file, or give another --workdir"
+        raise UserError(f"not valid JSON: {error}", str(path), fix) from error
+    errors = [
+        UserError(
+            f"it is {new!r} and was {old!r} when this run began",
+            f"config key {key} ({path})",
+            "give the old value, or another --workdir",
+        )
+        for key, old, new in _differences(theirs, json.loads(json.dumps(config.to_dict())))
+    ]
+    if errors:
+        raise UserErrors(errors)
+
+
+def _claim(workdir: Path, config: RunConfig) -> None:
+    """Writes config.json, once the run is known to be able to start."""
+    try:
         workdir.mkdir(parents=True, exist_ok=True)
+        _write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
-        raise UserError(f"cannot make the folder: {error}", str(workdir), "give another") from error
-    _write_json(path, ours)
+        raise UserError(f"cannot write there: {error}", str(workdir), "give another") from error
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

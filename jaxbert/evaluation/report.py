@@ -56,10 +56,12 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         )
     console = console or Console()
     unbounded = console.options.update(max_width=10_000)
-    console.print(table, width=console.measure(table, options=unbounded).maximum, crop=False)
+    console.width = max(console.width, console.measure(table, options=unbounded).maximum)
+    console.print(table)
     console.print(
         f"Standard error at most {results['standard_error']:.4f}. FLOPs at length "
         f"{results['flops_length']}; ms: one text of {results['latency_tokens']} word pieces on "
         "one thread (TF-IDF: from the text).",
         highlight=False,
+        soft_wrap=True,
     )

@@ -150,6 +150,7 @@ def _hub(rest: str) -> Path:
         raise UserError(what, where, "give hf:ORG/NAME@REVISION with a tag or, better, a commit")
     try:
         import huggingface_hub
+        import huggingface_hub.errors
     except ImportError as error:
         fix = 'pip install "jaxbert[hub]", or download the model and give its folder'
         raise UserError("huggingface_hub is not installed", where, fix) from error

@@ -92,9 +92,9 @@ class SelfAttention(nn.Module):
         q, k = queries, keys
         if self.rotary:
             q, k = rotate(q, positions), rotate(k, positions)
-        scores = einsum("bqhk,bthk->bhqt", q, k, self.dtype) / jnp.sqrt(
-            jnp.float32(head_size)
-        ) + bias  # [B, H, T, T]
+        scores = (
+            einsum("bqhk,bthk->bhqt", q, k, self.dtype) / jnp.sqrt(jnp.float32(head_size)) + bias
+        )  # [B, H, T, T]
         probabilities = nn.softmax(scores, axis=-1)
         probabilities = nn.Dropout(self.dropout)(probabilities, deterministic=deterministic)
         mixed = einsum("bhqt,bthk->bqhk", probabilities, values, self.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -211,9 +211,7 @@ class Bert(nn.Module):
         """
         x = self.embeddings(batch.tokens, batch.token_types, batch.positions, deterministic)
         bias = key_bias(batch.segments) if key_mask_only else segment_bias(batch.segments)
-        return self.encoder(
-            x, bias, batch.positions, collect=collect, deterministic=deterministic
-        )
+        return self.encoder(x, bias, batch.positions, collect=collect, deterministic=deterministic)
 
     def pool(self, last_hidden: Array, starts: Array) -> Array:
         """Pools [B, T, D] at the [CLS] positions [B, S]: float32 [B, S, D]."""
@@ -239,6 +237,7 @@ class Bert(nn.Module):
     def everything(self, batch: Any, groups: tuple[str, ...]) -> None:
         """Touches every parameter of ``groups``; for ``init``."""
         hidden = self(batch).last_hidden
+        assert hidden is not None
         pooled = self.pooler(hidden, batch.starts)
         if "classifier" in groups:
             self.classifier(pooled)
@@ -269,9 +268,7 @@ def groups_of(config: BertConfig) -> tuple[str, ...]:
     return ("embeddings", "encoder", "pooler", *extra)
 
 
-def init_params(
-    config: BertConfig, key: Array, groups: tuple[str, ...] | None = None
-) -> Params:
+def init_params(config: BertConfig, key: Array, groups: tuple[str, ...] | None = None) -> Params:
     """Fresh float32 parameters, N(0, initializer_range) with zero biases and unit scales.
 
     Args:
@@ -284,9 +281,70 @@ def init_params(
     ones = jnp.ones((1, 1), jnp.int32)
     probe = _Probe(ones, ones, ones - 1, ones - 1, ones - 1)
     model = Bert(config)
-    init = jax.jit(lambda key: model.init(key, probe, groups, method="everything")["params"])
-    params = init(key)
-    return {name: params[name] for name in groups}
+
+    def init(key: Array) -> Params:
+        params = model.init(key, probe, groups, method="everything")["params"]
+        return {name: params[name] for name in groups}  # the compiler drops the others
+
+    return jax.jit(init)(key)
+
+
+def encode(
+    config: BertConfig,
+    params: Params,
+    batch: Any,
+    *,
+    collect: Collect = Collect(),
+    key: Array | None = None,
+    key_mask_only: bool = False,
+) -> EncoderOutput:
+    """Encodes a batch: ``Bert.__call__`` as a function.
+
+    Args:
+      config: the model.
+      params: its groups.
+      batch: packed rows, as ``Bert.__call__`` reads them.
+      collect: what to return beside the last hidden state.
+      key: a jax.random key for dropout; None turns dropout off.
+      key_mask_only: as in ``Bert.__call__``.
+    """
+    output = Bert(config).apply(
+        {"params": params},
+        batch,
+        collect=collect,
+        deterministic=key is None,
+        key_mask_only=key_mask_only,
+        rngs=None if key is None else {"dropout": key},
+    )
+    return cast(EncoderOutput, output)
+
+
+def class_logits(
+    config: BertConfig,
+    params: Params,
+    batch: Any,
+    *,
+    key: Array | None = None,
+    key_mask_only: bool = False,
+) -> Array:
+    """Class logits float32 [B, S, C] of every packed example; arguments as ``encode``."""
+    keys = (None, None) if key is None else tuple(jax.random.split(key))
+    output = encode(config, params, batch, key=keys[0], key_mask_only=key_mask_only)
+    logits = Bert(config).apply(
+        {"params": params},
+        output.last_hidden,
+        batch.starts,
+        deterministic=key is None,
+        rngs=None if keys[1] is None else {"dropout": keys[1]},
+        method="classify",
+    )
+    return cast(Array, logits)
+
+
+def project(config: BertConfig, params: Params, hidden: Array, index: int) -> Array:
+    """Hidden state ``index`` [B, T, D] in the teacher's width: float32 [B, T, D']."""
+    projected = Bert(config).apply({"params": params}, hidden, index, method="project")
+    return cast(Array, projected)
 
 
 def count_parameters(params: Any) -> int:

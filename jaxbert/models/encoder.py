@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ from jaxbert.models.linear import Linear
 
 Array = jax.Array
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_new": functools.partial(nn.gelu, approximate=True),
     "relu": nn.relu,
@@ -196,10 +196,11 @@ class Encoder(nn.Module):
 
         hidden, seen = {0: x}, []
         # lax.split transposes to one concatenation; indexing would to a padded sum a layer.
-        layers = jax.tree.map(lambda p: jax.lax.split(p, (1,) * p.shape[0]), params)
+        leaves, tree = jax.tree.flatten(params)
+        split = [jax.lax.split(leaf, (1,) * self.num_layers) for leaf in leaves]
+        layers = [jax.tree.unflatten(tree, [x[0] for x in cut]) for cut in zip(*split, strict=True)]
         for i in range(collect.depth(self.num_layers)):
-            slices = jax.tree.map(lambda p: p[i][0], layers, is_leaf=lambda p: isinstance(p, list | tuple))
-            x, attention = run(x, slices, keys[i])
+            x, attention = run(x, layers[i], keys[i])
             hidden[i + 1] = x
             seen.append(attention)
 

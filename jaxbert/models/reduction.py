@@ -69,13 +69,26 @@ def init_from_teacher(
 
 
 def _check(student: BertConfig, teacher: BertConfig) -> None:
-    for name in ("hidden_size", "intermediate_size", "num_layers"):
+    for name in (
+        "hidden_size",
+        "intermediate_size",
+        "num_layers",
+        "max_position_embeddings",
+    ):
         mine, theirs = getattr(student, name), getattr(teacher, name)
         if mine > theirs:
             raise UserError(
                 f"a student with {name} = {mine} cannot be cut out of a teacher with {theirs}",
                 "config key student.init",
                 "give random, or a smaller student",
+            )
+    for name in ("vocab_size", "type_vocab_size"):
+        mine, theirs = getattr(student, name), getattr(teacher, name)
+        if mine != theirs:
+            raise UserError(
+                f"a student with {name} = {mine} cannot be cut out of a teacher with {theirs}",
+                "config key student.init",
+                "give random, or a student with its teacher's vocabulary",
             )
     if student.num_heads != teacher.num_heads:
         raise UserError(

@@ -30,13 +30,20 @@ def uniform(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     return tuple(-(-i * teacher_layers // student_layers) for i in range(1, student_layers + 1))
 
 
-def align(teacher: BertConfig, student: BertConfig, layer_map: tuple[int, ...] = ()) -> Alignment:
+def align(
+    teacher: BertConfig,
+    student: BertConfig,
+    layer_map: tuple[int, ...] = (),
+    *,
+    scores: bool = True,
+) -> Alignment:
     """Checks that student and teacher can be matched, and says how.
 
     Args:
       teacher: N layers.
       student: M layers.
       layer_map: teacher layers, counted from 1, for the student's layers 1..M; empty = uniform.
+      scores: whether attention scores are matched, for which the heads must be as many.
 
     Raises:
       UserError: if the map does not fit, or heads or widths cannot be matched one to one.
@@ -62,7 +69,7 @@ def align(teacher: BertConfig, student: BertConfig, layer_map: tuple[int, ...] =
                 "config key layer_map",
                 f"give layers from 1 to {teacher.num_layers}",
             )
-    if student.num_heads != teacher.num_heads:
+    if scores and student.num_heads != teacher.num_heads:
         raise UserError(
             f"the student has {student.num_heads} attention heads and its teacher "
             f"{teacher.num_heads}, so scores cannot be matched one to one",

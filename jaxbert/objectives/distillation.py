@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxbert.batch import Batch
-from jaxbert.models.bert import Bert, BertConfig
+from jaxbert.models.bert import BertConfig, encode, project
 from jaxbert.models.encoder import Collect, EncoderOutput
 from jaxbert.objectives import losses
 from jaxbert.objectives.alignment import Alignment
-from jaxbert.objectives.finetuning import classify, freeze_padding_row
+from jaxbert.objectives.finetuning import classify, freeze_padding_row, has_dropout
 from jaxbert.objectives.objective import Terms
 
 Array = jax.Array
@@ -65,15 +66,13 @@ class LayerDistillation:
         def score(layer: int, other: int) -> losses.Term:
             a, b = mine.scores[layer], theirs.scores[other]
             return (
-                losses.padded_score_mse(a, b)
-                if padded
-                else losses.score_mse(a, b, batch.segments)
+                losses.padded_score_mse(a, b) if padded else losses.score_mse(a, b, batch.segments)
             )
 
         def state(index: int, other: int) -> losses.Term:
             a, b = mine.hidden[index], theirs.hidden[other]
             if self.student.projection_size:
-                a = Bert(self.student).apply({"params": params}, a, index, method="project")
+                a = project(self.student, params, a, index)
             return (
                 losses.padded_hidden_mse(a, b)
                 if padded
@@ -103,14 +102,13 @@ class LayerDistillation:
             scores=attention if self.attention_weight else (),
             last=False,
         )
-        dropout = student and max(config.hidden_dropout, config.attention_dropout) > 0
-        return Bert(config).apply(
-            {"params": params},
+        return encode(
+            config,
+            params,
             batch,
             collect=collect,
-            deterministic=not dropout,
+            key=key if student and has_dropout(config) else None,
             key_mask_only=self.compat == "huawei",
-            rngs={"dropout": key},
         )
 
 
@@ -137,13 +135,11 @@ class PredictionDistillation:
         mine = classify(self.student, params, batch, key, self.compat)
         theirs = classify(self.teacher, frozen["teacher"], batch, None, self.compat)
         return {
-            "prediction": losses.soft_cross_entropy(
-                mine, theirs, batch.weights, self.temperature
-            ),
+            "prediction": losses.soft_cross_entropy(mine, theirs, batch.weights, self.temperature),
             "accuracy": losses.accuracy(mine, batch.labels, batch.weights),
         }
 
 
 def _add_layers(terms: list[losses.Term]) -> losses.Term:
     """Sums means that share one count: every layer of a batch has the same mask."""
-    return losses.Term(sum(term.total for term in terms), terms[0].count)
+    return losses.Term(jnp.sum(jnp.stack([term.total for term in terms])), terms[0].count)

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxbert.batch import Batch
-from jaxbert.models.bert import Bert, BertConfig
+from jaxbert.models.bert import BertConfig, class_logits
 from jaxbert.objectives import losses
 from jaxbert.objectives.objective import Terms
 
@@ -21,37 +22,27 @@ def classify(
     """Class logits float32 [B, S, C] of every packed example.
 
     Args:
-      config: the model.
+      config: the model; without a dropout rate the key is not used.
       params: its ``embeddings``, ``encoder``, ``pooler`` and ``classifier``.
       batch: packed rows.
       key: a jax.random key for dropout; None turns dropout off.
       compat: ``huawei`` for the authors' key-only mask and untouched row 0 of the word table.
     """
-    model = Bert(config)
-    if compat == "huawei":
+    padded = compat == "huawei"
+    if padded:
         params = params | {"embeddings": freeze_padding_row(params["embeddings"])}
-    dropout = key is not None and max(config.hidden_dropout, config.attention_dropout) > 0
-    keys = jax.random.split(key) if dropout else (None, None)
-    output = model.apply(
-        {"params": params},
-        batch,
-        deterministic=not dropout,
-        key_mask_only=compat == "huawei",
-        rngs={"dropout": keys[0]} if dropout else {},
-    )
-    return model.apply(
-        {"params": params},
-        output.last_hidden,
-        batch.starts,
-        deterministic=not dropout,
-        rngs={"dropout": keys[1]} if dropout else {},
-        method="classify",
-    )
+    key = key if has_dropout(config) else None
+    return class_logits(config, params, batch, key=key, key_mask_only=padded)
+
+
+def has_dropout(config: BertConfig) -> bool:
+    """Whether training this model draws random numbers."""
+    return max(config.hidden_dropout, config.attention_dropout) > 0
 
 
 def freeze_padding_row(embeddings: Any) -> Any:
     """The same embeddings with no gradient into row 0 of the word table (torch's padding_idx)."""
-    table = embeddings["word"]
+    table = jnp.asarray(embeddings["word"])
     return embeddings | {"word": table.at[0].set(jax.lax.stop_gradient(table[0]))}
 
 

@@ -18,10 +18,10 @@ class Term(NamedTuple):
     """A sum and what it is divided by, both float32 scalars."""
 
     total: Array
-    count: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count, which nobody misses
 
     def mean(self) -> Array:
-        """total / count, and 0 where nothing was counted."""
+        """The quotient, and 0 where nothing was counted."""
         return self.total / jnp.maximum(self.count, 1.0)
 
 

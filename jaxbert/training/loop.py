@@ -93,7 +93,8 @@ def train(
       logged values.
 
     Raises:
-      UserError: if the loss is not finite.
+      UserError: if the loss, one of its terms or the gradient is not finite, or a checkpoint is
+        damaged.
     """
     start, totals, values = 0, Totals(), {}
     latest = checkpoints.latest()
@@ -122,15 +123,15 @@ def train(
                 totals = dataclasses.replace(totals, seconds=totals.seconds + now - mark)
                 rate = (totals.real_tokens - marked.real_tokens) / max(now - mark, 1e-9)
                 mark, marked = now, totals
-                journal.write(plan.name, done, dataclasses.asdict(totals) | values)
-                progress.show(done, values, rate)
-                if not np.isfinite(values["loss"]):
-                    bad = [name for name, value in values.items() if not np.isfinite(value)]
+                # A gradient may overflow under a finite loss, and spoils the parameters as surely.
+                if bad := [name for name, value in values.items() if not np.isfinite(value)]:
                     raise UserError(
-                        f"the loss is not finite ({', '.join(bad)})",
+                        f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite",
                         f"phase {plan.name}, by step {done}",
                         "lower the learning rate; the last checkpoint is from before",
                     )
+                journal.write(plan.name, done, dataclasses.asdict(totals) | values)
+                progress.show(done, values, rate)
             if plan.saves(done):
                 metric = None
                 if evaluate is not None and plan.evaluates(done):

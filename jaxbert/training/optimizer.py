@@ -43,7 +43,7 @@ def linear_schedule(
 
     def schedule(count: Array) -> Array:
         progress = count / steps
-        after = (1.0 - progress) / (1.0 - warmup_ratio) if decay else 1.0
+        after = (1.0 - progress) / max(1.0 - warmup_ratio, 1e-9) if decay else 1.0
         during = progress / max(warmup_ratio, 1e-9)
         return learning_rate * jnp.maximum(jnp.where(progress < warmup_ratio, during, after), 0.0)
 

@@ -36,9 +36,13 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
       UserError: if the devices cannot be laid out so.
     """
     count = jax.device_count()
-    if data == -1:
+    if data == -1 and model > 0:
         data = max(count // model, 1)
-    if data * model > count or (data * model < count and jax.process_count() > 1):
+    if (
+        min(data, model) < 1
+        or data * model > count
+        or (data * model < count and jax.process_count() > 1)
+    ):
         raise UserError(
             f"mesh.data x mesh.model = {data} x {model} does not fit {count} devices",
             "config section mesh",
@@ -79,4 +83,6 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
 def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
     axes = zip(spec, shape, strict=True)
-    return P(*(a if a is None or size % math.prod([mesh.shape[a]]) == 0 else None for a, size in axes))
+    return P(
+        *(a if a is None or size % math.prod([mesh.shape[a]]) == 0 else None for a, size in axes)
+    )

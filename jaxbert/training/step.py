@@ -120,7 +120,7 @@ def make_step(
         one = jnp.float32(1.0)
         metrics = terms | {
             "loss": Term(value, one),
-            "gradient_norm": Term(optax.global_norm(grads), one),
+            "gradient_norm": Term(optax.tree.norm(grads), one),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 

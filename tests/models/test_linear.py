@@ -1,0 +1,94 @@
+"""Products and their gradients against float64."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbert.models.linear import Linear, einsum
+
+SHAPES = {
+    "nd,df->nf": ((5, 3), (3, 4)),
+    "nd,vd->nv": ((5, 3), (6, 3)),
+    "bqhk,bthk->bhqt": ((2, 3, 2, 4), (2, 5, 2, 4)),
+    "bhqt,bthk->bqhk": ((2, 2, 3, 5), (2, 5, 2, 4)),
+}
+
+
+def bilinear_gradients(spec: str, x: np.ndarray, y: np.ndarray, g: np.ndarray) -> list[np.ndarray]:
+    """The derivative of sum(g * einsum(x, y)) along each basis vector: exact, both being linear."""
+    gradients = []
+    for operand in (0, 1):
+        operands = [x, y]
+        gradient = np.zeros(operands[operand].shape)
+        for index in np.ndindex(gradient.shape):
+            unit = np.zeros(gradient.shape)
+            unit[index] = 1
+            operands[operand] = unit
+            gradient[index] = np.sum(g * np.einsum(spec, *operands))
+        gradients.append(gradient)
+    return gradients
+
+
+def rounded(x: np.ndarray, dtype: object) -> np.ndarray:
+    return np.asarray(jnp.asarray(x, dtype), np.float64)
+
+
+@pytest.mark.usefixtures("matmul_highest")
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("spec", SHAPES)
+def test_einsum_and_its_gradients_are_those_of_the_rounded_operands(within, spec, dtype, jit):
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=shape).astype(np.float32) for shape in SHAPES[spec])
+    g = rng.normal(size=np.einsum(spec, x, y).shape).astype(np.float32)
+
+    def run(x, y, g):
+        out, transpose = jax.vjp(lambda x, y: einsum(spec, x, y, dtype), x, y)
+        return out, transpose(g)
+
+    out, gradients = (jax.jit(run) if jit else run)(x, y, g)
+
+    chex.assert_type([out, *gradients], jnp.float32)
+    xr, yr, gr = (rounded(array, dtype) for array in (x, y, g))
+    within(out, np.einsum(spec, xr, yr))
+    within(list(gradients), bilinear_gradients(spec, xr, yr, gr))
+
+
+@pytest.mark.parametrize("spec", SHAPES)
+def test_gradients_come_back_in_the_dtype_of_their_operand(spec):
+    x, y = (jnp.ones(shape) for shape in SHAPES[spec])
+    dx, dy = jax.grad(lambda x, y: einsum(spec, x, y, jnp.bfloat16).sum(), (0, 1))(
+        x.astype(jnp.bfloat16), y
+    )
+    assert (dx.dtype, dy.dtype) == (jnp.bfloat16, jnp.float32)
+    assert (dx.shape, dy.shape) == SHAPES[spec]
+
+
+def test_bfloat16_sums_are_kept_in_float32():
+    """256 + 1 is 256 in bfloat16: ones would stop adding up there."""
+    ones = jnp.ones((1, 4096))
+    assert einsum("nd,df->nf", ones, ones.T, jnp.bfloat16)[0, 0] == 4096
+    assert einsum("nd,vd->nv", ones, ones, jnp.bfloat16)[0, 0] == 4096
+
+
+def test_linear_maps_any_leading_axes(within):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    params = {
+        "kernel": rng.normal(size=(4, 5)).astype(np.float32),
+        "bias": rng.normal(size=5).astype(np.float32),
+    }
+    with jax.default_matmul_precision("highest"):
+        out = Linear(5).apply({"params": params}, x)
+    within(out, x.astype(np.float64) @ params["kernel"] + params["bias"])
+
+
+def test_linear_starts_with_the_given_spread_and_no_bias():
+    params = Linear(200, initializer_range=0.02).init(jax.random.key(0), jnp.ones((1, 300)))
+    chex.assert_shape(params["params"]["kernel"], (300, 200))
+    assert np.std(params["params"]["kernel"]) == pytest.approx(0.02, rel=0.02)
+    assert not np.any(params["params"]["bias"])

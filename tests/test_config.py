@@ -1,0 +1,354 @@
+"""The config: all mistakes are said at once, every recipe resolves, every key is read."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import subprocess
+import sys
+import time
+
+import commands
+import pytest
+
+from jaxbert.config import (
+    MeshConfig,
+    PhaseConfig,
+    RunConfig,
+    StudentConfig,
+    load_recipe,
+    parse_argument,
+    resolve,
+)
+from jaxbert.errors import UserError, UserErrors
+
+CONFIGS = sorted(commands.ROOT.glob("configs/*.py"))
+RECIPE = {
+    "phases": ("one", "two"),
+    "teacher": "pkg:teacher",
+    "corpus": "pkg:corpus",
+    "task": "sst2",
+    "one": {"objective": "layers", "data": "corpus", "teacher": "given_teacher", "trains": "first"},
+    "two": {"objective": "finetune", "start": "first", "trains": "student"},
+}
+
+
+def lines(recipe=RECIPE, **overrides: str) -> list[str]:
+    """What is wrong, a line each; a double underscore stands for a dot."""
+    try:
+        resolve(recipe, {key.replace("__", "."): value for key, value in overrides.items()})
+    except UserErrors as error:
+        return error.lines
+    return []
+
+
+def with_phase(name: str, **keys: object) -> dict:
+    return {**RECIPE, name: {**RECIPE[name], **keys}}
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def test_overrides_are_read_by_the_type_of_their_field():
+    config = resolve(
+        RECIPE,
+        {
+            "seed": "7",
+            "teacher": "12",
+            "student.num_layers": "2",
+            "mesh.data": "-1",
+            "one.learning_rate": "1",
+            "one.eps": "1e-8",
+            "one.packing": "False",
+            "one.bias_correction": "true",
+            "one.layer_map": "(2, 4)",
+            "two.steps": "1_000",
+            "num_documents": "0",
+        },
+    )
+    assert (config.seed, config.teacher, config.student.num_layers) == (7, "12", 2)
+    one = config.sections["one"]
+    assert one.learning_rate == 1.0 and isinstance(one.learning_rate, float)
+    assert (one.eps, one.packing, one.bias_correction) == (1e-8, False, True)
+    assert one.layer_map == (2, 4) and config.sections["two"].steps == 1000
+    assert config.mesh == MeshConfig() and config.num_documents == 0
+
+
+def test_a_resolved_config_is_what_to_dict_says():
+    config = resolve(RECIPE, {"one.steps": "3"})
+    assert resolve(config.to_dict(), {}) == config
+
+
+def test_an_override_does_not_change_the_recipe():
+    before = repr(RECIPE)
+    resolve(RECIPE, {"one.steps": "3", "student.num_layers": "2"})
+    assert repr(RECIPE) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("seed", "many", "'many' is not a whole number, config key seed; give a whole number"),
+        ("seed", "1.5", "'1.5' is not a whole number"),
+        ("seed", "-1", "-1 is out of range, config key seed; give at least 0"),
+        ("seed", str(2**31), "give at most 2147483647"),
+        ("dtype", "float16", "give one of 'bfloat16', 'float32'"),
+        ("max_length", "0", "0 is out of range, config key max_length; give at least 8"),
+        ("student", "big", "it is a section, config key student; give the keys inside it"),
+        ("student.preset", "tiny", "give one of 'tinybert4', 'tinybert6'"),
+        ("student.hidden_size", "-8", "config key student.hidden_size; give at least 0"),
+        ("mesh.model", "0", "config key mesh.model; give at least 1"),
+        ("one", "3", "a phase is a section, config key one"),
+        ("one.steps", "0", "0 is out of range, config key one.steps; give at least 1"),
+        ("one.learning_rate", "fast", "'fast' is not a number, config key one.learning_rate"),
+        ("one.learning_rate", "nan", "nan is out of range, config key one.learning_rate"),
+        ("one.learning_rate", "inf", "give a finite number"),
+        ("one.packing", "1", "'1' is not true or false, config key one.packing"),
+        ("one.dropout", "1", "1.0 is out of range, config key one.dropout; give at most 0.99"),
+        ("one.layer_map", "2,x", "config key one.layer_map"),
+        ("one.layer_map", "0,2", "config key one.layer_map; give at least 1"),
+        ("seed.x", "1", "seed has no keys, config key seed.x"),
+    ],
+)
+def test_a_wrong_value_is_said_with_its_key_and_what_to_give(key, value, said):
+    (line,) = lines(**{key.replace(".", "__"): value})
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(True, "'True' is not a number"), ("1e-3", "is not a number"), (None, "is not a number")],
+)
+def test_a_recipe_value_of_another_type_is_refused(value, said):
+    (line,) = lines(with_phase("one", learning_rate=value))
+    assert said in line and "config key one.learning_rate" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("sede", "config key sede; did you mean seed?"),
+        ("student.num_layer", "config key student.num_layer; did you mean num_layers?"),
+        ("one.stepz", "config key one.stepz; did you mean steps?"),
+        ("oen.steps", "config key oen; did you mean one?"),
+        ("zzz", "config key zzz; known keys: "),
+        ("sections", "config key sections"),
+        ("one.steps.more", "config key one.steps"),
+    ],
+)
+def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
+    (line,) = lines(**{key.replace(".", "__"): "1"})
+    assert line.startswith("there is no such key") and said in line
+
+
+# --- phases --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (with_phase("one", start="second"), "no earlier phase trains 'second', config key one.st"),
+        (with_phase("one", start="", trains="x"), "no earlier phase trains ''"),
+        (with_phase("one", teacher=""), "no earlier phase trains '', config key one.teacher"),
+        (with_phase("two", teacher="first"), "finetune has no teacher, config key two.teacher"),
+        (with_phase("two", data="corpus"), "needs labelled data, config key two.data"),
+        (with_phase("one", compat="huawei"), "need one example a row, config key one.packing"),
+        (with_phase("one", eval_every=5), "needs a classifier, which layers does not train"),
+        (with_phase("two", accumulation=64), "a batch of 32 cannot be cut into 64"),
+        (with_phase("one", trains="given_teacher", start="student"), "cannot name a trained mod"),
+        (with_phase("two", trains="a/b"), "'a/b' cannot name a trained model"),
+        (with_phase("two", trains=".."), "'..' cannot name a trained model"),
+        (with_phase("two", trains="first"), "an earlier phase trains 'first', config key two.tr"),
+        ({**RECIPE, "teacher": ""}, "there is no teacher, config key teacher"),
+        ({**RECIPE, "corpus": ""}, "the phase one reads it and it is empty, config key corpus"),
+        ({**RECIPE, "task": ""}, "the phase two reads it and it is empty, config key task"),
+        ({**RECIPE, "phases": ("one", "two", "three")}, "the phase 'three' has no section"),
+        ({**RECIPE, "phases": ("one", "two", "seed")}, "'seed' cannot name a phase"),
+        ({**RECIPE, "phases": "one"}, "'one' is not a list of texts, config key phases"),
+        ({**RECIPE, "phases": ()}, "there are no phases, config key phases"),
+    ],
+)
+def test_a_graph_of_phases_that_cannot_run_is_refused(recipe, said):
+    assert any(said in line for line in lines(recipe)), lines(recipe)
+
+
+def test_phases_can_be_left_out_and_then_have_no_keys_to_set():
+    recipe = {**RECIPE, "two": {**RECIPE["two"], "start": "student"}}
+    assert list(resolve(recipe, {"phases": "two"}).sections) == ["two"]
+    (line,) = lines(recipe, phases="two", one__steps="3")
+    assert "config key one" in line
+
+
+def test_every_mistake_is_said_at_once_and_no_consequence_of_one():
+    recipe = with_phase("two", start="nobody")
+    found = lines(recipe, sede="1", max_length="2", one__trains="", one__steps="x", mesh__data="y")
+    assert [line.split("config key ")[1].split(";")[0] for line in found] == [
+        "max_length",
+        "mesh.data",
+        "one.steps",
+        "one.trains",
+        "sede",
+        "two.start",
+    ]
+    # What trains the model that two starts from cannot be read, so nothing is said of the start.
+    assert lines(RECIPE, one__objective="layer", one__trains="first") == [
+        "'layer' is out of range, config key one.objective; "
+        "give one of 'layers', 'predictions', 'finetune'"
+    ]
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+
+ARGUMENTS = ["", "full", "paper", "smoke", "paper,smoke", "full,smoke"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_resolves_with_every_argument(path):
+    arguments = list(ARGUMENTS)
+    if "task=" in path.read_text(encoding="utf-8"):
+        tasks = ("rotten_tomatoes", "sst2", "cola", "mrpc", "qqp", "qnli", "rte", "mnli")
+        arguments += [
+            f"{a},task={t}".strip(",") for a in ("", "paper", "paper,smoke") for t in tasks
+        ]
+    seen = []
+    for argument in arguments:
+        config = resolve(load_recipe(f"{path}:{argument}"), {})
+        assert config.sections.keys() == set(config.phases)
+        if "smoke" in argument:
+            assert all(phase.steps <= 2 for phase in config.sections.values())
+        if "paper" in argument:
+            assert config.teacher.startswith("hf:google-bert/bert-base-uncased@")
+        if "task=" in argument:
+            assert config.task == argument.partition("task=")[2]
+        seen.append(config)
+    assert all(a != b for i, a in enumerate(seen[:5]) for b in seen[:i])
+
+
+def test_arguments_are_words_and_values():
+    assert parse_argument("paper,task=sst2", paper=False, smoke=False, task="x") == {
+        "paper": True,
+        "smoke": False,
+        "task": "sst2",
+    }
+    with pytest.raises(UserErrors) as error:
+        parse_argument("papr,task,smoke=1", paper=False, smoke=False, task="x")
+    assert [line.split("'")[1] for line in error.value.lines] == ["papr", "task", "smoke=1"]
+    assert all("it knows paper, smoke, task=..." in line for line in error.value.lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(argument):\n    return 1 / 0\n", "does not run: ZeroDivisionError"),
+        ("def get_config(argument:\n", "does not run: SyntaxError"),
+        ("x = 1\n", "does not run: AttributeError"),
+        ("def get_config(argument):\n    return 5\n", "does not run: AttributeError"),
+    ],
+)
+def test_a_recipe_that_does_not_run_is_said_in_one_line(text, said, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said) as error:
+        load_recipe(str(path))
+    assert str(path) in error.value.line
+
+
+def test_a_file_that_is_no_recipe_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("text")
+    with pytest.raises(UserError, match="is not a Python file"):
+        load_recipe(str(tmp_path / "README.md"))
+    for path in (tmp_path, tmp_path / "nothing" / "x.py"):
+        with pytest.raises(UserError, match="there is no config file"):
+            load_recipe(str(path))
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_the_command_says_every_mistake_and_writes_nothing(tmp_path):
+    workdir = tmp_path / "run"
+    began = time.monotonic()
+    found = commands.refused(
+        commands.GENERAL,
+        workdir,
+        "--config.sede=1",
+        "--config.student.num_layer=2",
+        "--config.general.steps=0",
+        "--config.general.packing=maybe",
+        "--config.general.start=nobody",
+    )
+    assert time.monotonic() - began < 20  # importing jax and the rest alone is several seconds
+    assert len(found) == 5 and not workdir.exists()
+    assert [line for line in found if "did you mean seed?" in line]
+    assert [line for line in found if "no earlier phase trains 'nobody'" in line]
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "said"),
+    [
+        ("configs/tinybert_genral.py", (), "did you mean configs/tinybert_general.py?"),
+        ("nowhere/recipe.py", (), "give the path of a recipe such as configs/tinybert_general.py"),
+        (f"{commands.GENERAL}:papr", (), "does not know the argument 'papr'"),
+        (commands.GENERAL, ("--steps=5",), "'--steps=5' is not understood"),
+        (commands.GENERAL, ("--config.seed", "5"), "'--config.seed' is not understood"),
+    ],
+)
+def test_what_the_command_line_gets_wrong_is_one_line(config, flags, said, tmp_path):
+    found = commands.refused(config, tmp_path / "run", *flags)
+    assert any(said in line for line in found)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_flag_is_said_in_the_same_way():
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=commands.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("jaxbert: error: ")
+    assert "--config" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_debug_shows_where_it_was_raised(tmp_path):
+    done = commands.call("train.py", "no.py", tmp_path / "run", "--debug", code=2)
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("jaxbert: error: there is no config file no.py")
+
+
+def test_a_config_is_refused_before_jax_is_imported(tmp_path):
+    flags = [f"--config={commands.GENERAL}", f"--workdir={tmp_path}", "--config.x=1"]
+    code = (
+        "import sys, train\n"
+        f"try: train.main({flags})\n"
+        "except SystemExit as end: print(end.code, sorted({'jax', 'flax'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=commands.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "2 []\n", done.stderr
+
+
+# --- no option that nobody reads -----------------------------------------------------------------
+
+
+def test_every_field_is_read_somewhere():
+    read: set[str] = set()
+    for path in (commands.ROOT / "jaxbert").rglob("*.py"):
+        if path.name == "config.py" and path.parent.name == "jaxbert":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read.add(node.attr)
+    # Those that run.py reads by name, getattr(phase, key), stand there as strings.
+    tree = ast.parse((commands.ROOT / "jaxbert" / "run.py").read_text(encoding="utf-8"))
+    read |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    for section in (RunConfig, StudentConfig, MeshConfig, PhaseConfig):
+        unread = {field.name for field in dataclasses.fields(section)} - read
+        assert not unread, f"{section.__name__}: nobody reads {unread}"
+
+
+def test_every_field_is_documented():
+    for section in (RunConfig, StudentConfig, MeshConfig, PhaseConfig):
+        for field in dataclasses.fields(section):
+            if field.name != "sections":
+                assert field.name in section.__doc__

