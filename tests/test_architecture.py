@@ -13,8 +13,9 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 FLOORS = (
     ("errors", "batch"),
     ("models", "data", "config"),
-    ("objectives", "interop"),
+    ("objectives", "interop", "workdir"),
     ("training", "evaluation"),
+    ("library",),
     ("run",),
 )
 

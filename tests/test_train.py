@@ -10,13 +10,16 @@ import jax
 import numpy as np
 import pytest
 
+from jaxbert.config import load_recipe, resolve
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.tasks import Rows, encode_rows, load_task
 from jaxbert.data.tokenizer import load_tokenizer
-from jaxbert.evaluation.evaluate import predict
+from jaxbert.errors import UserError
+from jaxbert.evaluation.predict import predict
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import count_parameters
+from jaxbert.run import run
 from jaxbert.training.checkpoint import parameter_hash
 
 PHASES = ("finetune", "intermediate", "prediction", "baseline")
@@ -238,9 +241,13 @@ def test_what_a_run_starts_from_is_checked_before_it_claims_its_folder(runs, tmp
     workdir = tmp_path / "run"
 
     def said(*flags):
-        found = commands.refused(f"{commands.TASK}:smoke", workdir, *runs.flags, *flags)
+        words = [word.removeprefix("--config.").partition("=") for word in [*runs.flags, *flags]]
+        overrides = {key: value for key, _, value in words}
+        config = resolve(load_recipe(f"{commands.TASK}:smoke"), overrides)
+        with pytest.raises(UserError) as error:
+            run(config, workdir)
         assert not workdir.exists()
-        return found
+        return error.value.lines
 
     found = said(f"--config.init_from={unfinished}")
     assert "has not finished that phase: run its command again" in found[0]

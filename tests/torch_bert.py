@@ -16,6 +16,8 @@ from jaxbert.data.packing import Examples
 from jaxbert.interop.layout import from_tensors, to_tensors
 from jaxbert.models.bert import BertConfig, groups_of
 
+torch.set_num_threads(1)  # of so small products more only wait for each other
+
 
 def dense(inputs: int, features: int, **others: nn.Module) -> nn.ModuleDict:
     return nn.ModuleDict({"dense": nn.Linear(inputs, features), **others})

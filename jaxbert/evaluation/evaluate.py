@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import json
 import os
@@ -14,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbert.batch import Batch
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.tasks import Rows, TaskData, encode_rows, load_task
 from jaxbert.data.tokenizer import load_tokenizer
@@ -22,41 +20,15 @@ from jaxbert.errors import UserError
 from jaxbert.evaluation import latency, tfidf
 from jaxbert.evaluation.flops import forward_flops
 from jaxbert.evaluation.metrics import METRICS, classification_metrics, standard_error
+from jaxbert.evaluation.predict import SCORED, predict
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
-from jaxbert.models.bert import BertConfig, Params, count_parameters
-from jaxbert.objectives.finetuning import classify
+from jaxbert.models.bert import count_parameters
+from jaxbert.workdir import write_json
 
 MODELS = ("teacher", "student", "without_distillation", "random_without_distillation")
-SCORED = ("embeddings", "encoder", "pooler", "classifier")  # what a prediction reads
 FLOPS_LENGTH = 128  # the paper's
 PACKAGES = ("jaxbert", "jax", "jaxlib", "flax", "numpy", "scikit-learn")
-
-
-@functools.cache
-def predictor(config: BertConfig) -> Callable[[Params, Batch], jax.Array]:
-    """The jitted (params, batch) -> class logits float32 [B, S, C] of a model, dropout off.
-
-    The same function for the same configuration: evaluating again compiles nothing.
-    """
-    return jax.jit(lambda params, batch: classify(config, params, batch))
-
-
-def predict(config: BertConfig, params: Params, batches: PackedBatches) -> np.ndarray:
-    """Class logits float32 [N, C] in the order of the examples.
-
-    Args:
-      config: the model.
-      params: its groups; others than a prediction reads are ignored.
-      batches: finite, each example once.
-    """
-    run = predictor(config)
-    params = {group: params[group] for group in SCORED}
-    # Nothing waits for a result before every batch is under way.
-    found = [run(params, batches[step]) for step in range(len(batches))]
-    ids = np.concatenate([batches.example_ids(step).ravel() for step in range(len(batches))])
-    rows = np.concatenate([np.asarray(x).reshape(-1, config.num_labels) for x in found])
-    return rows[ids >= 0][np.argsort(ids[ids >= 0])]
 
 
 def label_order(model: tuple[str, ...], task: tuple[str, ...], folder: Path) -> list[int]:
@@ -133,7 +105,7 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": f"{device.platform} ({device.device_kind}), {os.cpu_count()} CPUs",
     }
-    _write_json(workdir / "eval.json", results)
+    write_json(workdir / "eval.json", results)
     return results
 
 
@@ -247,10 +219,3 @@ def _median_text(rows: Rows) -> tuple[str, str | None]:
     texts = tfidf.texts_of(rows)
     middle = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))[len(texts) // 2]
     return rows.texts[middle], None if rows.pairs is None else rows.pairs[middle]
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes whole or not at all."""
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)

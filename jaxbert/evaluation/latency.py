@@ -79,7 +79,7 @@ def measure(
     from jaxbert.data.packing import PackedBatches
     from jaxbert.data.tasks import Rows, encode_rows
     from jaxbert.data.tokenizer import load_tokenizer
-    from jaxbert.evaluation.evaluate import predictor
+    from jaxbert.evaluation.predict import predictor
     from jaxbert.interop.huggingface import read_model
 
     rows = Rows([text], None if pair is None else [pair], np.zeros(1, np.int32))

@@ -16,7 +16,8 @@ from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.tasks import load_task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.evaluation.evaluate import evaluate_run, label_order, predict, predictor
+from jaxbert.evaluation.evaluate import evaluate_run, label_order
+from jaxbert.evaluation.predict import predict, predictor
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params

@@ -1,0 +1,190 @@
+"""The models of a run by the names that phases use: given, inherited, fresh or trained."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from jaxbert.config import RunConfig
+from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+from jaxbert.errors import UserError, UserErrors
+from jaxbert.interop import hub
+from jaxbert.interop.huggingface import Model, read_model, write_model
+from jaxbert.models.bert import PRESETS, BertConfig, Params, init_params
+from jaxbert.models.reduction import init_from_teacher
+from jaxbert.objectives.alignment import align
+
+
+class Library:
+    """Models by name.
+
+    ``given_teacher`` is what the config's teacher names; ``initial_student`` a student before any
+    training, ``random_student`` one of its shape with random weights, ``student`` the one to start
+    from; every other name is a model that a phase trained.
+
+    Args:
+      config: the run's.
+      workdir: the run's folder.
+
+    Attributes:
+      given: the given teacher.
+      tokenizer: its tokenizer, which the student shares.
+    """
+
+    def __init__(self, config: RunConfig, workdir: Path) -> None:
+        self._config, self._workdir = config, workdir
+        self.given = read_model(hub.resolve(config.teacher))
+        self.tokenizer: Tokenizer = load_tokenizer(self.given.folder)
+
+    @property
+    def teacher_is_finetuned(self) -> bool:
+        """Whether the given teacher comes with a classifier."""
+        return "classifier" in self.given.params
+
+    def check(self) -> list[UserError]:
+        """What is wrong with the models that the run starts from."""
+        errors: list[UserError] = []
+        pieces, rows = self.tokenizer.vocab_size, self.given.config.vocab_size
+        if pieces > rows:
+            what = f"the tokenizer has {pieces} pieces, the teacher {rows}"
+            fix = "put the tokenizer that the teacher was trained with into its folder"
+            errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
+        errors += self._check_length(self.given, f"the teacher {self._config.teacher}")
+        starts = {phase.start for phase in self._config.sections.values()}
+        for name in ("student", "initial_student"):
+            try:
+                if self._config.init_from and name in starts:
+                    self._check_shape(self._inherited(name))
+                elif name in starts and self._config.student.init == "teacher":
+                    self._fresh_student()  # made again when it is written: rather that than late
+            except UserError as error:
+                errors.append(error)
+        return errors
+
+    @functools.cached_property
+    def student_config(self) -> BertConfig:
+        """The student's shape: the preset, its overrides, and what it shares with the teacher."""
+        wanted, teacher = self._config.student, self.given.config
+        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
+        changed = {key: getattr(wanted, key) for key in sizes if getattr(wanted, key)}
+        shared = ("vocab_size", "type_vocab_size", "max_position_embeddings")
+        student = PRESETS[wanted.preset].replace(
+            **changed,
+            **{key: getattr(teacher, key) for key in shared},
+            position=wanted.position,
+            classifier=wanted.classifier,
+            projection_size=0 if wanted.projection == "none" else teacher.hidden_size,
+            projection_per_layer=wanted.projection == "layer",
+        )
+        if wanted.projection == "none" and student.hidden_size != teacher.hidden_size:
+            raise UserError(
+                f"the student's width {student.hidden_size} is not the teacher's "
+                f"{teacher.hidden_size}, so that hidden states cannot be compared",
+                "config key student.projection",
+                "give shared or layer, or student.hidden_size as wide as the teacher",
+            )
+        return student
+
+    def get(self, name: str) -> Model:
+        """The model of a name."""
+        if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
+            return self.given
+        folder = self.folder(name)
+        if name == "random_student":
+            fresh = init_params(self.student_config, jax.random.key(self._config.seed))
+            return Model(self.student_config, fresh, (), folder)
+        if not folder.is_dir() and name in ("student", "initial_student"):
+            if self._config.init_from:
+                return self._inherited(name)
+            if name == "student":
+                return self.get("initial_student")
+            self.write(name, self.student_config, self._fresh_student())
+        return read_model(folder)
+
+    def _inherited(self, name: str) -> Model:
+        reference = self._config.init_from
+        if name == "initial_student":
+            if not hub.is_workdir(Path(reference.removeprefix("run:"))):
+                raise UserError(
+                    f"{reference} is not a run, so that its initial student is not known",
+                    "config key init_from",
+                    "give the workdir of a run, or leave out the phases that start from "
+                    "initial_student",
+                )
+            reference = f"run:{reference.removeprefix('run:')}#initial_student"
+        model = read_model(hub.resolve(reference))
+        if load_tokenizer(model.folder).fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                "the student's vocabulary is not the teacher's",
+                f"{model.folder} and {self.given.folder}",
+                "give a teacher with the vocabulary that the student was made with",
+            )
+        return model
+
+    def _check_shape(self, student: Model) -> None:
+        """Raises a UserError unless an inherited student is the one that the config describes."""
+        wanted = self.student_config
+        fields = ["hidden_size", "num_layers", "num_heads", "intermediate_size", "position"]
+        # What the student does not have yet, it gets as the config says.
+        fields += ["classifier"] * ("classifier" in student.params)
+        fields += ["projection_size", "projection_per_layer"] * ("projection" in student.params)
+        errors = [
+            UserError(
+                f"{field} is {mine!r}, and in the student of {self._config.init_from} {theirs!r}",
+                f"config section student ({self._config.teacher} is the teacher)",
+                f"make it {theirs!r}, or give another init_from",
+            )
+            for field in fields
+            if (mine := getattr(wanted, field)) != (theirs := getattr(student.config, field))
+        ]
+        errors += self._check_length(student, f"the student of {self._config.init_from}")
+        if errors:
+            raise UserErrors(errors)
+
+    def _check_length(self, model: Model, name: str) -> list[UserError]:
+        length, positions = self._config.max_length, model.config.max_position_embeddings
+        if length <= positions:
+            return []
+        what = f"max_length = {length} is beyond the {positions} positions"
+        return [UserError(what, f"config key max_length and {name}", f"give at most {positions}")]
+
+    def _fresh_student(self) -> Params:
+        key = jax.random.key(self._config.seed)
+        if self._config.student.init == "random":
+            return init_params(self.student_config, key)
+        layers = align(self.given.config, self.student_config).attention
+        return init_from_teacher(
+            self.student_config, self.given.config, self.given.params, layers, key
+        )
+
+    def folder(self, name: str) -> Path:
+        """Where a model that this run writes lies."""
+        return self._workdir / "models" / name
+
+    def write(
+        self,
+        name: str,
+        config: BertConfig,
+        params: Params,
+        labels: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
+        """Writes a model in the plain layout where that can hold it, else in TinyBERT's.
+
+        Args:
+          name: what phases call it.
+          config: its shape.
+          params: its parameter groups.
+          labels: the classes' names.
+          extra: further files of its folder, name -> text.
+        """
+        plain = "projection" not in params and config.position == "learned"
+        plain &= "classifier" not in params or config.classifier == "bert"
+        # The rates of its training are the phase's; what stays is what BERT is fine-tuned with.
+        config = config.replace(hidden_dropout=0.1, attention_dropout=0.1)
+        layout = "huggingface" if plain else "tinybert"
+        folder, tokenizer = self.folder(name), self.tokenizer
+        write_model(folder, config, params, labels, tokenizer, layout=layout, extra=extra)

@@ -1,0 +1,61 @@
+"""The folder of a run: whose it is, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxbert.config import RunConfig
+from jaxbert.errors import UserError, UserErrors
+
+
+def check_claim(workdir: Path, config: RunConfig) -> None:
+    """Checks that the run that a workdir holds, if any, is this one.
+
+    Raises:
+      UserErrors: naming each key that differs, and both values.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        fix = "restore the file, or give another --workdir"
+        raise UserError(f"not valid JSON: {error}", str(path), fix) from error
+    errors = [
+        UserError(
+            f"it is {new!r} and was {old!r} when this run began",
+            f"config key {key} ({path})",
+            "give the old value, or another --workdir",
+        )
+        for key, old, new in _differences(theirs, json.loads(json.dumps(config.to_dict())))
+    ]
+    if errors:
+        raise UserErrors(errors)
+
+
+def claim(workdir: Path, config: RunConfig) -> None:
+    """Writes config.json, once the run is known to be able to start."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", config.to_dict())
+    except OSError as error:
+        raise UserError(f"cannot write there: {error}", str(workdir), "give another") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file in one piece."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [(prefix.rstrip("."), old, new)]
+    found = []
+    for key in sorted(set(old) | set(new)):
+        found += _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+    return found

@@ -1,0 +1,209 @@
+"""The loop: stopping anywhere changes nothing, and bad numbers stop it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import STUDENT, examples, visible_params
+
+from jaxbert.batch import Batch
+from jaxbert.data.packing import PackedBatches
+from jaxbert.data.pipeline import iterate
+from jaxbert.errors import UserError
+from jaxbert.objectives.finetuning import Finetuning
+from jaxbert.objectives.losses import Term
+from jaxbert.training import sharding
+from jaxbert.training.checkpoint import Checkpoints, parameter_hash
+from jaxbert.training.journal import Journal
+from jaxbert.training.loop import Plan, train
+from jaxbert.training.optimizer import make_optimizer
+from jaxbert.training.step import init_state, make_step
+
+OBJECTIVE = Finetuning(STUDENT.replace(hidden_dropout=0.1, attention_dropout=0.1))
+OPTIMIZER = make_optimizer(learning_rate=1e-2, steps=12)
+BATCHES = PackedBatches(
+    examples([9, 3, 12, 5, 7, 2, 4, 8] * 3), batch_size=8, row_length=16, seed=1, multiple=2
+)
+PLAN = Plan("task", steps=12, log_every=2, eval_every=4, checkpoint_every=3)
+
+
+class Interruption(Exception):
+    """What a stopped process looks like from inside."""
+
+
+def fresh_state() -> Any:
+    params = visible_params(STUDENT, 1)
+    params = {group: params[group] for group in OBJECTIVE.groups}
+    return init_state(params, OPTIMIZER, sharding.make_mesh(data=2))
+
+
+@functools.cache
+def compiled_step() -> Any:
+    mesh = sharding.make_mesh(data=2)
+    return make_step(OBJECTIVE, OPTIMIZER, mesh, fresh_state(), seed=3, phase=1)
+
+
+def broken_at(stop: int) -> Callable[[int, int], Iterator[Batch]]:
+    """Batches until a step that does not come."""
+
+    def batches(first: int, last: int) -> Iterator[Batch]:
+        for step, batch in enumerate(iterate(BATCHES, first, last), first):
+            if step == stop:
+                raise Interruption
+            yield batch
+
+    return batches
+
+
+def run(
+    workdir: Path,
+    batches: Any = None,
+    *,
+    plan: Plan = PLAN,
+    evaluate: Any = None,
+    step: Any = None,
+    state: Any = None,
+) -> Any:
+    """The real loop, from whatever the folder holds."""
+    checkpoints, journal = Checkpoints(workdir / "checkpoints"), Journal(workdir)
+    try:
+        return train(
+            plan,
+            step or compiled_step(),
+            state or fresh_state(),
+            {},
+            batches or (lambda first, last: iterate(BATCHES, first, last)),
+            sharding.rows(sharding.make_mesh(data=2)),
+            checkpoints,
+            journal,
+            evaluate,
+        )
+    finally:
+        checkpoints.close()
+        journal.close()
+
+
+def journal_of(workdir: Path, *, dev: bool = False) -> list[dict[str, Any]]:
+    """Entries without times."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    return [{k: v for k, v in e.items() if k != "seconds"} for e in entries if ("dev" in e) == dev]
+
+
+def first_bias(params: Any) -> float:
+    """A stand-in metric that moves with training."""
+    return -float(np.asarray(params["classifier"]["dense"]["bias"])[0])
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    workdir = tmp_path_factory.mktemp("unbroken")
+    return workdir, run(workdir, evaluate=first_bias)
+
+
+@pytest.mark.parametrize("stops", [(1,), (3,), (5, 10), (4, 8, 11)])
+def test_stopping_anywhere_gives_the_bits_of_never_having_stopped(stops, unbroken, tmp_path):
+    wanted_dir, (wanted, wanted_totals, wanted_values) = unbroken
+    for stop in stops:
+        with pytest.raises(Interruption):
+            run(tmp_path, broken_at(stop), evaluate=first_bias)
+    state, totals, values = run(tmp_path, evaluate=first_bias)
+    assert parameter_hash(state) == parameter_hash(wanted)
+    assert values == wanted_values
+    assert (totals.tokens, totals.real_tokens) == (wanted_totals.tokens, wanted_totals.real_tokens)
+    assert journal_of(tmp_path) == journal_of(wanted_dir)
+    assert journal_of(tmp_path, dev=True) == journal_of(wanted_dir, dev=True)
+
+
+def test_journal_has_each_logged_step_once_with_what_scripts_read(unbroken):
+    workdir, (_, totals, _) = unbroken
+    entries = journal_of(workdir)
+    # Every second step, and before each checkpoint.
+    assert [e["step"] for e in entries] == [2, 3, 4, 6, 8, 9, 10, 12]
+    assert {"phase", "step", "tokens", "real_tokens", "loss", "cross_entropy"} <= set(entries[0])
+    assert [e["step"] for e in journal_of(workdir, dev=True)] == [4, 8, 12]
+    real = sum(int((BATCHES[s].segments > 0).sum()) for s in range(12))
+    assert entries[-1]["real_tokens"] == totals.real_tokens == real
+    assert totals.tokens == 12 * BATCHES[0].tokens.size
+    assert all(e["loss"] == pytest.approx(e["cross_entropy"], rel=1e-5) for e in entries[:2])
+
+
+def test_finished_phase_trains_no_further(unbroken):
+    workdir, (wanted, _, _) = unbroken
+    before = (workdir / "metrics.jsonl").read_bytes()
+
+    def nothing(first: int, last: int) -> Iterator[Batch]:
+        assert first == last
+        return iter(())
+
+    state, _, _ = run(workdir, nothing, evaluate=first_bias)
+    assert parameter_hash(state) == parameter_hash(wanted)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("metrics", "best"), [([0.1, 0.9, 0.5], 8), ([0.9, 0.9, 0.5], 8), ([0.9, 0.1, 0.9], 12)]
+)
+def test_best_step_is_returned_and_the_later_of_equals(metrics, best, tmp_path):
+    turns = iter(metrics)
+    state, _, _ = run(tmp_path, evaluate=lambda params: next(turns))
+    assert int(state.step) == best
+    plain, _, _ = run(tmp_path / "plain", plan=Plan("task", best, log_every=5))
+    assert parameter_hash(state) == parameter_hash(plain)
+
+
+def test_without_evaluation_the_last_step_is_returned(tmp_path):
+    state, totals, values = run(tmp_path, plan=Plan("task", 5, log_every=2))
+    assert int(state.step) == 5
+    assert [e["step"] for e in journal_of(tmp_path)] == [2, 4, 5]
+    assert values["loss"] > 0
+    assert totals.seconds > 0
+
+
+def checkpoints_in(workdir: Path) -> list[str]:
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def test_loss_that_is_not_finite_stops_the_phase_and_is_never_saved(tmp_path):
+    """Infinite weights: inf - inf in the softmax."""
+    state = fresh_state()
+    dense = state.params["classifier"]["dense"]
+    dense["kernel"] = dense["kernel"] * np.float32(np.inf)
+    with pytest.raises(UserError, match=r"cross_entropy.* are not finite, phase task, by step 2"):
+        run(tmp_path, state=state)
+    assert checkpoints_in(tmp_path) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    """sqrt(w), whose gradient at 0 is infinite."""
+
+    groups = ("w",)
+    weights = {"root": 1.0}  # noqa: RUF012
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: Any) -> dict[str, Term]:
+        return {"root": Term(jnp.sqrt(params["w"]), jnp.float32(1.0))}
+
+
+def test_gradient_that_overflows_under_a_finite_loss_stops_the_phase(tmp_path):
+    """Its parameters are spoilt, and must not become the newest checkpoint."""
+    mesh = sharding.make_mesh(data=2)
+    state = init_state({"w": np.float32(0.0)}, OPTIMIZER, mesh)
+    step = make_step(Root(), OPTIMIZER, mesh, state, seed=0, phase=0)
+    plan = Plan("task", steps=2, log_every=1, checkpoint_every=1)
+    with pytest.raises(UserError, match=r"^gradient_norm is not finite, phase task, by step 1"):
+        run(tmp_path, plan=plan, step=step, state=state)
+    assert checkpoints_in(tmp_path) == []
+
+
+def test_all_of_this_is_one_program(unbroken):
+    """Fresh, restored and placed states and batches compile once."""
+    assert compiled_step()._cache_size() == 1

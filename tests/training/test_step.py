@@ -1,0 +1,141 @@
+"""The one step: the same numbers however the batch is cut and wherever it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from small import (
+    OBJECTIVES,
+    STUDENT,
+    TEACHER,
+    assert_same_gradients,
+    empty_rows,
+    examples,
+    frozen,
+    one_batch,
+    trained,
+)
+
+from jaxbert.batch import Batch
+from jaxbert.data.packing import PackedBatches
+from jaxbert.objectives.losses import Term
+from jaxbert.training import sharding
+from jaxbert.training.loop import place
+from jaxbert.training.optimizer import make_optimizer
+from jaxbert.training.step import init_state, make_step
+
+
+def build(objective: Any, params: Any, mesh: Any = None, **options: Any) -> tuple[Any, Any]:
+    """The state before the first step, and the step; the rate is constant from the first on."""
+    mesh = mesh or sharding.make_mesh(data=1)
+    optimizer = make_optimizer(learning_rate=1e-3, steps=100, warmup_ratio=0.0, schedule="constant")
+    state = init_state(params, optimizer, mesh)
+    return state, make_step(objective, optimizer, mesh, state, **{"seed": 0, "phase": 0} | options)
+
+
+@pytest.mark.usefixtures("matmul_highest")
+@pytest.mark.parametrize("name", ["layers", "finetune"])
+def test_micro_batches_of_unequal_padding_are_one_batch(name, within):
+    """Eight rows of 1 to 16 real tokens, one of them empty."""
+    objective = OBJECTIVES[name]
+    some = examples([16, 1, 2, 9, 4, 16, 1])
+    batch = empty_rows(one_batch(some, packing=False, row_length=16), 1)
+    results = {}
+    for accumulation in (1, 2, 4) if name == "layers" else (1, 4):
+        state, step = build(objective, trained(objective), accumulation=accumulation)
+        state, metrics = step(state, frozen(), batch)
+        results[accumulation] = jax.device_get((state, metrics))
+    (wanted, wanted_metrics) = results.pop(1)
+    for state, metrics in results.values():
+        within(metrics, wanted_metrics)
+        within(state.params, wanted.params)
+        within(state.opt_state, wanted.opt_state)
+        assert_same_gradients(state.opt_state[1].mu, wanted.opt_state[1].mu)
+
+
+def test_more_devices_change_no_loss_and_nothing_is_compiled_twice(within):
+    """Fifty steps on 1, 8 (data) and 2 x 4 (data x model) devices."""
+    objective, steps = OBJECTIVES["layers"], 50
+    batches = PackedBatches(
+        examples([9, 3, 12, 5, 7, 2, 4, 16] * 4), batch_size=16, row_length=16, seed=1, multiple=8
+    )
+    losses = {}
+    for shape in ((1, 1), (8, 1), (2, 4)):
+        mesh = sharding.make_mesh(*shape)
+        with jax.default_matmul_precision("highest"):
+            state, step = build(objective, trained(objective), mesh)
+            others = frozen()
+            others = jax.device_put(others, sharding.tree_shardings(mesh, others))
+            seen = []
+            for s in range(steps):
+                batch = place(batches[s], sharding.rows(mesh))
+                state, metrics = step(state, others, batch)
+                seen.append(float(metrics["loss"].mean()))
+            assert step._cache_size() == 1
+        query = state.params["encoder"]["layers"]["attention"]["query"]["kernel"]
+        assert query.sharding.shard_shape(query.shape)[2] == 16 // shape[1]
+        losses[shape] = np.array(seen)
+    wanted = losses.pop((1, 1))
+    assert wanted[-1] < 0.9 * wanted[0]
+    for found in losses.values():
+        within(found, wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """An objective in five lines: a weight times a random number."""
+
+    groups = ("w",)
+    weights = {"noise": 2.0}  # noqa: RUF012
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Term]:
+        number = jax.random.normal(key) + 0.0 * batch.tokens.sum()
+        return {"noise": Term(params["w"] * number, np.float32(1.0))}
+
+
+def test_random_numbers_are_a_function_of_seed_phase_and_step():
+    batch = one_batch(examples([4, 4]), packing=False, row_length=4)
+    for seed, phase in ((0, 0), (0, 1), (7, 0)):
+        state, step = build(Noise(), {"w": np.float32(1.0)}, seed=seed, phase=phase)
+        for s in range(3):
+            weight = float(state.params["w"])
+            state, metrics = step(state, {}, batch)
+            key = jax.random.key(seed)
+            for number in (phase, s):
+                key = jax.random.fold_in(key, number)
+            expected = float(jax.random.normal(key))
+            np.testing.assert_allclose(metrics["loss"].mean(), 2 * weight * expected, rtol=1e-6)
+            np.testing.assert_allclose(
+                metrics["gradient_norm"].mean(), 2 * abs(expected), rtol=1e-6
+            )
+        assert int(state.step) == 3
+        assert step._cache_size() == 1
+
+
+def test_state_holds_what_is_trained_and_leaves_all_else_alone():
+    """The teacher and the caller's own arrays survive; the state before is given away."""
+    objective = OBJECTIVES["predictions"]
+    given = jax.tree.map(jax.numpy.asarray, trained(objective))
+    teacher = jax.tree.map(jax.numpy.asarray, frozen())
+    copies = jax.tree.map(np.array, (given, teacher))
+    state, step = build(objective, given)
+    assert set(state.params) == {"embeddings", "encoder", "pooler", "classifier"}
+    assert set(state.opt_state[1].mu) == set(state.opt_state[1].nu) == set(state.params)
+    batch = one_batch(examples([9, 3, 12]), packing=True, row_length=16)
+    after, _ = step(state, teacher, batch)
+    jax.tree.map(np.testing.assert_array_equal, (given, teacher), copies)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    moved = jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), after.params, copies[0])
+    assert all(jax.tree.leaves(moved))
+
+
+def test_layer_distillation_trains_no_head():
+    """Pooler and classifier get no gradient from it, and would decay if they were there."""
+    state, _ = build(OBJECTIVES["layers"], trained(OBJECTIVES["layers"]))
+    assert set(state.params) == {"embeddings", "encoder", "projection"}
+    assert STUDENT.num_labels
+    assert TEACHER.num_labels
