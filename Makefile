@@ -1,12 +1,12 @@
 # make setup | quickstart | test | test-full | lint | clean
 #
 # PYTHON picks the interpreter: python3.11 if it runs (a command that exists may still be a
-# version manager's empty shim), else python3. Another Python version gets an environment of its
+# version manager's empty shim), else python3.12, else python3. Another Python version gets an environment of its
 # own: `make test PYTHON=python3.12` works in .venv-3.12 where the default would be 3.11.
 
 version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-DEFAULT := $(shell for p in python3.11 python3; do $$p --version >/dev/null 2>&1 && echo $$p && break; done)
+DEFAULT := $(shell for p in python3.11 python3.12 python3; do $$p --version >/dev/null 2>&1 && echo $$p && break; done)
 PYTHON ?= $(DEFAULT)
 VERSION := $(call version,$(PYTHON))
 VENV ?= .venv$(addprefix -,$(filter-out $(call version,$(DEFAULT)),$(VERSION)))

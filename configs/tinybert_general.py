@@ -9,13 +9,16 @@ arXiv 1909.10351, section 4.1.
 Arguments:
     (none)  MiniLM-L6 and IMDB text, both from packages.
     full    The same for longer.
-    paper   BERT-base and English Wikipedia, as published; never run at full size here.
+    paper   BERT-base and English Wikipedia, with the published rates and sizes, but single spans
+            instead of sentence pairs; all text is tokenised into memory first. Never run at full
+            size here.
     smoke   Two steps of a tiny student, after any of the above (``paper,smoke``).
 """
 
 from ml_collections import ConfigDict
 
 from jaxbert.config import parse_argument
+from jaxbert.errors import UserError
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -39,6 +42,8 @@ def get_config(argument: str = "") -> ConfigDict:
         "learning_rate": 5e-4,
         "checkpoint_every": 100,
     }
+    if arg["full"] and arg["paper"]:
+        raise UserError("full and paper are two recipes", "flag --config", "give one of them")
     if arg["full"]:
         config.num_documents = 0
         config.general.update({"steps": 2_000, "checkpoint_every": 200})

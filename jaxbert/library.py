@@ -107,14 +107,15 @@ class Library:
     def _inherited(self, name: str) -> Model:
         reference = self._config.init_from
         if name == "initial_student":
-            if not hub.is_workdir(Path(reference.removeprefix("run:"))):
+            folder = reference.removeprefix("run:").partition("#")[0]
+            if not hub.is_workdir(Path(folder).expanduser()):
                 raise UserError(
                     f"{reference} is not a run, so that its initial student is not known",
                     "config key init_from",
                     "give the workdir of a run, or leave out the phases that start from "
                     "initial_student",
                 )
-            reference = f"run:{reference.removeprefix('run:')}#initial_student"
+            reference = f"run:{folder}#initial_student"
         model = read_model(hub.resolve(reference))
         if load_tokenizer(model.folder).fingerprint != self.tokenizer.fingerprint:
             raise UserError(

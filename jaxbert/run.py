@@ -6,10 +6,9 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-import math
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +71,9 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: whatever the user can fix.
     """
+    if jax.process_count() > 1:
+        what = f"{jax.process_count()} processes write one workdir"
+        raise UserError(what, "jax.distributed", "start one: several are not supported yet")
     check_claim(workdir, config)
     job = Run(config, workdir)
     job.check()
@@ -120,13 +122,17 @@ class Run:
         return tasks.load_task(self.config.task, self.config.data_dir)
 
     @functools.cached_property
+    def documents(self) -> Sequence[str]:
+        """The corpus as text, read when it is indexed."""
+        return corpus.load_documents(self.config.corpus, self.config.data_dir)
+
+    @functools.cached_property
     def corpus(self) -> Examples:
         """The encoded corpus."""
         began = time.monotonic()
-        documents = corpus.load_documents(self.config.corpus, self.config.data_dir)
         spans = corpus.encode_spans(
             self.library.tokenizer,
-            documents,
+            self.documents,
             max_length=self.config.max_length,
             num_documents=self.config.num_documents,
             seed=self.config.seed,
@@ -145,29 +151,54 @@ class Run:
           UserErrors: with every problem.
         """
         errors = self.library.check()
-        try:
-            if any(phase.data == "task" for phase in self.config.sections.values()):
-                self._check_labels()
-        except UserError as error:
-            errors.append(error)
+        for source, check in (("task", self._check_labels), ("corpus", lambda: self.documents)):
+            try:
+                if any(phase.data == source for phase in self.config.sections.values()):
+                    check()
+            except UserError as error:
+                errors.append(error)
+        scoring = {p.trains for p in self.config.sections.values() if p.objective != "layers"}
+        if self.library.teacher_is_finetuned:
+            scoring |= {"teacher", "given_teacher"}
         for name, phase in self.config.sections.items():
+            if phase.objective == "predictions" and phase.teacher not in scoring:
+                what = f"{phase.teacher!r} has no classifier, so that it predicts nothing"
+                fix = "give a model that is fine-tuned on the task"
+                errors.append(UserError(what, f"config key {name}.teacher", fix))
+            devices = self.mesh.shape["data"] * phase.accumulation
+            if phase.compat and phase.batch_size % devices:
+                what = f"padded means over {phase.batch_size} rows cannot be cut into {devices}"
+                fix = "give a multiple: empty rows would change them"
+                errors.append(UserError(what, f"config key {name}.batch_size", fix))
             try:
                 if phase.objective == "layers":
                     self._align(self.library.given.config, self.library.student_config, phase)
             except UserError as error:
                 errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
-        if errors:
-            raise UserErrors(errors)
+        if errors:  # each once, however many checks met it
+            raise UserErrors(list({error.line: error for error in errors}.values()))
 
     def _check_labels(self) -> None:
         """Reads the task, and holds a fine-tuned teacher's labels against it."""
-        mine, theirs = self.task.labels, self.library.given.labels
-        unnamed = len(mine) == len(theirs) and all(x.startswith("LABEL_") for x in theirs)
-        if self.library.teacher_is_finetuned and mine != theirs and not unnamed:
+        mine = self.task.labels
+
+        def others(labels: Sequence[str]) -> bool:
+            unnamed = len(labels) == len(mine) and all(x.startswith("LABEL_") for x in labels)
+            return labels != mine and not unnamed
+
+        theirs = self.library.given.labels
+        if self.library.teacher_is_finetuned and others(theirs):
             raise UserError(
                 f"the teacher's labels {theirs} are not the task's {mine}",
                 f"teacher {self.config.teacher}",
                 "give a teacher fine-tuned on this task, or one without a classifier",
+            )
+        inherited = self.library.get("student").labels if self.config.init_from else ()
+        if inherited and others(inherited):
+            raise UserError(
+                f"the student's labels {inherited} are not the task's {mine}",
+                f"config key init_from ({self.config.init_from})",
+                "give the run of a general distillation, or one on this task",
             )
 
     @staticmethod
@@ -243,6 +274,10 @@ class Run:
             self.config.log_every,
             phase.eval_every,
             phase.checkpoint_every,
+            {
+                "start": parameter_hash(start.params),
+                "teacher": parameter_hash(teacher.params) if teacher else None,
+            },
         )
         try:
             state, totals, values = train(
@@ -271,8 +306,8 @@ class Run:
             "examples": batches.examples_per_batch * phase.steps,
             "epochs": batches.epoch(phase.steps),
             "final": values,
-            "start_hash": parameter_hash(start.params),
-            "teacher_hash": parameter_hash(teacher.params) if teacher else None,
+            "start_hash": plan.sources["start"],
+            "teacher_hash": plan.sources["teacher"],
             "parameter_hash": parameter_hash(trained),
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }
@@ -304,7 +339,7 @@ class Run:
             vocab_size=self.library.given.config.vocab_size,
         )
 
-    def _evaluator(self, config: BertConfig) -> Callable[[Any], float]:
+    def _evaluator(self, config: BertConfig) -> Callable[[Any], float | None]:
         """From trained parameters to the task's metric on its development part."""
         rows = self.task.dev
         examples = tasks.encode_rows(
@@ -319,12 +354,10 @@ class Run:
             epochs=1,
         )
 
-        def evaluate(params: Any) -> float:
+        def evaluate(params: Any) -> float | None:
             logits = predict(config, params, batches)
             name = self.task.metric
-            metric = classification_metrics(rows.labels, logits, (name,))[name]
-            # Nothing scores below an undefined metric.
-            return -math.inf if metric.value is None else metric.value
+            return classification_metrics(rows.labels, logits, (name,))[name].value
 
         return evaluate
 

@@ -9,6 +9,9 @@ from typing import Any
 from jaxbert.config import RunConfig
 from jaxbert.errors import UserError, UserErrors
 
+# Keys that may change while a run goes on: what it computes does not depend on them.
+FREE = ("log_every", "eval_batch_size", "data_dir", "mesh.data", "mesh.model", "checkpoint_every")
+
 
 def check_claim(workdir: Path, config: RunConfig) -> None:
     """Checks that the run that a workdir holds, if any, is this one.
@@ -31,6 +34,7 @@ def check_claim(workdir: Path, config: RunConfig) -> None:
             "give the old value, or another --workdir",
         )
         for key, old, new in _differences(theirs, json.loads(json.dumps(config.to_dict())))
+        if not key.endswith(FREE)
     ]
     if errors:
         raise UserErrors(errors)

@@ -1,4 +1,4 @@
-"""Every test sees eight CPU devices, raises on rank promotion, and treats warnings as errors."""
+"""Every test sees eight CPU devices; setup.cfg makes warnings errors."""
 
 from __future__ import annotations
 

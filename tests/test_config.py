@@ -204,6 +204,12 @@ ARGUMENTS = ["", "full", "paper", "smoke", "paper,smoke", "full,smoke"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_longer_recipe_and_the_papers_exclude_each_other(path):
+    with pytest.raises(UserError, match="full and paper are two recipes, flag --config; give one"):
+        load_recipe(f"{path}:paper,full")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_resolves_with_every_argument(path):
     arguments = list(ARGUMENTS)
     if "task=" in path.read_text(encoding="utf-8"):

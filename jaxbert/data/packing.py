@@ -77,7 +77,7 @@ class PackedBatches:
     """Random access to the batches of a stream of packed rows: batch s, whatever came before.
 
     The rows of epoch 0, 1, 2, ... follow each other without padding rows and without dropped rows;
-    batch s is rows [s R, (s + 1) R) of that stream. A finite stream completes its last batch with
+    batch s is the s-th group of rows of that stream. A finite stream completes its last batch with
     empty rows.
 
     Args:
@@ -88,11 +88,13 @@ class PackedBatches:
       packing: False puts one example in a row (R = batch_size, S = 1).
       shuffle: False keeps the rows in the order of the plan, the same in every epoch.
       epochs: how often each example comes; None is an endless stream.
-      multiple: R is a multiple of this (the number of devices that share a batch).
+      multiple: empty rows complete R to a multiple of this (devices times micro-batches), so that
+        what a batch holds does not depend on them.
       vocab_size: if given, ids at or above it are refused.
 
     Attributes:
-      rows: R, rows a batch.
+      filled_rows: rows of the stream in a batch.
+      rows: R, rows a batch, the empty ones included.
       slots: S, examples that fit in a row at most.
       fill: share of the positions of an epoch's rows that hold a real token.
       steps_per_epoch: batches an epoch, not rounded.
@@ -128,20 +130,14 @@ class PackedBatches:
         if packing:
             self._ranks = _pack(np.sort(self._lengths)[::-1], row_length)
             wanted = batch_size * len(self._ranks) / count
-            self.rows = max(1, round(wanted / multiple)) * multiple
+            self.filled_rows = max(1, round(wanted))
         else:
             self._ranks = np.arange(count, dtype=np.int32)[:, None]
-            self.rows = batch_size
-            if batch_size % multiple:
-                nearest = max(1, round(batch_size / multiple)) * multiple
-                raise UserError(
-                    f"a batch of {batch_size} rows does not divide over {multiple} devices",
-                    "batch_size",
-                    f"the nearest that does is {nearest}",
-                )
+            self.filled_rows = batch_size
+        self.rows = math.ceil(self.filled_rows / multiple) * multiple
         self.rows_per_epoch, self.slots = self._ranks.shape
         self.fill = float(self._lengths.sum() / (self.rows_per_epoch * row_length))
-        self.steps_per_epoch = self.rows_per_epoch / self.rows
+        self.steps_per_epoch = self.rows_per_epoch / self.filled_rows
         self.examples_per_batch = count / self.steps_per_epoch
         self._total_rows = None if epochs is None else epochs * self.rows_per_epoch
         self._plans: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
@@ -151,11 +147,11 @@ class PackedBatches:
         """Batches of a finite stream; TypeError for an endless one."""
         if self._total_rows is None:
             raise TypeError("an endless stream has no length")
-        return math.ceil(self._total_rows / self.rows)
+        return math.ceil(self._total_rows / self.filled_rows)
 
     def epoch(self, step: int) -> float:
         """Returns how many epochs have been seen before batch `step`."""
-        return step * self.rows / self.rows_per_epoch
+        return step * self.filled_rows / self.rows_per_epoch
 
     def example_ids(self, step: int) -> np.ndarray:
         """Returns int64 [R, S], which example each slot of batch `step` holds; -1 for none.
@@ -165,7 +161,7 @@ class PackedBatches:
         """
         if step < 0 or (self._total_rows is not None and step >= len(self)):
             raise IndexError(f"batch {step} of a stream that has no such batch")
-        stream = np.arange(step * self.rows, (step + 1) * self.rows)
+        stream = np.arange(step * self.filled_rows, (step + 1) * self.filled_rows)
         epochs, rows = np.divmod(stream, self.rows_per_epoch)
         ids = np.full((self.rows, self.slots), -1, np.int64)
         for epoch in np.unique(epochs):
@@ -173,7 +169,7 @@ class PackedBatches:
             if self._total_rows is not None:
                 here &= stream < self._total_rows
             if here.any():
-                ids[here] = self._plan(int(epoch))[rows[here]]
+                ids[np.flatnonzero(here)] = self._plan(int(epoch))[rows[here]]
         return ids
 
     def __getitem__(self, step: int) -> Batch:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.models import heads
@@ -206,12 +207,17 @@ class Bert(nn.Module):
           batch: has int32 [B, T] ``tokens``, ``segments``, ``token_types`` and ``positions``.
           collect: what to return beside the last hidden state.
           deterministic: True turns dropout off; otherwise an rng named ``dropout`` is needed.
-          key_mask_only: mask as the original BERT does, -10000 at padded keys alone; right only
-            for one example a row.
+          key_mask_only: mask as the original BERT does, -10000 at padded keys alone, and count
+            positions on through the padding; right only for one example a row.
         """
-        x = self.embeddings(batch.tokens, batch.token_types, batch.positions, deterministic)
-        bias = key_bias(batch.segments) if key_mask_only else segment_bias(batch.segments)
-        return self.encoder(x, bias, batch.positions, collect=collect, deterministic=deterministic)
+        bias, positions = segment_bias(batch.segments), batch.positions
+        if key_mask_only:
+            bias = key_bias(batch.segments)
+            positions = np.broadcast_to(
+                np.arange(positions.shape[1], dtype=np.int32), positions.shape
+            )
+        x = self.embeddings(batch.tokens, batch.token_types, positions, deterministic)
+        return self.encoder(x, bias, positions, collect=collect, deterministic=deterministic)
 
     def pool(self, last_hidden: Array, starts: Array) -> Array:
         """Pools [B, T, D] at the [CLS] positions [B, S]: float32 [B, S, D]."""

@@ -25,7 +25,8 @@ class Journal:
     def __init__(self, workdir: Path) -> None:
         self._path = workdir / "metrics.jsonl"
         self._folder = workdir / "tensorboard"
-        self._writer: Any = None
+        self._writers: dict[str, Any] = {}
+        self._starts: dict[str, int] = {}
 
     def rewind(self, phase: str, step: int) -> None:
         """Forgets what was written of a phase after a step, and any half-written last line.
@@ -34,6 +35,7 @@ class Journal:
           phase: the phase that continues.
           step: the step it continues from.
         """
+        self._starts[phase] = step
         if not self._path.exists():
             return
         kept = []
@@ -48,21 +50,23 @@ class Journal:
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(self._path)
 
-    def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+    def write(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
         """Adds one object: phase, step and the values."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
-        if self._writer is None:
+        if phase not in self._writers:
             from tensorboardX import SummaryWriter  # slow to import
 
-            self._writer = SummaryWriter(str(self._folder))
+            first = self._starts.get(phase, 0) + 1  # what a killed process wrote beyond is hidden
+            self._writers[phase] = SummaryWriter(str(self._folder / phase), purge_step=first)
         for name, value in values.items():
-            self._writer.add_scalar(f"{phase}/{name}", value, step)
+            if value is not None:
+                self._writers[phase].add_scalar(name, value, step)
 
     def close(self) -> None:
         """Writes out what TensorBoard still holds."""
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
 
 class PhaseProgress:
@@ -114,7 +118,7 @@ class PhaseProgress:
     def show(self, step: int, values: Mapping[str, float], tokens_per_second: float) -> None:
         """Says how it goes: loss, its terms, real tokens a second, time left."""
         terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        text = f"{terms} · {tokens_per_second:,.0f} tokens/s"
+        text = f"{terms} · {tokens_per_second:,.0f} real tokens/s"
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
             return

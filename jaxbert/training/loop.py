@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ class Plan:
       log_every: between lines of metrics.jsonl.
       eval_every: between evaluations, each also a checkpoint; 0 = none.
       checkpoint_every: between checkpoints; 0 = only with evaluations and at the end.
+      sources: hashes of what the phase starts from and learns from; it goes on from no others.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Plan:
     log_every: int
     eval_every: int = 0
     checkpoint_every: int = 0
+    sources: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
     def evaluates(self, step: int) -> bool:
         """Whether the phase evaluates after ``step`` updates."""
@@ -73,7 +75,7 @@ def train(
     sharding: NamedSharding,
     checkpoints: Checkpoints,
     journal: Journal,
-    evaluate: Callable[[Any], float] | None = None,
+    evaluate: Callable[[Any], float | None] | None = None,
 ) -> tuple[TrainState, Totals, dict[str, float]]:
     """Trains a phase from its newest checkpoint, or from ``state``, to its end.
 
@@ -86,7 +88,7 @@ def train(
       sharding: how a batch is laid out.
       checkpoints: the phase's.
       journal: the run's.
-      evaluate: from parameters to the development metric, larger is better.
+      evaluate: from parameters to the development metric, larger is better; None if undefined.
 
     Returns:
       The best state (the last one where nothing is evaluated), what the phase used, and the last
@@ -94,14 +96,15 @@ def train(
 
     Raises:
       UserError: if the loss, one of its terms or the gradient is not finite, or a checkpoint is
-        damaged.
+        damaged or of other models.
     """
     start, totals, values = 0, Totals(), {}
     latest = checkpoints.latest()
     if latest is not None:
+        note = checkpoints.note(latest)
+        _check_sources(plan, note["sources"])
         state, start = checkpoints.restore(latest, state), latest
-        totals = Totals(**checkpoints.note(latest)["totals"])
-        values = checkpoints.note(latest)["values"]
+        totals, values = Totals(**note["totals"]), note["values"]
     journal.rewind(plan.name, start)
     pending: list[dict[str, Any]] = []
     mark, marked = time.monotonic(), totals
@@ -128,7 +131,7 @@ def train(
                     raise UserError(
                         f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite",
                         f"phase {plan.name}, by step {done}",
-                        "lower the learning rate; the last checkpoint is from before",
+                        "lower the learning rate and give another --workdir",
                     )
                 journal.write(plan.name, done, dataclasses.asdict(totals) | values)
                 progress.show(done, values, rate)
@@ -137,16 +140,28 @@ def train(
                 if evaluate is not None and plan.evaluates(done):
                     metric = evaluate(state.params)
                     journal.write(plan.name, done, {"dev": metric})
-                    progress.say(f"{plan.name} {done}/{plan.steps} · development {metric:.4f}")
+                    said = "undefined" if metric is None else f"{metric:.4f}"
+                    progress.say(f"{plan.name} {done}/{plan.steps} · development {said}")
                 now = time.monotonic()
                 totals = dataclasses.replace(totals, seconds=totals.seconds + now - mark)
                 mark, marked = now, totals
                 note = {"totals": dataclasses.asdict(totals), "values": values}
-                checkpoints.save(done, state, metric, note)
+                checkpoints.save(done, state, metric, note | {"sources": dict(plan.sources)})
     best = checkpoints.best()
     if best is not None and best != plan.steps:
         state = checkpoints.restore(best, state)
     return state, totals, values
+
+
+def _check_sources(plan: Plan, found: Mapping[str, str | None]) -> None:
+    for name, was in found.items():
+        if (now := plan.sources[name]) != was:
+            what = "the model that it starts from" if name == "start" else "its teacher"
+            raise UserError(
+                f"{what} has changed since the checkpoint was written ({was} is now {now})",
+                f"phase {plan.name}",
+                "put the old model back, or give another --workdir",
+            )
 
 
 def _means(pending: list[dict[str, Any]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import chex
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -131,19 +132,41 @@ def test_threads_that_ask_at_once_get_what_one_gets():
             np.testing.assert_array_equal(ids, alone.example_ids(step))
 
 
-def test_batch_size_counts_examples_and_rows_divide_by_the_devices():
+def test_batch_size_counts_examples():
     examples = make(np.random.default_rng(0).integers(5, 40, 2000))
-    for multiple in (1, 8):
-        batches = PackedBatches(examples, batch_size=160, row_length=64, seed=0, multiple=multiple)
-        assert batches.rows % multiple == 0
-        assert abs(batches.examples_per_batch - 160) < 0.1 * 160
-        assert batches.steps_per_epoch * batches.examples_per_batch == pytest.approx(2000)
-        held = [(batches.example_ids(step) >= 0).sum() for step in range(100)]
-        assert np.mean(held) == pytest.approx(batches.examples_per_batch, rel=0.02)
-        assert batches.epoch(0) == 0
-        assert batches.epoch(100) == pytest.approx(100 / batches.steps_per_epoch)
-    with pytest.raises(UserError, match="the nearest that does is 32"):
-        PackedBatches(examples, batch_size=30, row_length=64, seed=0, packing=False, multiple=8)
+    batches = PackedBatches(examples, batch_size=160, row_length=64, seed=0)
+    assert abs(batches.examples_per_batch - 160) < 0.02 * 160
+    assert batches.steps_per_epoch * batches.examples_per_batch == pytest.approx(2000)
+    held = [(batches.example_ids(step) >= 0).sum() for step in range(100)]
+    assert np.mean(held) == pytest.approx(batches.examples_per_batch, rel=0.02)
+    assert batches.epoch(0) == 0
+    assert batches.epoch(100) == pytest.approx(100 / batches.steps_per_epoch)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("epochs", [None, 2])
+def test_devices_get_as_many_rows_each_and_a_batch_holds_the_same_on_any_number(packing, epochs):
+    examples = make(np.random.default_rng(0).integers(5, 40, 90))
+    sizes = {"batch_size": 29, "row_length": 64, "seed": 0, "packing": packing, "epochs": epochs}
+    one = PackedBatches(examples, **sizes)
+    assert one.rows == one.filled_rows and one.rows % 8
+    assert one.filled_rows == 29 or packing
+    for multiple in (2, 8):
+        several = PackedBatches(examples, **sizes, multiple=multiple)
+        assert several.rows % multiple == 0 and 0 <= several.rows - one.rows < multiple
+        for name in ("filled_rows", "slots", "fill", "steps_per_epoch", "examples_per_batch"):
+            assert getattr(several, name) == getattr(one, name)
+        assert several.epoch(7) == one.epoch(7)
+        seen = []
+        for step in range(12 if epochs is None else len(several)):
+            seen += check_batch(several, examples, step)
+            first = jax.tree.map(lambda x: x[: one.rows], several[step])
+            chex.assert_trees_all_equal(first, one[step])
+            rest = jax.tree.map(lambda x: x[one.rows :], several[step])
+            assert not any(leaf.any() for leaf in jax.tree.leaves(rest))
+        if epochs:
+            assert len(several) == len(one)
+            assert sorted(seen) == sorted(list(range(90)) * epochs)
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,38 @@ def test_without_evaluation_the_last_step_is_returned(tmp_path):
     assert totals.seconds > 0
 
 
+def test_undefined_metric_is_written_as_null_and_chooses_nothing(tmp_path):
+    state, _, _ = run(tmp_path, evaluate=lambda params: None)
+    assert int(state.step) == PLAN.steps
+    assert [(e["step"], e["dev"]) for e in journal_of(tmp_path, dev=True)] == [
+        (4, None),
+        (8, None),
+        (12, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("start", "the model that it starts from"),
+        ("teacher", "its teacher"),
+    ],
+)
+def test_checkpoint_of_other_models_is_refused_and_kept(changed, said, tmp_path):
+    sources = {"start": "abc", "teacher": "def"}
+    plan = Plan("task", 4, log_every=2, checkpoint_every=2, sources=sources)
+    with pytest.raises(Interruption):
+        run(tmp_path, broken_at(3), plan=plan)
+    other = dataclasses.replace(plan, sources=sources | {changed: "xyz"})
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        UserError, match=rf"^{said} has changed.*is now xyz\), phase task; put the old"
+    ):
+        run(tmp_path, plan=other)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert int(run(tmp_path, plan=plan)[0].step) == 4
+
+
 def checkpoints_in(workdir: Path) -> list[str]:
     return sorted(path.name for path in (workdir / "checkpoints").iterdir())
 

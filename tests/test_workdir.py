@@ -1,0 +1,59 @@
+"""A workdir goes on with the run that claimed it, and with no other."""
+
+from __future__ import annotations
+
+import commands
+import pytest
+
+from jaxbert.config import load_recipe, resolve
+from jaxbert.errors import UserError
+from jaxbert.workdir import check_claim, claim, write_json
+
+FREE = {"log_every", "eval_batch_size", "data_dir", "mesh.data", "mesh.model"}
+
+
+def small_config(**overrides):
+    return resolve(load_recipe(f"{commands.TASK}:smoke"), overrides)
+
+
+def flat(node, prefix=""):
+    """Dotted key -> value."""
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {k: v for key, child in node.items() for k, v in flat(child, f"{prefix}{key}.").items()}
+
+
+def test_the_same_config_may_go_on_and_a_new_folder_may_begin(tmp_path):
+    check_claim(tmp_path / "run", small_config())
+    claim(tmp_path / "run", small_config())
+    check_claim(tmp_path / "run", small_config())
+
+
+def test_every_key_that_changes_what_is_computed_is_refused_and_no_other(tmp_path):
+    """Each key in turn, as another value in config.json."""
+    config = small_config()
+    claim(tmp_path, config)
+    path, free = tmp_path / "config.json", set()
+    for key in flat(config.to_dict()):
+        content = config.to_dict()
+        node = content
+        *sections, name = key.split(".")
+        for section in sections:
+            node = node[section]
+        node[name] = "another value"
+        write_json(path, content)
+        try:
+            check_claim(tmp_path, config)
+            free.add(key)
+        except UserError as error:
+            (line,) = error.lines
+            assert "was 'another value' when this run began" in line
+            assert f"config key {key} (" in line
+    assert free == FREE | {f"{phase}.checkpoint_every" for phase in config.phases}
+
+
+def test_more_lines_of_metrics_may_be_asked_for_and_another_seed_may_not(tmp_path):
+    claim(tmp_path, small_config())
+    check_claim(tmp_path, small_config(log_every="7"))
+    with pytest.raises(UserError, match="it is 5 and was 0 when this run began, config key seed"):
+        check_claim(tmp_path, small_config(seed="5", log_every="7"))
