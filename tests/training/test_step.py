@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -139,3 +140,17 @@ def test_layer_distillation_trains_no_head():
     assert set(state.params) == {"embeddings", "encoder", "projection"}
     assert STUDENT.num_labels
     assert TEACHER.num_labels
+
+
+def test_an_objective_is_traced_once_however_many_steps_are_made():
+    class Counted(Noise):
+        @chex.assert_max_traces(n=1)
+        def __call__(self, params, frozen, batch, key):
+            return super().__call__(params, frozen, batch, key)
+
+    chex.clear_trace_counter()
+    state, step = build(Counted(), {"w": np.float32(1.0)})
+    batch = one_batch(examples([4, 2]), packing=False, row_length=4)
+    for _ in range(4):
+        state, _ = step(state, {}, batch)
+    assert int(state.step) == 4
