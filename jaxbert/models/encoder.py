@@ -23,6 +23,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+# Layers a scan runs at a time. XLA's CPU backend runs what is inside a loop about half as fast.
+UNROLL = 12
+
+
 @dataclasses.dataclass(frozen=True)
 class Collect:
     """What a caller wants to see of the stack; static, so the rest is never computed.
@@ -191,7 +195,11 @@ class Encoder(nn.Module):
             )
 
         if collect.empty and collect.last:
-            last, _ = jax.lax.scan(lambda x, slice: (run(x, *slice)[0], None), x, (params, keys))
+
+            def body(x: Array, layer: Any) -> tuple[Array, None]:
+                return run(x, *layer)[0], None
+
+            last, _ = jax.lax.scan(body, x, (params, keys), unroll=min(self.num_layers, UNROLL))
             return EncoderOutput(last, {}, {}, {}, {}, {})
 
         hidden, seen = {0: x}, []
