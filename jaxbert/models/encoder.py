@@ -23,8 +23,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-# Rows x positions from which a scan is unrolled. XLA's CPU backend runs the inside of a loop slower,
-# but copies each layer's slice of the stacked weights outside of one, which few positions notice.
+# Rows x positions from which a scan is unrolled. XLA's CPU backend runs the inside of a loop
+# slower, but outside of one it copies each layer's weights, which only many positions pay for.
 UNROLL_FROM = 512
 
 
