@@ -17,6 +17,9 @@ ifeq ($(VERSION),)
 $(error PYTHON = '$(PYTHON)' does not run; give one that does, such as PYTHON=/usr/bin/python3.12)
 endif
 
+# The tests allocate as train.py does.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: setup quickstart test test-full lint clean
 .DELETE_ON_ERROR:
 

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from jaxbert.errors import exit_on_user_error
+from jaxbert.memory import use_huge_pages
 
 
 def main() -> None:
@@ -30,4 +31,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     main()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxbert.config import load_recipe, resolve
 from jaxbert.errors import UserError, UserErrors, exit_on_user_error
+from jaxbert.memory import use_huge_pages
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -56,4 +57,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     main(sys.argv[1:])

@@ -46,7 +46,7 @@ def get_config(argument: str = "") -> ConfigDict:
         raise UserError("full and paper are two recipes", "flag --config", "give one of them")
     if arg["full"]:
         config.num_documents = 0
-        config.general.update({"steps": 2_000, "checkpoint_every": 200})
+        config.general.update({"steps": 1_000, "checkpoint_every": 200})
     if arg["paper"]:
         config.student.init = "random"
         config.teacher = "hf:google-bert/bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594"

@@ -102,9 +102,10 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def lengthen(config: ConfigDict) -> None:
-    """Four times the distillation and the baseline, and a baseline with random weights."""
-    for name in ("intermediate", "prediction", "baseline"):
-        config[name].steps *= 4
+    """More distillation, a baseline as long, and one that starts from random weights."""
+    config.intermediate.steps *= 3
+    config.prediction.steps *= 2
+    config.baseline.steps = config.intermediate.steps + config.prediction.steps
     config.random_baseline = {
         **config.baseline.to_dict(),
         "trains": "random_without_distillation",

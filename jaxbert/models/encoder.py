@@ -10,14 +10,25 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbert.models.attention import AttentionOutput, SelfAttention
 from jaxbert.models.linear import Linear
 
 Array = jax.Array
 
+
+def gelu(x: Array) -> Array:
+    """The product of x and the normal distribution function of x (Hendrycks & Gimpel 2016), by erf.
+
+    As PyTorch does it. ``nn.gelu`` takes erfc, which is relatively exact far below zero too, and
+    three times slower on a CPU.
+    """
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.float32(np.sqrt(0.5))))
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_new": functools.partial(nn.gelu, approximate=True),
     "relu": nn.relu,
 }
