@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import subprocess
 import time
@@ -35,9 +34,8 @@ from jaxbert.training.journal import Journal
 from jaxbert.training.loop import Plan, train
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state, make_step
-from jaxbert.workdir import check_claim, claim, write_json
+from jaxbert.workdir import check_claim, claim, versions, write_json
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 OPTIMIZER = (
     "learning_rate",
     "steps",
@@ -92,7 +90,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         "teacher": {"reference": config.teacher, "hash": given["parameter_hash"]},
         "seed": config.seed,
         "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "git_revision": _git_revision(),
     }
     students = [phase for phase in finished.values() if phase["model"] == "student"]
@@ -174,8 +172,9 @@ class Run:
                 if phase.objective == "layers":
                     self._align(self.library.given.config, self.library.student_config, phase)
             except UserError as error:
-                errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
-        if errors:  # each once, however many checks met it
+                if error.what not in {known.what for known in errors}:  # met by another check
+                    errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
+        if errors:  # each once, however many models it was met in
             raise UserErrors(list({error.line: error for error in errors}.values()))
 
     def _check_labels(self) -> None:

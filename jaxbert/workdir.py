@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,20 @@ from jaxbert.errors import UserError, UserErrors
 
 # Keys that may change while a run goes on: what it computes does not depend on them.
 FREE = ("log_every", "eval_batch_size", "data_dir", "mesh.data", "mesh.model", "checkpoint_every")
+
+# What a number may depend on.
+PACKAGES = (
+    "jaxbert",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "scikit-learn",
+    "tokenizers",
+)
 
 
 def check_claim(workdir: Path, config: RunConfig) -> None:
@@ -47,6 +63,12 @@ def claim(workdir: Path, config: RunConfig) -> None:
         write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
         raise UserError(f"cannot write there: {error}", str(workdir), "give another") from error
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that compute, for a run's records."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | found
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -259,7 +259,7 @@ def test_what_a_run_starts_from_is_checked_before_it_claims_its_folder(runs, tmp
     assert "no such model folder" in said("--config.teacher=nowhere")[0]
     found = said("--config.max_length=65", "--config.student.num_heads=6")
     assert any("max_length = 65 is beyond the 64 positions" in line for line in found)
-    assert any("6 attention heads" in line for line in found)
+    assert sum("6 attention heads" in line for line in found) == 1  # once, not once a phase
 
 
 # --- other teachers, students and objectives ------------------------------------------------------

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,10 @@ from jaxbert.evaluation.predict import SCORED, predict
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import count_parameters
-from jaxbert.workdir import write_json
+from jaxbert.workdir import versions, write_json
 
 MODELS = ("teacher", "student", "without_distillation", "random_without_distillation")
 FLOPS_LENGTH = 128  # the paper's
-PACKAGES = ("jaxbert", "jax", "jaxlib", "flax", "numpy", "scikit-learn")
 
 
 def label_order(model: tuple[str, ...], task: tuple[str, ...], folder: Path) -> list[int]:
@@ -101,8 +98,7 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
         "flops_length": FLOPS_LENGTH,
         "latency_tokens": timed["tokens"],
         "seed": config.get("seed"),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": f"{device.platform} ({device.device_kind}), {os.cpu_count()} CPUs",
     }
     write_json(workdir / "eval.json", results)
