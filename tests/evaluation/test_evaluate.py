@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from jaxbert.data.packing import Examples, PackedBatches
-from jaxbert.data.tasks import load_task
+from jaxbert.data.rows import load_task
+from jaxbert.data.tasks import TASKS
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.evaluate import evaluate_run, label_order
@@ -103,7 +104,12 @@ def make_run(workdir: Path, names: tuple[str, ...], **config: object) -> Path:
     for seed, name in enumerate(names):
         shape, params = small_params(seed=seed)
         write_model(workdir / "models" / name, shape, params, ("negative", "positive"), tokenizer)
-    config = {"task": "rotten_tomatoes", "data_dir": "", "max_length": 48, "seed": 0} | config
+    config = {
+        "task": {"name": "rotten_tomatoes"},
+        "data_dir": "",
+        "max_length": 48,
+        "seed": 0,
+    } | config
     (workdir / "config.json").write_text(json.dumps(config))
     (workdir / "summary.json").write_text("{}")
     return workdir
@@ -183,7 +189,7 @@ def test_accuracy_is_what_transformers_gets(evaluated):
     folder = workdir / "models" / "student"
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    test = load_task("rotten_tomatoes").test
+    test = load_task(TASKS["rotten_tomatoes"]).test
     inputs = tokenizer(
         test.texts, truncation=True, max_length=48, padding=True, return_tensors="pt"
     )
@@ -208,7 +214,10 @@ def test_accuracy_is_what_transformers_gets(evaluated):
 )
 def test_what_cannot_be_evaluated_is_said_and_leaves_nothing(tmp_path, state, said):
     if state != "other":
-        config = {"task": "" if state == "stage 1" else "rotten_tomatoes", "max_length": 48}
+        config = {
+            "task": {"name": "" if state == "stage 1" else "rotten_tomatoes"},
+            "max_length": 48,
+        }
         text = "{" if state == "broken" else json.dumps(config)
         (tmp_path / "config.json").write_text(text)
     if state in ("no student", "stage 1"):

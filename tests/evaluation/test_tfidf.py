@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from jaxbert.data.tasks import Rows
+from jaxbert.data.rows import Rows
 from jaxbert.evaluation import tfidf
 
 TRAIN = Rows(["a fine film", "so fine", "a dull film", "so dull"], None, np.array([2, 2, 0, 0]))

@@ -1,0 +1,280 @@
+"""Rows of the files that people have: each is given out, or named with its file and line.
+
+TSV is split on tabs and line feeds alone, without quoting: real files hold lone quotes, and
+characters that some readers take for line ends (U+2028, U+0085). CSV is read as RFC 4180 has it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxbert.errors import UserError
+
+LONGEST_LINE = 1 << 20  # bytes
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A row of a file.
+
+    Attributes:
+      where: ``file:line``, the line from 1; in Parquet ``file: row``, from 0.
+      values: column name -> text, number, truth value or None.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used: what is wrong, where (``file:line:column``), and what to do."""
+
+    what: str
+    where: str
+    fix: str = "mend or remove the row"
+
+
+def matching_files(pattern: str, fix: str) -> list[Path]:
+    """The files that a glob pattern matches, sorted; a pattern without wildcards is one file.
+
+    Raises:
+      UserError: there is none.
+    """
+    whole = Path(pattern).expanduser()
+    start = Path(whole.anchor)
+    paths = sorted(start.glob(str(whole.relative_to(start)))) if whole.name else []
+    paths = [path for path in paths if path.is_file()]
+    if not paths:
+        raise UserError("no file matches", pattern or "an empty pattern", fix)
+    return paths
+
+
+def open_bytes(path: Path) -> Any:
+    """Opens a file for reading, unpacked if its name ends in .gz or .zst."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        import pyarrow
+
+        return pyarrow.input_stream(str(path), compression="zstd")
+    return path.open("rb")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Yields (line number from 1, line without its end); None for one longer than 1 MiB.
+
+    A line ends at a line feed, before which one carriage return is left out. A byte order mark at
+    the beginning is, too.
+
+    Raises:
+      UserError: the file cannot be read to its end.
+    """
+    try:
+        with open_bytes(path) as file:
+            number, rest = 0, b""
+            while rest or (rest := file.read(LONGEST_LINE)):
+                line, rest, whole = _take_line(file, rest)
+                number += 1
+                if number == 1:
+                    line = line.removeprefix(_BOM)
+                yield number, line.removesuffix(b"\r") if whole else None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"it cannot be read ({error})", str(path), "copy the file again") from error
+
+
+def _take_line(file: Any, rest: bytes) -> tuple[bytes, bytes, bool]:
+    """The next line, what was read beyond it, and whether the line is whole (not too long)."""
+    parts, length = [], 0
+    while True:
+        end = rest.find(b"\n")
+        part = rest if end < 0 else rest[:end]
+        length += len(part)
+        if length <= LONGEST_LINE:
+            parts.append(part)
+        if end >= 0:
+            return b"".join(parts), rest[end + 1 :], length <= LONGEST_LINE
+        rest = file.read(LONGEST_LINE)
+        if not rest:
+            return b"".join(parts), b"", length <= LONGEST_LINE
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of text, and where it stands (``file:line``)."""
+
+    where: str
+    text: str
+
+
+def read_texts(path: Path) -> Iterator[Line | BadRow]:
+    """Yields the lines of a UTF-8 file, as `read_lines` divides them.
+
+    Raises:
+      UserError: the file cannot be read to its end.
+    """
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        if line is None:
+            yield BadRow(f"the line is longer than {LONGEST_LINE:,} bytes", where)
+            continue
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            what = f"byte 0x{line[error.start]:02x} is not UTF-8"
+            yield BadRow(what, f"{where}:{error.start + 1}", "save the file as UTF-8")
+            continue
+        column = text.find("\0")
+        if column < 0:
+            yield Line(where, text)
+        else:
+            yield BadRow("a NUL character", f"{where}:{column + 1}")
+
+
+def _record(
+    where: str, header: Sequence[str], fields: Sequence[str], separator: str
+) -> Record | BadRow:
+    if len(fields) == len(header):
+        return Record(where, dict(zip(header, fields, strict=True)))
+    if not any(fields):
+        return BadRow("an empty line", where, "remove it")
+    what = f"{len(fields)} fields instead of {len(header)}"
+    return BadRow(what, where, f"put one {separator} between two fields, and none inside of one")
+
+
+def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises a UserError if a column is missing, or a wanted one stands there twice."""
+    for column in columns:
+        if header.count(column) != 1:
+            what = f"column {column!r} stands there {header.count(column)} times"
+            raise UserError(what, f"{path}:1", f"it has {', '.join(map(repr, header))}")
+
+
+def read_tsv(
+    path: Path, columns: Sequence[str], header: Sequence[str] | None = None
+) -> Iterator[Record | BadRow]:
+    """Yields the rows of a TSV file, whose first line is the header unless that is given.
+
+    Raises:
+      UserError: unreadable, or without one of the columns.
+    """
+    for line in read_texts(path):
+        if isinstance(line, BadRow):
+            if header is None:
+                raise UserError(line.what, line.where, line.fix)
+            yield line
+        elif header is None:
+            header = line.text.split("\t")
+            _check_header(path, header, columns)
+        else:
+            yield _record(line.where, header, line.text.split("\t"), "tab")
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
+    """Yields the rows of a CSV file with a header (RFC 4180: commas, doubled quotes).
+
+    Raises:
+      UserError: unreadable, without one of the columns, or a line or a quote after which the rows
+        cannot be told apart.
+    """
+
+    def lines() -> Iterator[str]:
+        for line in read_texts(path):
+            if isinstance(line, BadRow):
+                raise UserError(line.what, line.where, line.fix)
+            yield line.text + "\n"
+
+    reader = csv.reader(lines(), strict=True)
+    header: list[str] | None = None
+    start = 1
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fix = "double the quotes inside of a quoted field, and close it"
+            raise UserError(f"not CSV: {error}", f"{path}:{start}", fix) from error
+        if header is None:
+            header = fields
+            _check_header(path, header, columns)
+        else:
+            yield _record(f"{path}:{start}", header, fields, "comma")
+        start = reader.line_num + 1
+
+
+def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
+    """Yields the rows of a file with one JSON object a line.
+
+    Raises:
+      UserError: unreadable.
+    """
+    for line in read_texts(path):
+        if isinstance(line, BadRow):
+            yield line
+            continue
+        where = line.where
+        try:
+            values = json.loads(line.text)
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # ValueError: a number of too many digits, too
+            what = getattr(error, "msg", None) or str(error) or "too deeply nested"
+            column = getattr(error, "colno", 1)
+            yield BadRow(f"not JSON: {what}", f"{where}:{column}")
+            continue
+        if not isinstance(values, dict):
+            yield BadRow(f"a JSON {type(values).__name__} instead of an object", where)
+        elif missing := [column for column in columns if column not in values]:
+            has = ", ".join(map(repr, values)) or "nothing"
+            yield BadRow(f"no {missing[0]!r}; it has {has}", where)
+        else:
+            yield Record(where, values)
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
+    """Yields the rows of a Parquet file, a row group in memory at a time.
+
+    Raises:
+      UserError: not a Parquet file, or without one of the columns.
+    """
+    file = open_parquet(path)
+    _check_header(path, file.schema_arrow.names, columns)
+    row = 0
+    for group in range(file.num_row_groups):
+        for values in file.read_row_group(group, columns=list(columns)).to_pylist():
+            yield Record(f"{path}: row {row}", values)
+            row += 1
+
+
+def open_parquet(path: Path) -> Any:
+    """Opens a Parquet file.
+
+    Raises:
+      UserError: it is none.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        what = f"not a Parquet file ({error})"
+        raise UserError(what, str(path), "copy the file again") from error
+
+
+READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Record | BadRow]]] = {
+    "tsv": read_tsv,
+    "csv": read_csv,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+}

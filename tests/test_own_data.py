@@ -1,0 +1,141 @@
+"""docs/data.md: its commands and its recipe, run as a user does on files of one's own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import commands
+import pytest
+
+DOC = (commands.ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+SMALL = (*commands.SMALL, "--config.teacher=teacher", "--config.num_documents=0")
+
+
+def documented_commands() -> list[list[str]]:
+    """The commands of the page, as words, without ``python``."""
+    found = re.findall(r"^    python ((?:.*\\\n)*.*)", DOC, flags=re.MULTILINE)
+    return [shlex.split(command.replace("\\\n", " ")) for command in found]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A checkout with a user's files in it."""
+    folder = tmp_path_factory.mktemp("own")
+    for name in ("train.py", "eval.py", "jaxbert"):
+        (folder / name).symlink_to(commands.ROOT / name)
+    (folder / "configs").mkdir()
+    for recipe in (commands.ROOT / "configs").glob("*.py"):
+        (folder / "configs" / recipe.name).symlink_to(recipe)
+    recipe = re.search(r"```python\n(.*?)```", DOC, flags=re.DOTALL)[1]
+    (folder / "configs" / "reviews.py").write_text(recipe, encoding="utf-8")
+    commands.write_small_teacher(folder / "teacher")
+    rows = [f"a {('dull', 'moving')[i % 2]} film, number {i}\t{i % 2}" for i in range(300)]
+    text = "\n".join(["text\tlabel", *rows]) + "\n"
+    (folder / "reviews.tsv").write_text(text, encoding="utf-8")
+    (folder / "texts").mkdir()
+    documents = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
+    (folder / "texts" / "a.txt").write_text(documents, encoding="utf-8")
+    glue = [f"{i}\tpremise {i}\tguess {i}\t{('', 'not_')[i % 2]}entailment" for i in range(100)]
+    (folder / "data" / "glue" / "RTE").mkdir(parents=True)
+    for split in ("train", "dev"):
+        text = "\n".join(["index\tsentence1\tsentence2\tlabel", *glue])
+        (folder / "data" / "glue" / "RTE" / f"{split}.tsv").write_text(text, encoding="utf-8")
+    return folder
+
+
+def run(place: Path, words: list[str], cache: Path) -> subprocess.CompletedProcess:
+    """Runs a documented command, shrunk to two steps a phase of a tiny student."""
+    words = [
+        re.sub(r"(--config=\S+?)(:(.+))?$", r"\1:smoke,\3", word).rstrip(",") for word in words
+    ]
+    small = SMALL if words[0] == "train.py" else ()
+    return subprocess.run(
+        [sys.executable, *words, *small],
+        cwd=place,
+        env=commands.environment(cache=cache),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return commands.shared_cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def trained(place, cache):
+    """What the page's first three commands said."""
+    said = []
+    for words in documented_commands()[:3]:
+        done = run(place, words, cache)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    return said
+
+
+def test_own_text_and_labels_become_a_student_and_a_table(place, trained):
+    assert "corpus: " in trained[0] and "distilled student" in trained[2]
+    config = commands.read(place / "runs" / "own" / "config.json")
+    assert config["task"]["name"] == "reviews" and config["task"]["columns"] == ["text"]
+    rows = commands.read(place / "runs" / "own" / "summary.json")["task"]["rows"]
+    counts = {"read": 300, "used": 300, "skipped": 0, "problems": []}
+    assert rows == {"tsv:reviews.tsv": counts}
+    results = commands.read(place / "runs" / "own" / "eval.json")
+    assert results["task"] == "reviews" and results["dev_examples"] + results["examples"] > 40
+    labels = commands.read(place / "runs" / "own" / "models" / "student" / "config.json")[
+        "id2label"
+    ]
+    assert labels == {"0": "negative", "1": "positive"}
+
+
+def test_the_recipe_of_the_page_is_the_same_run(place, trained, cache):
+    words = ["train.py", "--config=configs/reviews.py", "--workdir=runs/recipe"]
+    done = run(place, [*words, "--config.init_from=runs/own_general"], cache)
+    assert done.returncode == 0, done.stderr
+    one, other = (place / "runs" / name / "summary.json" for name in ("own", "recipe"))
+    assert commands.read(one)["parameter_hash"] == commands.read(other)["parameter_hash"]
+
+
+def test_the_official_files_of_a_known_task(place, trained, cache):
+    (words,) = (words for words in documented_commands() if "glue" in " ".join(words))
+    words = [word.replace("runs/general", "runs/own_general") for word in words]
+    done = run(place, words, cache)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d\d test rows are among the training rows, too", done.stdout)
+    rows = commands.read(place / "runs" / "rte" / "summary.json")["task"]["rows"]
+    assert rows["glue:data/glue"]["used"] == rows["glue:data/glue#dev"]["used"] == 100
+
+
+def test_a_bad_row_is_the_line_that_the_page_shows_and_skipped_when_told(place, trained, cache):
+    text = (place / "reviews.tsv").read_text(encoding="utf-8").splitlines()
+    text[3] = text[3].replace("\t0", "\tpostive")
+    assert "postive" in text[3]
+    (place / "bad.tsv").write_text("\n".join(text) + "\n", encoding="utf-8")
+    words = documented_commands()[1]
+    words = [w.replace("runs/own", "runs/bad").replace("reviews.tsv", "bad.tsv") for w in words]
+    words = [word.replace("runs/bad_general", "runs/own_general") for word in words]
+    done = run(place, words, cache)
+    shown = re.search(r"^    (jaxbert: error: .*)$", DOC, flags=re.MULTILINE)[1]
+    assert (done.returncode, done.stderr) == (2, shown.replace("reviews.tsv", "bad.tsv") + "\n")
+    assert not (place / "runs" / "bad").exists()
+    done = run(place, [*words, "--config.task.on_bad_row=skip"], cache)
+    assert done.returncode == 0, done.stderr
+    assert "tsv:bad.tsv: 1 rows skipped: unknown label 'postive', bad.tsv:4:label" in done.stdout
+
+
+def test_a_task_that_is_not_described_is_said_key_by_key(place, trained, cache):
+    words = ["train.py", "--config=configs/tinybert_task.py", "--workdir=runs/none"]
+    words += ["--config.init_from=runs/own_general", "--config.task.name=mine"]
+    done = run(place, [*words, "--config.task.source=tsv:reviews.tsv"], cache)
+    assert done.returncode == 2
+    assert [line.split("; ")[0] for line in done.stderr.splitlines()] == [
+        "jaxbert: error: 0 columns, config key task.columns",
+        "jaxbert: error: 0 labels, 0 of them different, config key task.labels",
+    ]
