@@ -373,7 +373,9 @@ def _typed(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         if isinstance(value, _Text):
-            value = [_Text(item) for item in value.strip("()").split(",") if item.strip()]
+            text = value.strip()
+            text = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+            value = [_Text(item.strip()) for item in text.split(",") if item.strip()]
         if not isinstance(value, list | tuple):
             raise ValueError(f"a list of {_NAMES[inner]}s")
         return tuple(_typed(item, inner) for item in value)

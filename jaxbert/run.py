@@ -154,8 +154,9 @@ class Run:
             num_documents=self.config.num_documents,
             seed=self.config.seed,
         )
+        empty = f", {spans.skipped:,} documents without text" if spans.skipped else ""
         print(
-            f"corpus: {len(spans):,} spans, {len(spans.tokens):,} tokens, "
+            f"corpus: {len(spans):,} spans, {len(spans.tokens):,} tokens{empty}, "
             f"{time.monotonic() - began:.0f} s",
             flush=True,
         )
@@ -295,6 +296,7 @@ class Run:
             {
                 "start": parameter_hash(start.params),
                 "teacher": parameter_hash(teacher.params) if teacher else None,
+                "data": batches.sha256,
             },
         )
         try:
@@ -326,6 +328,7 @@ class Run:
             "final": values,
             "start_hash": plan.sources["start"],
             "teacher_hash": plan.sources["teacher"],
+            "data_hash": plan.sources["data"],
             "parameter_hash": parameter_hash(trained),
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }

@@ -200,6 +200,19 @@ def test_every_mistake_is_said_at_once_and_no_consequence_of_one():
 # --- recipes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("no, yes", ("no", "yes")),
+        ("(no,yes)", ("no", "yes")),
+        ("no (really),yes", ("no (really)", "yes")),
+        ("", ()),
+    ],
+)
+def test_lists_on_the_command_line_are_items_between_commas(text, labels):
+    assert resolve(RECIPE, {"task.labels": text}).task.labels == labels
+
+
 ARGUMENTS = ["", "full", "paper", "smoke", "paper,smoke", "full,smoke"]
 
 

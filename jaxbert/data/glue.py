@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxbert.data.tables import BadRow, Record, read_tsv
@@ -44,7 +44,9 @@ FILES = {
 }
 
 
-def read_glue(root: str, task: str, split: str) -> Iterator[Record | BadRow]:
+def read_glue(
+    root: str, task: str, split: str, columns: Sequence[str]
+) -> Iterator[Record | BadRow]:
     """Yields the rows of a split: ``ROOT/FOLDER/SPLIT.tsv`` or ``.tsv.gz``.
 
     Args:
@@ -52,6 +54,7 @@ def read_glue(root: str, task: str, split: str) -> Iterator[Record | BadRow]:
       task: a key of ``FILES``.
       split: ``train``, ``dev``, for MNLI ``dev_matched`` or ``dev_mismatched``; for AX
         ``diagnostic``.
+      columns: those that are wanted.
 
     Raises:
       UserError: no such file, unreadable, or without one of the columns.
@@ -64,5 +67,4 @@ def read_glue(root: str, task: str, split: str) -> Iterator[Record | BadRow]:
         raise UserError(
             f"there is neither {plain.name} nor {plain.name}.gz", str(plain.parent), fix
         )
-    columns = [*files.columns, *filter(None, [files.label])]
     return read_tsv(path, columns, files.header)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import math
 import threading
 from collections.abc import Sequence
@@ -69,6 +70,16 @@ class Examples:
         """int64 [N], pieces of each example, [CLS] and [SEP] included."""
         return np.diff(self.offsets)
 
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of every piece, bound and label, in order."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.offsets, self.seconds, self.labels):
+            if array is not None:
+                digest.update(f"{array.dtype.str}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -97,6 +108,7 @@ class PackedBatches:
       rows: R, rows a batch, the empty ones included.
       slots: S, examples that fit in a row at most.
       fill: share of the positions of an epoch's rows that hold a real token.
+      sha256: of the examples.
       steps_per_epoch: batches an epoch, not rounded.
       examples_per_batch: real examples a batch, on average.
 
@@ -124,6 +136,7 @@ class PackedBatches:
             _check_sizes(epochs=epochs)
         self.row_length = row_length
         self._examples, self._seed = examples, seed
+        self.sha256 = examples.sha256
         self._packing, self._shuffle = packing, shuffle
         self._lengths = examples.lengths
         count = len(examples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -13,14 +14,21 @@ import numpy as np
 from jaxbert.data.glue import FILES, read_glue
 from jaxbert.data.packing import Examples
 from jaxbert.data.sources import check_features, open_tfds, read_movie_reviews
-from jaxbert.data.tables import READERS, BadRow, Record, matching_files
-from jaxbert.data.tasks import Task
+from jaxbert.data.tables import (
+    LONGEST_LINE,
+    READERS,
+    BadRow,
+    Record,
+    listing,
+    matching_files,
+    shorten,
+)
+from jaxbert.data.tasks import TASKS, Task
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 
 _SHOWN = 5  # bad rows that are named
 _TOO_MANY = 0.01  # share of bad rows at which skipping them stops
-_LABELS_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +55,16 @@ class Rows:
             return self.texts
         return [f"{a}\t{b}" for a, b in zip(self.texts, self.pairs, strict=True)]
 
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of every text and label, in order."""
+        digest = hashlib.sha256()
+        for texts in (self.texts, self.pairs or ()):
+            for text in texts:
+                digest.update(text.encode() + b"\0")
+        digest.update(self.labels.astype("<i4").tobytes())
+        return digest.hexdigest()
+
     def take(self, chosen: np.ndarray) -> Rows:
         """Returns the rows where `chosen`, bool [N], is true."""
         ids = np.nonzero(chosen)[0].tolist()
@@ -64,8 +82,8 @@ class TaskData:
       train, dev, test: the rows.
       metric: what selects and is reported.
       note: how the splits were made.
-      rows: what was read: reference -> rows ``read``, ``used`` and ``skipped``, and the first
-        skipped ones, ``problems``.
+      rows: what was read: reference -> rows ``read``, ``used`` and ``skipped``, the first skipped
+        ones, ``problems``, and the ``sha256`` of those used.
       overlap: rows of ``dev`` and of ``test`` whose text is one of the training rows', too.
     """
 
@@ -110,9 +128,11 @@ def load_task(task: Task, data_dir: str = "") -> TaskData:
             notes.append(f"{split}: the tenth of {task.source} chosen by a hash of the text")
     train = train.take(kept)
     notes.append(f"train: {'all' if kept.all() else 'the rest'} of {task.source}")
+    places = {"train": task.source, "dev": task.dev, "test": task.test}
     for split, rows in (("train", train), *splits.items()):
         if not len(rows):
-            raise UserError(f"the {split} split is empty", task.source, "give more rows")
+            where = places[split] or task.source
+            raise UserError(f"the {split} split is empty", where, "give more rows")
     if len(np.unique(train.labels)) < 2:
         only = task.labels[int(train.labels[0])]
         raise UserError(
@@ -136,35 +156,60 @@ def load_task(task: Task, data_dir: str = "") -> TaskData:
 
 
 _REFERENCE = re.compile(
-    r"(?P<kind>\w+):(?P<place>[^#]*?)(#(?P<split>\w+))?(\[(?P<low>\d*)%?:(?P<high>\d*)%?\])?"
+    r"(?P<kind>\w+):(?P<place>[^#]*?)(#(?P<split>\w+))?"
+    r"(\[(?:(?P<low>[0-9]{1,3})%)?:(?:(?P<high>[0-9]{1,3})%)?\])?"
 )
+_SPLIT = ("tfds", "glue")  # the kinds that have splits
+_KINDS = ("pkg", *_SPLIT, *READERS)
 
 
 def _read(task: Task, reference: str, data_dir: str) -> tuple[Rows, dict[str, Any]]:
     """The rows of a reference that can be used, and what was read."""
     match = _REFERENCE.fullmatch(reference)
-    kinds = ("pkg", "tfds", "glue", *READERS)
-    if match is None or match["kind"] not in kinds:
+    if match is None or match["kind"] not in _KINDS:
         fix = "write KIND:PLACE, KIND:PLACE#SPLIT or KIND:PLACE[A%:B%] with a KIND out of "
-        raise UserError(f"unknown source {reference!r}", "section task", fix + ", ".join(kinds))
-    records = list(_records(task, match["kind"], match["place"], match["split"] or "", data_dir))
+        raise UserError(f"unknown source {reference!r}", "section task", fix + ", ".join(_KINDS))
+    kind, place, split = match["kind"], match["place"], match["split"] or ""
+    if split and kind not in _SPLIT:
+        fix = "name another file, or a part of its rows as [A%:B%]"
+        raise UserError(f"{kind}: has no splits such as {split!r}", reference, fix)
     low, high = int(match["low"] or 0), int(match["high"] or 100)
     if not 0 <= low < high <= 100:
         raise UserError(f"no part of the rows lies in [{low}%:{high}%]", reference, "give A < B")
-    records = records[len(records) * low // 100 : len(records) * high // 100]
-    examples = [_example(task, record) for record in records]
-    bad = [example for example in examples if isinstance(example, BadRow)]
-    good = [example for example in examples if not isinstance(example, BadRow)]
-    if bad and (task.on_bad_row == "error" or len(bad) > _TOO_MANY * len(records)):
-        more = f" ({len(bad)} of {len(records)} rows cannot be used)" if len(bad) > 1 else ""
+
+    def records() -> Iterator[Record | BadRow]:
+        return _records(task, kind, place, split, data_dir)
+
+    first, last = 0, None
+    if (low, high) != (0, 100):
+        total = sum(1 for _ in records())
+        first, last = total * low // 100, total * high // 100
+    texts: list[list[str]] = [[] for _ in task.columns]
+    labels: list[int] = []
+    bad: list[BadRow] = []  # the first of them
+    read = 0
+    for record in itertools.islice(records(), first, last):
+        read += 1
+        example = _example(task, record)
+        if isinstance(example, BadRow):
+            bad += [example] * (len(bad) < _SHOWN)
+            continue
+        for column, text in zip(texts, example[0], strict=True):
+            column.append(text)
+        labels.append(example[1])
+    skipped = read - len(labels)
+    if skipped and (task.on_bad_row == "error" or skipped > _TOO_MANY * read):
+        more = f" ({skipped} of {read} rows cannot be used)" if skipped > 1 else ""
         skip = ", or set task.on_bad_row=skip" * (task.on_bad_row == "error")
         raise UserError(bad[0].what + more, bad[0].where, bad[0].fix + skip)
-    texts, labels = [texts for texts, _ in good], [label for _, label in good]
-    pairs = [pair for _, pair in texts] if len(task.columns) == 2 else None
-    rows = Rows([text[0] for text in texts], pairs, np.array(labels, np.int32))
-    problems = [f"{row.what}, {row.where}" for row in bad[:_SHOWN]]
-    counts = {"read": len(records), "used": len(good), "skipped": len(bad), "problems": problems}
-    return rows, counts
+    rows = Rows(texts[0], texts[1] if len(texts) > 1 else None, np.array(labels, np.int32))
+    return rows, {
+        "read": read,
+        "used": len(labels),
+        "skipped": skipped,
+        "problems": [f"{row.what}, {row.where}" for row in bad],
+        "sha256": rows.sha256,
+    }
 
 
 def _records(
@@ -173,10 +218,11 @@ def _records(
     """Every row of a place, whatever it is stored in."""
     columns = [*task.columns, task.label]
     if kind == "pkg":
-        if not place.startswith("movie-reviews/"):
-            raise UserError(
-                f"no rows in pkg:{place}", "section task", "write pkg:movie-reviews/..."
+        if not place.startswith("movie-reviews/") or len(task.columns) > 1:
+            fix = (
+                "write pkg:movie-reviews/rotten_tomatoes or pkg:movie-reviews/imdb, of single texts"
             )
+            raise UserError(f"no rows for columns {', '.join(task.columns)}", f"pkg:{place}", fix)
         texts, labels = read_movie_reviews(place.removeprefix("movie-reviews/"))
         for index, (text, label) in enumerate(zip(texts, labels.tolist(), strict=True)):
             values = {task.columns[0]: text, task.label: label}
@@ -184,10 +230,12 @@ def _records(
     elif kind == "tfds":
         yield from _tfds_records(task, place, split or "train", data_dir)
     elif kind == "glue":
-        if task.name not in FILES:
-            fix = f"name one of {', '.join(FILES)}, or read the file with tsv:"
-            raise UserError(f"{task.name!r} is no task of GLUE", "config key task.name", fix)
-        yield from read_glue(place, task.name, split or "train")
+        if task.name not in TASKS or task.name not in FILES:
+            known = ", ".join(name for name in FILES if name in TASKS)
+            fix = f"name one of {known}, or read the file with tsv:"
+            what = f"{task.name!r} is no task of GLUE that is known"
+            raise UserError(what, "config key task.name", fix)
+        yield from read_glue(place, task.name, split or "train", columns)
     else:
         for path in matching_files(place, f"give the path of {kind.upper()} files"):
             yield from READERS[kind](path, columns)
@@ -204,10 +252,14 @@ def _tfds_records(task: Task, name: str, split: str, data_dir: str) -> Iterator[
             f"{task.name} needs {', '.join(task.labels)}, in this order",
         )
     for index, example in enumerate(source):
-        values = {column: example[column].decode("utf-8") for column in task.columns}
-        yield Record(
-            f"tfds:{name} {split}: row {index}", values | {task.label: example[task.label]}
-        )
+        values = {key: example[key] for key in (*task.columns, task.label)}
+        label = values[task.label]
+        if names is not None and 0 <= label < len(names):
+            values[task.label] = names[label]
+        for key, value in values.items():
+            if isinstance(value, bytes):
+                values[key] = value.decode("utf-8", "surrogateescape")  # refused with its row
+        yield Record(f"tfds:{name} {split}: row {index}", values)
 
 
 def _example(task: Task, record: Record | BadRow) -> tuple[tuple[str, ...], int] | BadRow:
@@ -217,35 +269,52 @@ def _example(task: Task, record: Record | BadRow) -> tuple[tuple[str, ...], int]
     texts = []
     for column in task.columns:
         text = record.values[column]
+        where = f"{record.where}:{column}"
         if not isinstance(text, str):
             kind = "nothing" if text is None else f"a {type(text).__name__}"
-            return BadRow(f"{kind} instead of text", f"{record.where}:{column}")
+            return BadRow(f"{kind} instead of text", where)
         if not text.strip():
-            return BadRow("empty text", f"{record.where}:{column}")
+            return BadRow("empty text", where)
+        if "\0" in text:
+            return BadRow("a NUL character", where)
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            return BadRow(f"{text[error.start]!r} is no character of UTF-8", where)
+        if size > LONGEST_LINE:
+            return BadRow(f"the text is longer than {LONGEST_LINE:,} bytes", where)
         texts.append(text)
     number = _label_number(record.values[task.label], task.labels)
     if number is not None:
         return tuple(texts), number
     label = record.values[task.label]
     hint = " (-1 marks the rows of GLUE's test splits)" if str(label) == "-1" else ""
-    named = [f"{i} {name}" for i, name in enumerate(task.labels)]
-    some = ", ".join(named[:_LABELS_SHOWN]) + ", ..." * (len(named) > _LABELS_SHOWN)
     return BadRow(
-        f"unknown label {label!r}{hint}",
+        f"unknown label {shorten(label)}{hint}",
         f"{record.where}:{task.label}",
-        f"the labels are {some}",
+        f"the labels are {listing(task.labels)}",
     )
 
 
 def _label_number(label: Any, labels: Sequence[str]) -> int | None:
-    """The number of a label given by name or by number; None if there is no such label."""
-    if isinstance(label, str):
-        if label in labels:
-            return labels.index(label)
-        label = int(label) if re.fullmatch(r"[0-9]{1,9}", label) else None
-    if isinstance(label, (int, np.integer)) and 0 <= label < len(labels):
-        return int(label)  # true and false are 1 and 0
-    return None
+    """The number of a label given by name or by number; None if there is no such label.
+
+    A number or a truth value is a name first, as JSON writes it. It is a position only if no name
+    is a number, and a truth value only if none is ``true`` or ``false`` either: a 4 among 1 to 5
+    stars is the fourth class, and never the fifth.
+    """
+    truth = isinstance(label, (bool, np.bool_))
+    name = str(label).lower() if truth else str(label)
+    if not isinstance(label, (str, int, np.integer, np.bool_)):
+        return None
+    if name in labels:
+        return labels.index(name)
+    if any(re.fullmatch(r"[+-]?[0-9]+", known) for known in labels):
+        return None
+    if truth and not {"true", "false"} & set(labels):
+        return int(label)
+    known = re.fullmatch(r"[0-9]{1,9}", name)
+    return int(name) if known and int(name) < len(labels) else None
 
 
 def split_parts(rows: Rows) -> np.ndarray:

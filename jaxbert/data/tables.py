@@ -9,9 +9,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import gzip
+import io
+import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from jaxbert.errors import UserError
 
 LONGEST_LINE = 1 << 20  # bytes
 _BOM = b"\xef\xbb\xbf"
+_NAMES_SHOWN = 20
+_LONGEST_SHOWN = 80  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +47,33 @@ class BadRow:
     fix: str = "mend or remove the row"
 
 
+def listing(names: Iterable[Any]) -> str:
+    """Names for a message, of a bounded length whatever stands in a file."""
+    some = [shorten(name) for name in itertools.islice(names, _NAMES_SHOWN + 1)]
+    return ", ".join(some[:_NAMES_SHOWN]) + ", ..." * (len(some) > _NAMES_SHOWN)
+
+
+def shorten(value: Any) -> str:
+    """A value for a message, as Python writes it, of a bounded length."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
 def matching_files(pattern: str, fix: str) -> list[Path]:
-    """The files that a glob pattern matches, sorted; a pattern without wildcards is one file.
+    """The file of that name, or the files that a glob pattern matches, sorted.
 
     Raises:
       UserError: there is none.
     """
-    whole = Path(pattern).expanduser()
-    start = Path(whole.anchor)
-    paths = sorted(start.glob(str(whole.relative_to(start)))) if whole.name else []
-    paths = [path for path in paths if path.is_file()]
+    try:
+        whole = Path(pattern).expanduser()
+        if whole.is_file():
+            return [whole]
+        start = Path(whole.anchor)
+        paths = sorted(start.glob(str(whole.relative_to(start)))) if whole.name else []
+        paths = [path for path in paths if path.is_file()]
+    except (OSError, RuntimeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"not a pattern of files ({error})", shorten(pattern), fix) from error
     if not paths:
         raise UserError("no file matches", pattern or "an empty pattern", fix)
     return paths
@@ -65,7 +86,7 @@ def open_bytes(path: Path) -> Any:
     if path.suffix == ".zst":
         import pyarrow
 
-        return pyarrow.input_stream(str(path), compression="zstd")
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
     return path.open("rb")
 
 
@@ -80,31 +101,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
     """
     try:
         with open_bytes(path) as file:
-            number, rest = 0, b""
-            while rest or (rest := file.read(LONGEST_LINE)):
-                line, rest, whole = _take_line(file, rest)
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
                 number += 1
+                part = line
+                while len(part) > LONGEST_LINE and not part.endswith(b"\n"):  # passed over
+                    part = file.readline(LONGEST_LINE + 1) or b"\n"
+                if part is not line:
+                    yield number, None
+                    continue
                 if number == 1:
                     line = line.removeprefix(_BOM)
-                yield number, line.removesuffix(b"\r") if whole else None
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"it cannot be read ({error})", str(path), "copy the file again") from error
-
-
-def _take_line(file: Any, rest: bytes) -> tuple[bytes, bytes, bool]:
-    """The next line, what was read beyond it, and whether the line is whole (not too long)."""
-    parts, length = [], 0
-    while True:
-        end = rest.find(b"\n")
-        part = rest if end < 0 else rest[:end]
-        length += len(part)
-        if length <= LONGEST_LINE:
-            parts.append(part)
-        if end >= 0:
-            return b"".join(parts), rest[end + 1 :], length <= LONGEST_LINE
-        rest = file.read(LONGEST_LINE)
-        if not rest:
-            return b"".join(parts), b"", length <= LONGEST_LINE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,12 +160,16 @@ def _record(
     return BadRow(what, where, f"put one {separator} between two fields, and none inside of one")
 
 
-def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises a UserError if a column is missing, or a wanted one stands there twice."""
+def check_header(where: str, header: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises a UserError if a wanted column is missing, or stands there more than once."""
     for column in columns:
         if header.count(column) != 1:
             what = f"column {column!r} stands there {header.count(column)} times"
-            raise UserError(what, f"{path}:1", f"it has {', '.join(map(repr, header))}")
+            raise UserError(what, where, f"it has {listing(header)}")
+
+
+def _no_header(path: Path) -> UserError:
+    return UserError("it is empty, without a header line", str(path), "remove or mend the file")
 
 
 def read_tsv(
@@ -164,8 +178,10 @@ def read_tsv(
     """Yields the rows of a TSV file, whose first line is the header unless that is given.
 
     Raises:
-      UserError: unreadable, or without one of the columns.
+      UserError: unreadable, empty, or without one of the columns.
     """
+    if header is not None:
+        check_header(str(path), header, columns)
     for line in read_texts(path):
         if isinstance(line, BadRow):
             if header is None:
@@ -173,9 +189,11 @@ def read_tsv(
             yield line
         elif header is None:
             header = line.text.split("\t")
-            _check_header(path, header, columns)
+            check_header(f"{path}:1", header, columns)
         else:
             yield _record(line.where, header, line.text.split("\t"), "tab")
+    if header is None:
+        raise _no_header(path)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
@@ -192,6 +210,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
                 raise UserError(line.what, line.where, line.fix)
             yield line.text + "\n"
 
+    csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader(lines(), strict=True)
     header: list[str] | None = None
     start = 1
@@ -199,16 +218,18 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
         try:
             fields = next(reader)
         except StopIteration:
-            return
+            break
         except csv.Error as error:
-            fix = "double the quotes inside of a quoted field, and close it"
+            fix = "double the quotes inside of a quoted field, close it, and keep it below 1 MiB"
             raise UserError(f"not CSV: {error}", f"{path}:{start}", fix) from error
         if header is None:
             header = fields
-            _check_header(path, header, columns)
+            check_header(f"{path}:1", header, columns)
         else:
             yield _record(f"{path}:{start}", header, fields, "comma")
         start = reader.line_num + 1
+    if header is None:
+        raise _no_header(path)
 
 
 def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
@@ -223,7 +244,7 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
             continue
         where = line.where
         try:
-            values = json.loads(line.text)
+            values = json.loads(line.text, object_pairs_hook=_unique)
         except (
             ValueError,
             RecursionError,
@@ -235,23 +256,29 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
         if not isinstance(values, dict):
             yield BadRow(f"a JSON {type(values).__name__} instead of an object", where)
         elif missing := [column for column in columns if column not in values]:
-            has = ", ".join(map(repr, values)) or "nothing"
-            yield BadRow(f"no {missing[0]!r}; it has {has}", where)
+            yield BadRow(f"no {missing[0]!r}; it has {listing(values) or 'nothing'}", where)
         else:
             yield Record(where, values)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return values
 
 
 def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
     """Yields the rows of a Parquet file, a row group in memory at a time.
 
     Raises:
-      UserError: not a Parquet file, or without one of the columns.
+      UserError: not a Parquet file, a damaged one, or without one of the columns.
     """
     file = open_parquet(path)
-    _check_header(path, file.schema_arrow.names, columns)
+    check_header(str(path), file.schema_arrow.names, columns)
     row = 0
     for group in range(file.num_row_groups):
-        for values in file.read_row_group(group, columns=list(columns)).to_pylist():
+        for values in read_group(path, file, group, columns):
             yield Record(f"{path}: row {row}", values)
             row += 1
 
@@ -270,6 +297,21 @@ def open_parquet(path: Path) -> Any:
     except (pyarrow.ArrowException, OSError) as error:
         what = f"not a Parquet file ({error})"
         raise UserError(what, str(path), "copy the file again") from error
+
+
+def read_group(path: Path, file: Any, group: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of one row group of an open Parquet file.
+
+    Raises:
+      UserError: it is damaged, or its text is not UTF-8.
+    """
+    import pyarrow
+
+    try:
+        return file.read_row_group(group, columns=list(columns)).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        what = f"row group {group} cannot be read ({error})"
+        raise UserError(what, str(path), "write the file again") from error
 
 
 READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Record | BadRow]]] = {

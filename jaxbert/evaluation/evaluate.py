@@ -73,10 +73,10 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
       `latency`; TF-IDF's are from the text).
 
     Raises:
-      UserError: not a run, an unfinished one, or one without a task.
+      UserError: not a run, an unfinished one, one without a task, or one whose rows have changed.
     """
     config = _read_config(workdir)
-    task = load_task(describe_task(**config["task"]), config.get("data_dir") or "")
+    task = _read_task(workdir, config)
     folders = _folders(workdir, config)
     models = {name: _score(folder, task, config) for name, folder in folders.items()}
     text, pair = _median_text(task.test)
@@ -85,10 +85,15 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
     )
     for name, milliseconds in zip(folders, timed["milliseconds"], strict=True):
         models[name]["milliseconds"] = milliseconds
-    models["tfidf"] = _score_tfidf(task, text if pair is None else f"{text}\n{pair}")
+    left_out = {}
+    try:
+        models["tfidf"] = _score_tfidf(task, text if pair is None else f"{text}\n{pair}")
+    except ValueError as error:  # no word stands there twice
+        left_out["tfidf"] = str(error)
     device = jax.devices()[0]
     results = {
         "models": models,
+        "left_out": left_out,
         "task": task.name,
         "metric": task.metric,
         "split": "test",
@@ -116,8 +121,8 @@ def _read_config(workdir: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"not valid JSON: {error}", f"{path}", "restore the file") from error
-    task = config.get("task") or {}
-    if not (task.get("name") or task.get("source")):
+    task = config.get("task") if isinstance(config, dict) else None
+    if not isinstance(task, dict) or not (task.get("name") or task.get("source")):
         raise UserError(
             "this run has no labelled task to be evaluated on",
             f"{path}, key task",
@@ -130,6 +135,22 @@ def _read_config(workdir: Path) -> dict[str, Any]:
             "run its train.py command again, which continues it",
         )
     return config
+
+
+def _read_task(workdir: Path, config: Mapping[str, Any]) -> TaskData:
+    """The run's task, with the rows that it was trained and chosen on."""
+    try:
+        described = describe_task(**config["task"])
+    except TypeError as error:
+        fix = "evaluate it with the version that trained it"
+        raise UserError(f"not understood: {error}", f"{workdir}/config.json", fix) from error
+    task = load_task(described, config.get("data_dir") or "")
+    summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    for reference, rows in summary.get("task", {}).get("rows", {}).items():
+        if task.rows.get(reference, {}).get("sha256") != rows["sha256"]:
+            fix = "put the old rows back, or train again in another --workdir"
+            raise UserError("its rows have changed since the run", reference, fix)
+    return task
 
 
 def _folders(workdir: Path, config: Mapping[str, Any]) -> dict[str, Path]:

@@ -65,3 +65,5 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         highlight=False,
         soft_wrap=True,
     )
+    for name, reason in results["left_out"].items():
+        console.print(f"{TITLES[name]}: left out, {reason}", highlight=False, soft_wrap=True)

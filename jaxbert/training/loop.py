@@ -102,7 +102,7 @@ def train(
     latest = checkpoints.latest()
     if latest is not None:
         note = checkpoints.note(latest)
-        _check_sources(plan, note["sources"])
+        _check_sources(plan, note.get("sources", {}))
         state, start = checkpoints.restore(latest, state), latest
         totals, values = Totals(**note["totals"]), note["values"]
     journal.rewind(plan.name, start)
@@ -153,14 +153,21 @@ def train(
     return state, totals, values
 
 
+_SOURCES = {
+    "start": "the model that it starts from",
+    "teacher": "its teacher",
+    "data": "what it learns from",
+}
+
+
 def _check_sources(plan: Plan, found: Mapping[str, str | None]) -> None:
-    for name, was in found.items():
-        if (now := plan.sources[name]) != was:
-            what = "the model that it starts from" if name == "start" else "its teacher"
+    for name, now in plan.sources.items():
+        if now != (was := found.get(name)):
             raise UserError(
-                f"{what} has changed since the checkpoint was written ({was} is now {now})",
+                f"{_SOURCES[name]} has changed since the checkpoint was written "
+                f"({was} is now {now})",
                 f"phase {plan.name}",
-                "put the old model back, or give another --workdir",
+                "put the old one back, or give another --workdir",
             )
 
 

@@ -50,7 +50,7 @@ def write_split(root, name, split, count, packed=False):
 def test_every_official_layout_is_read(name, tmp_path):
     files = FILES[name]
     write_split(tmp_path, name, files.dev, 30)
-    records = list(read_glue(str(tmp_path), name, files.dev))
+    records = list(read_glue(str(tmp_path), name, files.dev, files.columns))
     assert len(records) == 30 and all(isinstance(record, Record) for record in records)
     for i, record in enumerate(records):
         line = i + 1 + (files.header is None)
@@ -74,7 +74,9 @@ def test_a_task_is_loaded_from_its_official_files(name, packed, tmp_path):
 def test_a_file_that_is_not_there_or_a_task_of_another_kind_is_said(tmp_path):
     with pytest.raises(UserError, match=r"neither train.tsv nor train.tsv.gz.*RTE.*RTE/train.tsv"):
         load_task(describe_task("rte", source=f"glue:{tmp_path}"))
-    with pytest.raises(UserError, match=r"'mine' is no task of GLUE, config key task\.name"):
+    with pytest.raises(
+        UserError, match=r"'mine' is no task of GLUE that is known, config key task\.name"
+    ):
         load_task(
             describe_task("mine", source=f"glue:{tmp_path}", columns=("text",), labels=("a", "b"))
         )

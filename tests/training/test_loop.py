@@ -183,10 +183,11 @@ def test_undefined_metric_is_written_as_null_and_chooses_nothing(tmp_path):
     [
         ("start", "the model that it starts from"),
         ("teacher", "its teacher"),
+        ("data", "what it learns from"),
     ],
 )
-def test_checkpoint_of_other_models_is_refused_and_kept(changed, said, tmp_path):
-    sources = {"start": "abc", "teacher": "def"}
+def test_checkpoint_of_other_models_or_data_is_refused_and_kept(changed, said, tmp_path):
+    sources = {"start": "abc", "teacher": "def", "data": "ghi"}
     plan = Plan("task", 4, log_every=2, checkpoint_every=2, sources=sources)
     with pytest.raises(Interruption):
         run(tmp_path, broken_at(3), plan=plan)
