@@ -11,11 +11,10 @@ _TUNABLE = "glibc.malloc.hugetlb"
 def use_huge_pages() -> None:
     """Starts this command again with large allocations on pages of 2 MB instead of 4 kB.
 
-    XLA's CPU backend allocates what a step needs anew at every step: hundreds of thousands of
-    page faults, a third of the time. The C library reads its tunables when a program starts, so
-    that the way there is to start once more, under the same process id. Does nothing where that
-    was done, where the user set the tunable, and on other systems than Linux; C libraries that do
-    not know it pass it over.
+    XLA's CPU backend allocates what a step needs anew at every step: hundreds of thousands of page
+    faults. The C library reads its tunables when a program starts, so that the way there is to
+    start once more, under the same process id. Does nothing where that was done, where the user
+    set the tunable, and on other systems than Linux; C libraries that do not know it pass it over.
     """
     set_ones = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and _TUNABLE not in set_ones:
