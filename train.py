@@ -11,9 +11,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from jaxbert.config import load_recipe, resolve
 from jaxbert.errors import UserError, UserErrors, exit_on_user_error
 from jaxbert.memory import use_huge_pages
+from jaxbert.recipe import load_recipe, resolve
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:

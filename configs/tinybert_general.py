@@ -17,8 +17,8 @@ Arguments:
 
 from ml_collections import ConfigDict
 
-from jaxbert.config import parse_argument
 from jaxbert.errors import UserError
+from jaxbert.recipe import parse_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:

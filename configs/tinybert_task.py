@@ -20,8 +20,8 @@ Arguments:
 
 from ml_collections import ConfigDict
 
-from jaxbert.config import parse_argument
 from jaxbert.errors import UserError
+from jaxbert.recipe import parse_argument
 
 # Steps of 32 examples in an epoch of what is trained on: of GLUE, nine tenths of the official part.
 EPOCHS = {

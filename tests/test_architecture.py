@@ -13,7 +13,7 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 FLOORS = (
     ("errors", "memory", "batch"),
     ("models", "data", "config"),
-    ("objectives", "interop", "workdir"),
+    ("objectives", "interop", "workdir", "recipe"),
     ("training", "evaluation"),
     ("library",),
     ("run",),

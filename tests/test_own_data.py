@@ -12,7 +12,7 @@ import commands
 import pytest
 
 DOC = (commands.ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-SMALL = (*commands.SMALL, "--config.teacher=teacher", "--config.num_documents=0")
+SMALL = (*commands.SMALL, "--config.teacher=teacher")
 
 
 def documented_commands() -> list[list[str]]:

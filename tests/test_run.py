@@ -12,9 +12,9 @@ from pathlib import Path
 import commands
 import pytest
 
-from jaxbert.config import load_recipe, resolve
 from jaxbert.errors import UserError
 from jaxbert.interop.huggingface import read_model
+from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
 
 GENERAL_FLAGS = (

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-from jaxbert.config import load_recipe, resolve
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.rows import Rows, encode_rows, load_task
 from jaxbert.data.tasks import TASKS
@@ -20,6 +19,7 @@ from jaxbert.evaluation.predict import predict
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import count_parameters
+from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
 from jaxbert.training.checkpoint import parameter_hash
 

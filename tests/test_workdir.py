@@ -5,8 +5,8 @@ from __future__ import annotations
 import commands
 import pytest
 
-from jaxbert.config import load_recipe, resolve
 from jaxbert.errors import UserError
+from jaxbert.recipe import load_recipe, resolve
 from jaxbert.workdir import check_claim, claim, write_json
 
 FREE = {"log_every", "eval_batch_size", "data_dir", "mesh.data", "mesh.model"}

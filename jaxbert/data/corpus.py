@@ -119,7 +119,7 @@ def _text_documents(path: Path, *, whole: bool) -> Iterator[str]:
     lines: list[str] = []
     for line in read_texts(path):
         if isinstance(line, BadRow):
-            raise UserError(line.what, line.where, line.fix)
+            raise line.error
         if line.text.strip() or whole:
             lines.append(line.text)
         elif lines:
@@ -133,11 +133,10 @@ def _json_documents(path: Path, field: str) -> Iterator[str]:
     """The texts in a field of a JSON Lines file."""
     for row in read_jsonl(path, [field]):
         if isinstance(row, BadRow):
-            raise UserError(row.what, row.where, row.fix)
+            raise row.error
         text = row.values[field]
         if not isinstance(text, str):
-            what = f"a {type(text).__name__} instead of text"
-            raise UserError(what, f"{row.where}:{field}", "mend or remove the row")
+            raise BadRow(f"a {type(text).__name__} instead of text", f"{row.where}:{field}").error
         yield text
 
 

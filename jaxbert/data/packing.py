@@ -108,7 +108,6 @@ class PackedBatches:
       rows: R, rows a batch, the empty ones included.
       slots: S, examples that fit in a row at most.
       fill: share of the positions of an epoch's rows that hold a real token.
-      sha256: of the examples.
       steps_per_epoch: batches an epoch, not rounded.
       examples_per_batch: real examples a batch, on average.
 
@@ -136,7 +135,6 @@ class PackedBatches:
             _check_sizes(epochs=epochs)
         self.row_length = row_length
         self._examples, self._seed = examples, seed
-        self.sha256 = examples.sha256
         self._packing, self._shuffle = packing, shuffle
         self._lengths = examples.lengths
         count = len(examples)
@@ -161,6 +159,11 @@ class PackedBatches:
         if self._total_rows is None:
             raise TypeError("an endless stream has no length")
         return math.ceil(self._total_rows / self.filled_rows)
+
+    @property
+    def sha256(self) -> str:
+        """Of the examples."""
+        return self._examples.sha256
 
     def epoch(self, step: int) -> float:
         """Returns how many epochs have been seen before batch `step`."""

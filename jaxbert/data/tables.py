@@ -46,6 +46,11 @@ class BadRow:
     where: str
     fix: str = "mend or remove the row"
 
+    @property
+    def error(self) -> UserError:
+        """What is raised where every row has to be used."""
+        return UserError(self.what, self.where, self.fix)
+
 
 def listing(names: Iterable[Any]) -> str:
     """Names for a message, of a bounded length whatever stands in a file."""
@@ -185,7 +190,7 @@ def read_tsv(
     for line in read_texts(path):
         if isinstance(line, BadRow):
             if header is None:
-                raise UserError(line.what, line.where, line.fix)
+                raise line.error
             yield line
         elif header is None:
             header = line.text.split("\t")
@@ -207,7 +212,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
     def lines() -> Iterator[str]:
         for line in read_texts(path):
             if isinstance(line, BadRow):
-                raise UserError(line.what, line.where, line.fix)
+                raise line.error
             yield line.text + "\n"
 
     csv.field_size_limit(LONGEST_LINE)
@@ -245,10 +250,7 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
         where = line.where
         try:
             values = json.loads(line.text, object_pairs_hook=_unique)
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # ValueError: a number of too many digits, too
+        except (ValueError, RecursionError) as error:  # a number of too many digits, too
             what = getattr(error, "msg", None) or str(error) or "too deeply nested"
             column = getattr(error, "colno", 1)
             yield BadRow(f"not JSON: {what}", f"{where}:{column}")

@@ -87,9 +87,12 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
         models[name]["milliseconds"] = milliseconds
     left_out = {}
     try:
-        models["tfidf"] = _score_tfidf(task, text if pair is None else f"{text}\n{pair}")
+        yardstick = tfidf.fit(task.train)
     except ValueError as error:  # no word stands there twice
         left_out["tfidf"] = str(error)
+    else:
+        one = text if pair is None else f"{text}\n{pair}"
+        models["tfidf"] = _score_tfidf(yardstick, task, one)
     device = jax.devices()[0]
     results = {
         "models": models,
@@ -117,11 +120,8 @@ def _read_config(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "is not a run's folder: it has no config.json" if workdir.exists() else "is missing"
         raise UserError(f"{workdir} {what}", "--workdir", "give the --workdir train.py was given")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"not valid JSON: {error}", f"{path}", "restore the file") from error
-    task = config.get("task") if isinstance(config, dict) else None
+    config = _read_object(path)
+    task = config.get("task")
     if not isinstance(task, dict) or not (task.get("name") or task.get("source")):
         raise UserError(
             "this run has no labelled task to be evaluated on",
@@ -137,6 +137,18 @@ def _read_config(workdir: Path) -> dict[str, Any]:
     return config
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"not valid JSON: {error}", f"{path}", "restore the file") from error
+    if not isinstance(found, dict):
+        what = f"a JSON {type(found).__name__} instead of an object"
+        raise UserError(what, f"{path}", "restore the file")
+    return found
+
+
 def _read_task(workdir: Path, config: Mapping[str, Any]) -> TaskData:
     """The run's task, with the rows that it was trained and chosen on."""
     try:
@@ -145,7 +157,7 @@ def _read_task(workdir: Path, config: Mapping[str, Any]) -> TaskData:
         fix = "evaluate it with the version that trained it"
         raise UserError(f"not understood: {error}", f"{workdir}/config.json", fix) from error
     task = load_task(described, config.get("data_dir") or "")
-    summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    summary = _read_object(workdir / "summary.json")
     for reference, rows in summary.get("task", {}).get("rows", {}).items():
         if task.rows.get(reference, {}).get("sha256") != rows["sha256"]:
             fix = "put the old rows back, or train again in another --workdir"
@@ -219,9 +231,8 @@ def _size(model: Model) -> dict[str, Any]:
     }
 
 
-def _score_tfidf(task: TaskData, text: str) -> dict[str, Any]:
+def _score_tfidf(model: tfidf.Pipeline, task: TaskData, text: str) -> dict[str, Any]:
     """The same columns for TF-IDF with logistic regression."""
-    model = tfidf.fit(task.train)
     count = tfidf.count_parameters(model)
     return _quality(task, lambda rows: tfidf.logits(model, rows, len(task.labels))) | {
         "parameters": count,

@@ -270,9 +270,9 @@ def test_messages_are_short_whatever_stands_in_the_file(tmp_path):
     assert len(read("jsonl", path)[0].what) < 3000
 
 
-def test_blank_lines_by_the_million_are_passed_in_no_time(tmp_path):
+def test_a_million_blank_lines_are_a_million_lines(tmp_path):
     path = tmp_path / "blank.txt"
-    path.write_bytes(b"\n" * 1_000_000)  # eight seconds a megabyte if each line copied the rest
+    path.write_bytes(b"\n" * 1_000_000)
     assert sum(1 for _ in read_lines(path)) == 1_000_000
 
 

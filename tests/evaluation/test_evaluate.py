@@ -202,6 +202,20 @@ def test_accuracy_is_what_transformers_gets(evaluated):
     )
 
 
+def test_a_task_in_which_no_word_stands_twice_is_evaluated_without_tf_idf(tmp_path):
+    rows = [f"word{i}\t{i % 2}" for i in range(200)]
+    (tmp_path / "rows.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    task = {"name": "own", "source": f"tsv:{tmp_path}/rows.tsv", "columns": ["text"]}
+    task |= {"labels": ["negative", "positive"]}
+    workdir = make_run(tmp_path / "run", ("teacher", "student"), task=task)
+    done = run_eval("--workdir", str(workdir))
+    assert done.returncode == 0, done.stderr
+    assert "TF-IDF, logistic regression: left out, " in done.stdout
+    results = json.loads((workdir / "eval.json").read_text())
+    assert list(results["models"]) == ["teacher", "student"]
+    assert list(results["left_out"]) == ["tfidf"]
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [
@@ -210,7 +224,7 @@ def test_accuracy_is_what_transformers_gets(evaluated):
         ("unfinished", "this run is not finished"),
         ("no student", "this run left no student"),
         ("broken", "not valid JSON"),
-        ("a list", "no labelled task"),
+        ("a list", "a JSON list instead of an object"),
         ("of another version", "not understood: .*'colour'"),
     ],
 )

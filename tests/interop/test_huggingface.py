@@ -2,86 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import pickle
 from pathlib import Path
 
 import chex
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from folders import BACKBONE, CONFIG, WEIGHTS, edit, edit_config, random_params, shapes_of
 
-from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.interop.huggingface import read_model, write_model
-from jaxbert.models.bert import BertConfig, init_params
-
-WEIGHTS = "model.safetensors"
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "film", "bad", "##s", "."]
-CONFIG = BertConfig(
-    vocab_size=13,
-    hidden_size=8,
-    num_layers=2,
-    num_heads=2,
-    intermediate_size=12,
-    max_position_embeddings=16,
-    activation="gelu_new",
-    layer_norm_eps=1e-6,
-    hidden_dropout=0.2,
-    attention_dropout=0.0,
-)
-BACKBONE = ("embeddings", "encoder", "pooler")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Tokenizer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
-    return load_tokenizer(folder)
-
-
-def random_params(config: BertConfig, groups: tuple[str, ...], seed: int = 1) -> dict:
-    """Every value different from every other: zero biases would hide a swap."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda p: rng.normal(size=p.shape).astype(np.float32), shapes_of(config, groups)
-    )
-
-
-@functools.cache
-def shapes_of(config: BertConfig, groups: tuple[str, ...]) -> dict:
-    return jax.eval_shape(lambda key: init_params(config, key, groups), jax.random.key(0))
-
-
-def edit(folder: Path, change) -> dict[str, np.ndarray]:
-    """Rewrites a folder's tensors: ``change`` takes and returns the dict."""
-    tensors = change(safetensors.numpy.load_file(folder / WEIGHTS))
-    safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    return tensors
-
-
-def edit_config(folder: Path, **changes) -> None:
-    values = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(values))
-
-
-@pytest.fixture
-def backbone(tmp_path, tokenizer) -> Path:
-    folder = tmp_path / "backbone"
-    write_model(folder, CONFIG, random_params(CONFIG, BACKBONE), (), tokenizer)
-    return folder
-
-
-@pytest.fixture
-def masked(tmp_path, tokenizer) -> Path:
-    folder = tmp_path / "masked"
-    groups = (*BACKBONE, "mlm", "nsp")
-    write_model(folder, CONFIG, random_params(CONFIG, groups), (), tokenizer)
-    return folder
-
 
 HUGGINGFACE = {
     "BertModel": BACKBONE,
@@ -271,58 +204,6 @@ def test_a_classifier_beside_a_projection_is_tinyberts_unless_config_json_says_o
     assert read_model(tmp_path / "m").config.classifier == "tinybert"
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_half_precision_is_converted_exactly(backbone, dtype):
-    half = edit(backbone, lambda t: {name: value.astype(dtype) for name, value in t.items()})
-    word = read_model(backbone).params["embeddings"]["word"]
-    assert word.dtype == np.float32
-    np.testing.assert_array_equal(
-        word.astype(np.float64), half["embeddings.word_embeddings.weight"].astype(np.float64)
-    )
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.int32])
-def test_other_dtypes_are_refused(backbone, dtype):
-    edit(backbone, lambda t: t | {"pooler.dense.bias": t["pooler.dense.bias"].astype(dtype)})
-    with pytest.raises(UserError, match=r"'pooler\.dense\.bias' holds (F64|I32) instead"):
-        read_model(backbone)
-
-
-def shard(folder: Path) -> dict[str, str]:
-    tensors = safetensors.numpy.load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    names = sorted(tensors)
-    places = {}
-    for i, part in enumerate((names[::2], names[1::2])):
-        file = f"model-0000{i + 1}-of-00002.safetensors"
-        safetensors.numpy.save_file({name: tensors[name] for name in part}, folder / file)
-        places |= dict.fromkeys(part, file)
-    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
-    return places
-
-
-def test_shards_give_the_same_model(backbone):
-    whole = read_model(backbone)
-    shard(backbone)
-    chex.assert_trees_all_equal(read_model(backbone).params, whole.params)
-
-
-@pytest.mark.parametrize("outside", ["../other/model.safetensors", "/etc/passwd", "..", 3])
-def test_an_index_cannot_point_outside_its_folder(backbone, outside):
-    places = shard(backbone)
-    places["pooler.dense.bias"] = outside
-    (backbone / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
-    with pytest.raises(UserError, match=r"weight_map names|not a whole safetensors file"):
-        read_model(backbone)
-
-
-def test_a_missing_shard_is_named(backbone):
-    file = sorted(shard(backbone).values())[0]
-    (backbone / file).unlink()
-    with pytest.raises(UserError, match=file):
-        read_model(backbone)
-
-
 def test_a_tied_decoder_may_be_repeated_but_not_differ(masked):
     word = "bert.embeddings.word_embeddings.weight"
     decoder = "cls.predictions.decoder.weight"
@@ -389,131 +270,6 @@ def test_two_names_of_one_parameter_are_refused(masked):
     edit(masked, lambda t: t | {"pooler.dense.bias": t["bert.pooler.dense.bias"].copy()})
     with pytest.raises(UserError, match="the same parameter"):
         read_model(masked)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model_type": "roberta"}, "model_type = 'roberta'"),
-        ({"hidden_act": "silu"}, "hidden_act = 'silu'.*gelu_new"),
-        ({"hidden_act": ["gelu"]}, "hidden_act"),
-        ({"position_embedding_type": "relative_key", "jaxbert": None}, "relative_key"),
-        ({"is_decoder": True}, "is_decoder"),
-        ({"num_hidden_layers": None}, "key num_hidden_layers is missing"),
-        ({"num_attention_heads": "2"}, "num_attention_heads = '2'"),
-        ({"hidden_size": True}, "hidden_size = True"),
-        ({"num_attention_heads": 3}, "hidden_size = 8 is not valid"),
-        ({"hidden_dropout_prob": 1.5}, "hidden_dropout = 1.5"),
-        ({"jaxbert": {"position": []}}, r"position = \[\]"),
-    ],
-)
-def test_config_json_errors_name_the_key(backbone, changes, message):
-    edit_config(backbone, **changes)
-    with pytest.raises(UserError, match=message) as caught:
-        read_model(backbone)
-    assert "config.json" in caught.value.line
-
-
-def test_all_errors_of_config_json_come_at_once(backbone):
-    edit_config(backbone, model_type="t5", hidden_act="tanh", vocab_size=None)
-    with pytest.raises(UserError) as caught:
-        read_model(backbone)
-    assert len(caught.value.lines) == 3
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}"]
-)
-def test_a_broken_config_json_is_a_user_error(backbone, content):
-    (backbone / "config.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"config\.json"):
-        read_model(backbone)
-
-
-def test_gelu_pytorch_tanh_is_gelu_new(backbone):
-    edit_config(backbone, hidden_act="gelu_pytorch_tanh")
-    assert read_model(backbone).config.activation == "gelu_new"
-
-
-def test_labels_come_from_id2label_with_a_classifier_only(tmp_path, tokenizer):
-    config = CONFIG.replace(num_labels=2)
-    params = random_params(config, (*BACKBONE, "classifier"))
-    write_model(tmp_path / "m", config, params, ("bad", "good"), tokenizer)
-    assert read_model(tmp_path / "m").labels == ("bad", "good")
-    edit_config(tmp_path / "m", id2label=None)
-    assert read_model(tmp_path / "m").labels == ("LABEL_0", "LABEL_1")
-    for wrong in ({"0": "a"}, {"0": "a", "2": "b"}, {"0": "a", "1": "a"}, ["a", "b"]):
-        edit_config(tmp_path / "m", id2label=wrong)
-        with pytest.raises(UserError, match="id2label"):
-            read_model(tmp_path / "m")
-
-
-def test_a_backbone_has_no_labels_whatever_config_json_says(backbone):
-    edit_config(backbone, id2label={"0": "LABEL_0", "1": "LABEL_1"})
-    model = read_model(backbone)
-    assert model.labels == ()
-    assert model.config.num_labels == 0
-
-
-class Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return Path.touch, (self.target,)
-
-
-def test_a_pickle_is_never_opened(tmp_path, backbone):
-    (backbone / WEIGHTS).unlink()
-    content = pickle.dumps(Payload(tmp_path / "executed"))
-    (backbone / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(UserError, match=r"pytorch_model\.bin, a pickle .*save_pretrained"):
-        read_model(backbone)
-    assert not (tmp_path / "executed").exists()
-    pickle.loads(content)  # the payload does work
-    assert (tmp_path / "executed").exists()
-
-
-def test_a_missing_file_is_named(tmp_path, backbone):
-    (backbone / WEIGHTS).unlink()
-    with pytest.raises(UserError, match=WEIGHTS):
-        read_model(backbone)
-    with pytest.raises(UserError, match=r"no config\.json"):
-        read_model(tmp_path / "nothing")
-
-
-def test_truncated_files_are_refused(backbone):
-    content = (backbone / WEIGHTS).read_bytes()
-    for length in [0, 4, 8, 100, len(content) // 2, len(content) - 1]:
-        (backbone / WEIGHTS).write_bytes(content[:length])
-        with pytest.raises(UserError, match=WEIGHTS):
-            read_model(backbone)
-
-
-def test_mutated_headers_are_refused_or_harmless(backbone):
-    content = (backbone / WEIGHTS).read_bytes()
-    header = int.from_bytes(content[:8], "little") + 8
-    want = jax.tree.map(np.shape, read_model(backbone).params)
-    rng = np.random.default_rng(0)
-    refused = 0
-    for _ in range(300):
-        mutated = bytearray(content)
-        for position in rng.integers(0, header, rng.integers(1, 4)):
-            mutated[position] = rng.integers(256)
-        (backbone / WEIGHTS).write_bytes(mutated)
-        try:
-            assert jax.tree.map(np.shape, read_model(backbone).params) == want
-        except UserError:
-            refused += 1
-    assert refused > 200
-
-
-@pytest.mark.parametrize("size", [2**63 - 1, 2**40, 100_000_001])
-def test_a_header_that_claims_to_be_huge_is_refused(backbone, size):
-    content = (backbone / WEIGHTS).read_bytes()
-    (backbone / WEIGHTS).write_bytes(size.to_bytes(8, "little") + content[8:])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
-        read_model(backbone)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,288 @@
+"""Recipes and overrides to a config: every mistake in them at once, before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import math
+import re
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.errors import UserError, UserErrors
+
+
+def load_recipe(reference: str) -> dict[str, Any]:
+    """Runs a recipe file's ``get_config``.
+
+    Args:
+      reference: ``PATH.py`` or ``PATH.py:ARGUMENT``.
+
+    Raises:
+      UserError: if there is no such file, or it does not run.
+    """
+    path, _, argument = reference.partition(":")
+    if not Path(path).is_file():
+        near = difflib.get_close_matches(path, map(str, Path(path).parent.glob("*.py")), 1)
+        fix = f"did you mean {near[0]}?" if near else "give the path of a recipe such as "
+        fix += "" if near else "configs/tinybert_general.py"
+        raise UserError(f"there is no config file {path}", "flag --config", fix)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file", "flag --config", "give a recipe, NAME.py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return dict(module.get_config(argument).to_dict())
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the recipe does not run: {type(error).__name__}: {error}", path, "mend the recipe"
+        ) from error
+
+
+def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:
+    """Reads a recipe's argument, ``paper,task=sst2``.
+
+    Args:
+      argument: comma-separated; a bare word is True.
+      defaults: the words that the recipe knows, and their values when not given.
+
+    Raises:
+      UserErrors: naming every word that the recipe does not know.
+    """
+    given, errors = dict(defaults), []
+    for item in filter(None, argument.split(",")):
+        name, equals, value = item.partition("=")
+        if name not in defaults or bool(equals) == isinstance(defaults[name], bool):
+            what = f"the recipe does not know the argument {item!r}"
+            fix = f"it knows {', '.join(_argument_form(k, v) for k, v in defaults.items())}"
+            errors.append(UserError(what, "flag --config", fix))
+        given[name] = value if equals else True
+    if errors:
+        raise UserErrors(errors)
+    return given
+
+
+def _argument_form(name: str, default: Any) -> str:
+    return name if isinstance(default, bool) else f"{name}=..."
+
+
+def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfig:
+    """Checks a recipe and the overrides of the command line, and makes them one config.
+
+    Args:
+      recipe: as ``load_recipe`` returns it.
+      overrides: dotted key -> text, such as ``{"general.steps": "100"}``.
+
+    Raises:
+      UserErrors: with every unknown key, wrong type and value out of range.
+    """
+    errors: list[UserError] = []
+    merged = _deep_copy(recipe)
+    phases = _override_phases(merged, overrides)
+    # A recipe's own phases may be left out by overriding ``phases``; their sections then lie idle.
+    idle = set(_override_phases(merged, {})) - set(phases)
+    known = {field.name: field for field in dataclasses.fields(RunConfig)}
+    known.pop("sections")
+    hints = typing.get_type_hints(RunConfig)
+    plain = {name for name in known if not dataclasses.is_dataclass(hints[name])}
+    for key, text in overrides.items():
+        section, _, name = key.rpartition(".")
+        node = merged.setdefault(section, {}) if section and section not in plain else merged
+        if isinstance(node, dict) and section not in plain:
+            node[name] = _Text(text)
+        else:
+            errors.append(UserError(f"{section} has no keys", f"config key {key}", "remove it"))
+        idle.discard(section or name)
+    top = {k: v for k, v in merged.items() if k in known}
+    values = _read(RunConfig, top, "", errors)
+    sections = {}
+    for name in phases:
+        if name in known or not name.isidentifier():
+            where = "config key phases"
+            errors.append(
+                UserError(f"{name!r} cannot name a phase", where, "give a plain new name")
+            )
+        elif name not in merged:
+            where = "config key phases"
+            errors.append(UserError(f"the phase {name!r} has no section", where, "add it"))
+        elif not isinstance(merged[name], dict):
+            errors.append(UserError("a phase is a section", f"config key {name}", "give its keys"))
+        else:
+            sections[name] = _read(PhaseConfig, merged[name], f"{name}.", errors)
+    for key in set(merged) - set(known) - set(phases) - idle:
+        errors.append(_unknown(key, [*known, *phases]))
+    if not phases:
+        errors.append(UserError("there are no phases", "config key phases", "name at least one"))
+    unread = {error.where.removeprefix("config key ") for error in errors}
+    config = RunConfig(**values, sections={k: PhaseConfig(**v) for k, v in sections.items()})
+    errors += _phase_errors(config, unread)
+    if errors:
+        raise UserErrors(sorted(errors, key=lambda error: error.where))
+    return config
+
+
+class _Text(str):
+    """A value from the command line, still to be read as its field's type."""
+
+
+def _deep_copy(node: Any) -> Any:
+    return {k: _deep_copy(v) for k, v in node.items()} if isinstance(node, Mapping) else node
+
+
+def _override_phases(merged: dict[str, Any], overrides: Mapping[str, str]) -> tuple[str, ...]:
+    if "phases" in overrides:
+        return tuple(filter(None, overrides["phases"].split(",")))
+    phases = merged.get("phases", ())
+    return tuple(phases) if isinstance(phases, list | tuple) else ()
+
+
+def _unknown(key: str, known: Sequence[str]) -> UserError:
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known])
+    fix = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
+    return UserError("there is no such key", f"config key {key}", fix)
+
+
+def _read(
+    cls: Any, given: Mapping[str, Any], prefix: str, errors: list[UserError]
+) -> dict[str, Any]:
+    """The values of one section that are what they should be, as keyword arguments of ``cls``."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in given.items():
+        if key not in fields:
+            errors.append(_unknown(prefix + key, list(fields)))
+            continue
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            if isinstance(value, Mapping):
+                values[key] = kind(**_read(kind, value, f"{prefix}{key}.", errors))  # type: ignore[operator]
+            else:
+                where = f"config key {prefix}{key}"
+                errors.append(UserError("it is a section", where, "give the keys inside it"))
+            continue
+        try:
+            typed = _typed(value, kind)
+        except ValueError as error:
+            what = f"{str(value)!r} is not {error}"
+            errors.append(UserError(what, f"config key {prefix}{key}", f"give {error}"))
+            continue
+        problem = _out_of_range(typed, fields[key].metadata)
+        if problem:
+            what = f"{typed!r} is out of range"
+            errors.append(UserError(what, f"config key {prefix}{key}", f"give {problem}"))
+        else:
+            values[key] = typed
+    return values
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """``value`` as ``kind``; raises ValueError naming what is wanted."""
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        if isinstance(value, _Text):
+            text = value.strip()
+            text = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+            value = [_Text(item.strip()) for item in text.split(",") if item.strip()]
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"a list of {_NAMES[inner]}s")
+        return tuple(_typed(item, inner) for item in value)
+    if isinstance(value, _Text):
+        return _parsed(value, kind)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(_NAMES[kind])
+    return value
+
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _parsed(text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(_NAMES[bool])
+        return text.lower() == "true"
+    try:
+        return kind(str(text))
+    except ValueError:
+        raise ValueError(_NAMES[kind]) from None
+
+
+def _out_of_range(value: Any, limits: Mapping[str, Any]) -> str:
+    """What to give instead, or an empty string if the value is fine."""
+    if isinstance(value, tuple):
+        return next(filter(None, (_out_of_range(item, limits) for item in value)), "")
+    low, high, among = (limits.get(key) for key in ("low", "high", "among"))
+    if among and value not in among:
+        return "one of " + ", ".join(repr(choice) for choice in among)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if low is not None and value < low:
+        return f"at least {low}"
+    if high is not None and value > high:
+        return f"at most {high}"
+    return ""
+
+
+def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]:
+    """Every problem that one field alone cannot show.
+
+    Args:
+      config: has its default where a value could not be read.
+      unread: those keys; nothing is said of what follows from them.
+    """
+    errors: list[UserError] = []
+
+    def check(good: bool, what: str, fix: str, key: str, *others: str) -> None:
+        if not good and not {key, *others} & set(unread):
+            errors.append(UserError(what, f"config key {key}", fix))
+
+    check(bool(config.teacher), "there is no teacher", "give a model reference", "teacher")
+    made = ["given_teacher", "initial_student", "random_student", "student"]
+    trained: list[str] = []
+    named = ["phases", *config.phases]  # the keys that decide what is in ``made``
+    for name, phase in config.sections.items():
+        objective, data = f"{name}.objective", f"{name}.data"
+        fix = f"give one of {', '.join(made)}"
+        what = f"no earlier phase trains {phase.start!r}"
+        check(phase.start in made, what, fix, f"{name}.start", *named)
+        if phase.objective == "finetune":
+            what, fix = "finetune has no teacher", "remove it"
+            check(not phase.teacher, what, fix, f"{name}.teacher", objective)
+        else:
+            what = f"no earlier phase trains {phase.teacher!r}"
+            check(phase.teacher in made, what, fix, f"{name}.teacher", objective, *named)
+        needs_labels = phase.objective != "layers"
+        what = f"the objective {phase.objective} needs labelled data"
+        check(phase.data == "task" or not needs_labels, what, "give task", data, objective)
+        what = f"the phase {name} reads it and it is empty"
+        check(bool(getattr(config, phase.data)), what, "name one", phase.data, data)
+        what = "the authors' padded means need one example a row"
+        packing = f"{name}.packing"
+        check(not (phase.compat and phase.packing), what, "give false", packing, f"{name}.compat")
+        what = f"a batch of {phase.batch_size} cannot be cut into {phase.accumulation}"
+        good = phase.batch_size >= phase.accumulation
+        size = f"{name}.batch_size"
+        check(good, what, "give at most batch_size", f"{name}.accumulation", size)
+        what = f"evaluation needs a classifier, which {phase.objective} does not train"
+        good = needs_labels or not phase.eval_every
+        check(good, what, "give 0", f"{name}.eval_every", objective)
+        trains = f"{name}.trains"
+        good = phase.trains not in made[:3] and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))
+        check(good, f"{phase.trains!r} cannot name a trained model", "give a plain name", trains)
+        # A model is written once: its folder is how a phase is known to be finished.
+        what = f"an earlier phase trains {phase.trains!r}"
+        check(phase.trains not in trained, what, "give a name of its own", trains, *named)
+        made += [phase.trains] * (phase.trains not in made)
+        trained.append(phase.trains)
+        named.append(trains)
+    return errors
