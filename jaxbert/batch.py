@@ -25,6 +25,9 @@ class Batch:
       starts: int32 [B, S], where each packed example's [CLS] stands; 0 for an empty slot.
       labels: int32 or float32 [B, S, ...], 0 for an empty slot; None for unlabelled text.
       weights: float32 [B, S], 1 for an example, 0 for an empty slot.
+      places: int32 [B, M], positions in the row of pieces that have a label of their own (a word
+        to tag, a piece that was masked); 0 for none. None where no piece has one.
+      targets: int32 [B, M], those labels; -1 for none.
     """
 
     tokens: Array
@@ -34,3 +37,5 @@ class Batch:
     starts: Array
     labels: Array
     weights: Array
+    places: Array = None
+    targets: Array = None

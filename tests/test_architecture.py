@@ -17,6 +17,8 @@ FLOORS = (
     ("training", "evaluation"),
     ("library",),
     ("run",),
+    ("cli",),
+    ("__main__",),
 )
 
 

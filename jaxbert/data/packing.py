@@ -26,6 +26,21 @@ _PLANS_KEPT = 3  # the epoch in use, its neighbour where a batch spans both, and
 
 
 @dataclasses.dataclass(frozen=True)
+class Marks:
+    """Labels of single pieces, those of one example after those of the other.
+
+    Attributes:
+      places: int32 [sum], the piece within its example, from 0.
+      targets: int32 [sum], its label, from 0.
+      offsets: int64 [N + 1], example i has ``places[offsets[i]:offsets[i + 1]]``.
+    """
+
+    places: np.ndarray
+    targets: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Examples:
     """N encoded examples, one after the other, with their [CLS] and [SEP].
 
@@ -37,6 +52,7 @@ class Examples:
       labels: int32 or float32 [N, ...], or None for unlabelled text.
       truncated: how many texts were cut to fit.
       skipped: how many texts were left out because they are empty.
+      marks: labels of single pieces, or None.
     """
 
     tokens: np.ndarray
@@ -45,6 +61,7 @@ class Examples:
     labels: np.ndarray | None = None
     truncated: int = 0
     skipped: int = 0
+    marks: Marks | None = None
 
     @classmethod
     def join(
@@ -55,6 +72,7 @@ class Examples:
         labels: np.ndarray | None = None,
         truncated: int = 0,
         skipped: int = 0,
+        marks: Marks | None = None,
     ) -> Examples:
         """Joins int [length] arrays, one an example; without `seconds` all are single texts."""
         lengths = np.fromiter((len(p) for p in pieces), np.int64, len(pieces))
@@ -62,7 +80,13 @@ class Examples:
         tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
         ends = lengths if seconds is None else np.asarray(seconds)
         return cls(
-            tokens.astype(np.int32), offsets, ends.astype(np.int32), labels, truncated, skipped
+            tokens.astype(np.int32),
+            offsets,
+            ends.astype(np.int32),
+            labels,
+            truncated,
+            skipped,
+            marks,
         )
 
     @property
@@ -74,7 +98,8 @@ class Examples:
     def sha256(self) -> str:
         """Hexadecimal SHA-256 of every piece, bound and label, in order."""
         digest = hashlib.sha256()
-        for array in (self.tokens, self.offsets, self.seconds, self.labels):
+        marks = () if self.marks is None else dataclasses.astuple(self.marks)
+        for array in (self.tokens, self.offsets, self.seconds, self.labels, *marks):
             if array is not None:
                 digest.update(f"{array.dtype.str}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
@@ -216,6 +241,7 @@ class PackedBatches:
             kind = np.float32 if np.issubdtype(given.dtype, np.floating) else np.int32
             labels = np.zeros((*ids.shape, *given.shape[1:]), kind)  # [R, S, ...]
             labels[filled] = given[chosen]
+        places, targets = self._marks(chosen, row, starts[filled])
         return Batch(
             tokens=scatter(self._examples.tokens[source]),
             segments=scatter(np.repeat(slot + 1, sizes)),
@@ -224,7 +250,29 @@ class PackedBatches:
             starts=starts.astype(np.int32),
             labels=labels,
             weights=filled.astype(np.float32),
+            places=places,
+            targets=targets,
         )
+
+    def _marks(
+        self, chosen: np.ndarray, rows: np.ndarray, starts: np.ndarray
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The places and targets, int32 [R, T] each, of examples in the order of their slots."""
+        marks = self._examples.marks
+        if marks is None:
+            return None, None
+        sizes = np.diff(marks.offsets)[chosen]
+        before = np.cumsum(sizes) - sizes
+        within = np.arange(sizes.sum()) - np.repeat(before, sizes)
+        source = np.repeat(marks.offsets[chosen], sizes) + within
+        row = np.repeat(rows, sizes)
+        first = np.searchsorted(row, np.arange(self.rows))  # slots come row after row
+        column = np.arange(len(row)) - first[row]
+        places = np.zeros((self.rows, self.row_length), np.int32)
+        targets = np.full_like(places, -1)
+        places[row, column] = marks.places[source] + np.repeat(starts, sizes)
+        targets[row, column] = marks.targets[source]
+        return places, targets
 
     def _plan(self, epoch: int) -> np.ndarray:
         """Returns int32 [rows of an epoch, S], the examples of each row; -1 for an empty slot."""

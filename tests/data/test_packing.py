@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.packing import Examples, Marks, PackedBatches
 from jaxbert.errors import UserError
 
 
@@ -244,3 +244,27 @@ def test_steps_that_do_not_exist_raise_and_an_endless_stream_has_no_length():
     endless = PackedBatches(make([3] * 5), batch_size=2, row_length=6, seed=0)
     with pytest.raises(TypeError, match="endless"):
         len(endless)
+
+
+def test_labels_of_pieces_stand_where_their_examples_do():
+    rng = np.random.default_rng(0)
+    pieces = [rng.integers(1, 50, n, dtype=np.int32) for n in (5, 9, 3, 7, 4, 4)]
+    counts = [2, 3, 0, 4, 1, 2]
+    places = [np.sort(rng.permutation(len(p))[:n]) for p, n in zip(pieces, counts, strict=True)]
+    targets = [p[i] for p, i in zip(pieces, places, strict=True)]  # a label that can be looked up
+    marks = Marks(
+        np.concatenate(places), np.concatenate(targets), np.cumsum([0, *counts], dtype=np.int64)
+    )
+    batches = PackedBatches(
+        Examples.join(pieces, marks=marks), batch_size=3, row_length=12, seed=1, epochs=2
+    )
+    seen = 0
+    for step in range(len(batches)):
+        batch = batches[step]
+        chex.assert_shape([batch.places, batch.targets], (batches.rows, 12))
+        row, column = np.nonzero(batch.targets >= 0)
+        place = batch.places[row, column]
+        assert (batch.tokens[row, place] == batch.targets[row, column]).all()
+        assert not batch.places[batch.targets < 0].any()
+        seen += len(row)
+    assert seen == 2 * sum(counts)

@@ -1,0 +1,31 @@
+"""``jaxbert COMMAND``: what is done before and after training.
+
+A command is a module of this package with ``HELP``, one line; ``add_arguments(parser)``; and
+``run(args)``, which imports what is heavy only then.
+"""
+
+from __future__ import annotations
+
+import argparse
+from types import ModuleType
+
+from jaxbert.errors import exit_on_user_error
+
+COMMANDS: dict[str, ModuleType] = {}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a command.
+
+    Args:
+      argv: the words behind ``jaxbert``; those of the command line if None.
+    """
+    parser = argparse.ArgumentParser(prog="jaxbert", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        words = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        words.add_argument("--debug", action="store_true", help="show where an error was raised")
+        module.add_arguments(words)
+    args = parser.parse_args(argv)
+    with exit_on_user_error(debug=args.debug):
+        COMMANDS[args.command].run(args)
