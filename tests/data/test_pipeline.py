@@ -9,28 +9,82 @@ import numpy as np
 import pytest
 
 from jaxbert.batch import Batch
-from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.examples import Examples, ExampleSource, Marks
+from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
+
+KINDS = ("text", "classes", "pairs", "scores", "several labels", "answers", "tags")
+
+
+def source(kind: str) -> ExampleSource:
+    """24 examples as each kind of task has them."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 20, 24)
+    seconds = rng.integers(1, lengths) if kind == "pairs" else lengths
+    labels = {
+        "classes": rng.integers(0, 3, 24),
+        "pairs": rng.integers(0, 3, 24),
+        "scores": rng.normal(size=24).astype(np.float32),
+        "several labels": rng.integers(0, 2, (24, 5)).astype(np.float32),
+        "answers": np.sort(rng.integers(0, lengths[:, None], (24, 2))).astype(np.int32),
+    }
+    marks = None
+    if kind == "tags":
+        counts = rng.integers(0, lengths)
+        places = [np.sort(rng.permutation(n)[:k]) for n, k in zip(lengths, counts, strict=True)]
+        targets = rng.integers(0, 9, counts.sum())
+        marks = Marks(np.concatenate(places), targets, np.cumsum([0, *counts]))
+    pieces = [rng.integers(1, 99, n, dtype=np.int32) for n in lengths]
+    return Examples.join(pieces, seconds=seconds, labels=labels.get(kind), marks=marks)
+
+
+def stream(kind: str, packing: bool) -> PackedBatches:
+    return PackedBatches(source(kind), batch_size=5, row_length=24, seed=5, packing=packing)
 
 
 @pytest.fixture(scope="module")
 def batches() -> PackedBatches:
-    rng = np.random.default_rng(0)
-    pieces = [rng.integers(1, 99, n, dtype=np.int32) for n in rng.integers(3, 20, 60)]
-    examples = Examples.join(pieces, labels=np.arange(60))
-    return PackedBatches(examples, batch_size=7, row_length=24, seed=5)
+    return stream("classes", True)
 
 
-@pytest.mark.parametrize("threads", [0, 1, 4])
-def test_resuming_at_every_step_gives_the_whole_rest_of_the_unbroken_stream(threads, batches):
-    whole = list(iterate(batches, 0, 25, threads=threads))
-    assert len(whole) == 25
-    for start in range(25):
-        rest = list(iterate(batches, start, 25, threads=threads))
-        chex.assert_trees_all_equal(rest, whole[start:])
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_resuming_at_every_step_of_two_epochs_gives_the_whole_rest(kind, packing):
+    batches = stream(kind, packing)
+    stop = int(np.ceil(2 * batches.steps_per_epoch))
+    assert 8 <= stop <= 12
+    whole = list(iterate(batches, 0, stop))
+    assert len(whole) == stop
     for step, batch in enumerate(whole):
         assert isinstance(batch, Batch) and isinstance(batch.tokens, np.ndarray)
         chex.assert_trees_all_equal(batch, batches[step])
+    for start in range(stop):
+        again = stream(kind, packing)  # as a new process has it
+        for threads in (0, 1, 3):
+            rest = list(iterate(again, start, stop, threads=threads))
+            chex.assert_trees_all_equal(rest, whole[start:])
+
+
+# Processes take a second to start: a few steps each time, every step among the long tests.
+@pytest.mark.parametrize(
+    "starts", [(0, 4, 7), pytest.param(range(12), marks=pytest.mark.slow)], ids=["few", "every"]
+)
+def test_worker_processes_give_what_threads_give_from_any_step_of_two_epochs(starts):
+    streams = [stream(kind, packing) for kind in KINDS for packing in (True, False)]
+
+    class EveryKind:
+        """All at once: processes start once for all of them, and without this module."""
+
+        def __getitem__(self, step):
+            return [batches[step] for batches in streams]
+
+    every = EveryKind()
+    stop = max(int(np.ceil(2 * batches.steps_per_epoch)) for batches in streams)
+    assert max(starts) < stop <= 12
+    whole = [every[step] for step in range(stop)]
+    for start in starts:
+        rest = list(iterate(every, start, stop, workers=1 + start % 2))
+        chex.assert_trees_all_equal(rest, whole[start:])
 
 
 def test_an_empty_range_yields_nothing(batches):
