@@ -165,12 +165,12 @@ class Examples:
             raise UserError(
                 f"{len(self.labels)} labels for {len(self)} examples", "", "give one for each"
             )
-        outside = (self.tokens < 0) | (self.tokens >= limit)
-        if outside.any():
-            where = int(outside.argmax())
+        tokens = self.tokens
+        if len(tokens) and (tokens.min() < 0 or tokens.max() >= limit):
+            where = int(((tokens < 0) | (tokens >= limit)).argmax())
             example = int(np.searchsorted(self.offsets, where, side="right")) - 1
             raise UserError(
-                f"piece id {self.tokens[where]} is outside the vocabulary of {limit}",
+                f"piece id {tokens[where]} is outside the vocabulary of {limit}",
                 f"example {example if ids is None else ids[example]}, "
                 f"piece {where - int(self.offsets[example])}",
                 "use the tokenizer that belongs to the model",
