@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from pathlib import Path
 
 import chex
 import numpy as np
@@ -10,13 +12,18 @@ import pytest
 
 from jaxbert.batch import Batch
 from jaxbert.data.examples import Examples, ExampleSource, Marks
+from jaxbert.data.manifest import make_plan
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
+from jaxbert.data.prepare import prepare
+from jaxbert.data.spans import Spans
+from jaxbert.data.tokenizer import load_tokenizer
 
-KINDS = ("text", "classes", "pairs", "scores", "several labels", "answers", "tags")
+LABELLED = ("classes", "pairs", "scores", "several labels", "answers", "tags")
+KINDS = ("text", *LABELLED, "prepared text")
 
 
-def source(kind: str) -> ExampleSource:
+def in_memory(kind: str) -> Examples:
     """24 examples as each kind of task has them."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, 20, 24)
@@ -38,19 +45,40 @@ def source(kind: str) -> ExampleSource:
     return Examples.join(pieces, seconds=seconds, labels=labels.get(kind), marks=marks)
 
 
-def stream(kind: str, packing: bool) -> PackedBatches:
-    return PackedBatches(source(kind), batch_size=5, row_length=24, seed=5, packing=packing)
+def on_disk(folder: Path) -> Spans:
+    """24 spans of two prepared sources with shares, some of them twice."""
+    words = [f"w{i}" for i in range(20)]
+    vocab = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 5), ("b", 3)):
+        documents = [" ".join(rng.choice(words, rng.integers(4, 80))) for _ in range(count)]
+        (folder / name).write_text("\n\n".join(documents), encoding="utf-8")
+    tokenizer = load_tokenizer(folder)
+    reference = f"0.6 text:{folder / 'a'} + 0.4 text:{folder / 'b'}"
+    corpus = prepare(make_plan(reference, tokenizer, shard_size=500), folder, folder / "prepared")
+    return Spans(corpus, tokenizer, max_length=20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, ExampleSource]:
+    found: dict[str, ExampleSource] = {kind: in_memory(kind) for kind in KINDS[:-1]}
+    return found | {"prepared text": on_disk(tmp_path_factory.mktemp("corpus"))}
+
+
+def stream(source: ExampleSource, packing: bool) -> PackedBatches:
+    return PackedBatches(source, batch_size=5, row_length=24, seed=5, packing=packing)
 
 
 @pytest.fixture(scope="module")
 def batches() -> PackedBatches:
-    return stream("classes", True)
+    return stream(in_memory("classes"), True)
 
 
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_resuming_at_every_step_of_two_epochs_gives_the_whole_rest(kind, packing):
-    batches = stream(kind, packing)
+def test_resuming_at_every_step_of_two_epochs_gives_the_whole_rest(kind, packing, sources):
+    batches = stream(sources[kind], packing)
     stop = int(np.ceil(2 * batches.steps_per_epoch))
     assert 8 <= stop <= 12
     whole = list(iterate(batches, 0, stop))
@@ -59,7 +87,7 @@ def test_resuming_at_every_step_of_two_epochs_gives_the_whole_rest(kind, packing
         assert isinstance(batch, Batch) and isinstance(batch.tokens, np.ndarray)
         chex.assert_trees_all_equal(batch, batches[step])
     for start in range(stop):
-        again = stream(kind, packing)  # as a new process has it
+        again = pickle.loads(pickle.dumps(batches))  # as another process has it
         for threads in (0, 1, 3):
             rest = list(iterate(again, start, stop, threads=threads))
             chex.assert_trees_all_equal(rest, whole[start:])
@@ -69,8 +97,8 @@ def test_resuming_at_every_step_of_two_epochs_gives_the_whole_rest(kind, packing
 @pytest.mark.parametrize(
     "starts", [(0, 4, 7), pytest.param(range(10), marks=pytest.mark.slow)], ids=["few", "every"]
 )
-def test_worker_processes_give_what_threads_give_from_any_step_of_two_epochs(starts):
-    streams = [stream(kind, packing) for kind in KINDS for packing in (True, False)]
+def test_worker_processes_give_what_threads_give_from_any_step_of_two_epochs(starts, sources):
+    streams = [stream(source, packing) for source in sources.values() for packing in (True, False)]
 
     class EveryKind:
         """All at once: processes start once for all of them, and without this module."""
