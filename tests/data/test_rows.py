@@ -15,8 +15,9 @@ import tfds_files
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxbert.data.encoding import encode_rows, pair_lengths
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.rows import Rows, encode_rows, load_task, pair_lengths, split_parts
+from jaxbert.data.rows import Rows, load_task, split_parts
 from jaxbert.data.tasks import TASKS, Task, describe_task
 from jaxbert.errors import UserError
 
