@@ -12,7 +12,7 @@ from jaxbert.errors import UserError, UserErrors
 # The metrics of each kind of task; the first is what selects unless the task says otherwise.
 METRICS = {
     "classification": ("accuracy", "f1", "matthews"),
-    "multi_label": ("f1_micro", "f1_macro"),
+    "multi_label": ("f1_micro", "f1_macro", "accuracy"),
     "regression": ("pearson_spearman", "pearson", "spearman"),
     "tagging": ("entity_f1", "accuracy"),
     "spans": ("f1", "exact_match"),
