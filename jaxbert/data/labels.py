@@ -210,7 +210,7 @@ def _tag(task: Task, tag: Any, where: str) -> str:
     if number is None:
         fix = f"the tags are {listing(task.classes)}"
         if task.scheme != "none":
-            fix += ", and none for tags without B- and I- is task.scheme=none"
+            fix += ", or set task.scheme=none for tags without B- and I-"
         raise _Bad(f"unknown tag {shorten(tag)}", where, fix)
     return task.classes[number]
 

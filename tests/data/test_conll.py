@@ -109,7 +109,7 @@ def test_parts_of_speech_are_tags_without_a_scheme(tmp_path):
     assert [tags.tolist() for tags in load_task(task).train.tags] == [[0, 1, 2, 3, 4], [0, 0]]
     with pytest.raises(UserError, match=r"unknown tag 'VBZ', .*train.txt:4:1; the tags are 'NNP',"):
         load_task(describe_task("pos", labels=("NNP", "JJ"), **given))
-    with pytest.raises(UserError, match=r"unknown tag 'NNP'.*none for tags without B- and I-"):
+    with pytest.raises(UserError, match=r"unknown tag 'NNP'.*task.scheme=none for tags without B-"):
         load_task(describe_task("pos", labels=("NNP", "JJ"), **(given | {"scheme": ""})))
 
 
