@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,21 +9,20 @@ from typing import Any
 
 import jax
 
-from jaxbert.data.rows import Rows, TaskData, load_task
-from jaxbert.data.tasks import Task, describe_task
+from jaxbert.data.rows import Rows, TaskData
+from jaxbert.data.tasks import Task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation import latency, tfidf
+from jaxbert.evaluation.finished import read_run
 from jaxbert.evaluation.flops import forward_flops
 from jaxbert.evaluation.metrics import score_rows, standard_error
 from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.evaluation.predictions import Predictions, read_classes
-from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import count_parameters, scored_groups
 from jaxbert.workdir import versions, write_json
 
-MODELS = ("teacher", "student", "without_distillation", "random_without_distillation")
 FLOPS_LENGTH = 128  # the paper's
 
 
@@ -73,9 +71,8 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: not a run, an unfinished one, one without a task, or one whose rows have changed.
     """
-    config = _read_config(workdir)
-    task = _read_task(workdir, config)
-    folders = _folders(workdir, config)
+    finished = read_run(workdir)
+    config, task, folders = finished.config, finished.load_task(), finished.folders()
     models = {name: _score(folder, task, config) for name, folder in folders.items()}
     text, pair = _median_text(task.test)
     timed = latency.measure_apart(
@@ -112,71 +109,6 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
     }
     write_json(workdir / "eval.json", results)
     return results
-
-
-def _read_config(workdir: Path) -> dict[str, Any]:
-    """The configuration of a finished run that has a task."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        what = "is not a run's folder: it has no config.json" if workdir.exists() else "is missing"
-        raise UserError(f"{workdir} {what}", "--workdir", "give the --workdir train.py was given")
-    config = _read_object(path)
-    task = config.get("task")
-    if not isinstance(task, dict) or not (task.get("name") or task.get("source")):
-        raise UserError(
-            "this run has no labelled task to be evaluated on",
-            f"{path}, key task",
-            "give the --workdir of a task run, such as one of configs/tinybert_task.py",
-        )
-    if not (workdir / "summary.json").is_file():
-        raise UserError(
-            "this run is not finished",
-            f"{workdir}/summary.json is missing",
-            "run its train.py command again, which continues it",
-        )
-    return config
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file of a run holds."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"not valid JSON: {error}", f"{path}", "restore the file") from error
-    if not isinstance(found, dict):
-        what = f"a JSON {type(found).__name__} instead of an object"
-        raise UserError(what, f"{path}", "restore the file")
-    return found
-
-
-def _read_task(workdir: Path, config: Mapping[str, Any]) -> TaskData:
-    """The run's task, with the rows that it was trained and chosen on."""
-    try:
-        described = describe_task(**config["task"])
-    except TypeError as error:
-        fix = "evaluate it with the version that trained it"
-        raise UserError(f"not understood: {error}", f"{workdir}/config.json", fix) from error
-    task = load_task(described, config.get("data_dir") or "")
-    summary = _read_object(workdir / "summary.json")
-    for reference, rows in summary.get("task", {}).get("rows", {}).items():
-        if task.rows.get(reference, {}).get("sha256") != rows["sha256"]:
-            fix = "put the old rows back, or train again in another --workdir"
-            raise UserError("its rows have changed since the run", reference, fix)
-    return task
-
-
-def _folders(workdir: Path, config: Mapping[str, Any]) -> dict[str, Path]:
-    """The models of a run that are there, teacher first."""
-    folders = {name: workdir / "models" / name for name in MODELS}
-    folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
-    if not folders:
-        raise UserError(
-            "this run left no model", f"{workdir}/models", "run its train.py command again"
-        )
-    if "teacher" not in folders and config.get("teacher"):
-        # Given fine-tuned, it was not trained here and stays where it is.
-        folders = {"teacher": hub.resolve(config["teacher"])} | folders
-    return folders
 
 
 def _score(folder: Path, task: TaskData, config: Mapping[str, Any]) -> dict[str, Any]:
