@@ -85,8 +85,13 @@ CONLL = {"source": "conll:a.txt", "labels": ("PER",)}
             "a",
             "f1",
         ),
-        ({"source": "jsonl:a", "kind": "tagging", "columns": ("w",), "labels": ("PER",)},)
-        + ("tagging", ("w",), "tags", "entity_f1"),
+        (
+            {"source": "jsonl:a", "kind": "tagging", "columns": ("w",), "labels": ("PER",)},
+            "tagging",
+            ("w",),
+            "tags",
+            "entity_f1",
+        ),
         (
             {"source": "tsv:a", "kind": "regression", "columns": ("t",)},
             "regression",
@@ -94,8 +99,13 @@ CONLL = {"source": "conll:a.txt", "labels": ("PER",)}
             "label",
             "pearson_spearman",
         ),
-        ({"source": "tsv:a", "kind": "multi_label", "columns": ("t",), "labels": ("x",)},)
-        + ("multi_label", ("t",), "label", "f1_micro"),
+        (
+            {"source": "tsv:a", "kind": "multi_label", "columns": ("t",), "labels": ("x",)},
+            "multi_label",
+            ("t",),
+            "label",
+            "f1_micro",
+        ),
     ],
 )
 def test_what_a_kind_or_a_source_says_need_not_be_said(said, kind, columns, label, metric):
@@ -128,8 +138,10 @@ def test_a_known_task_from_a_file_of_its_format_has_the_columns_of_that():
             {"source": "tsv:a", "columns": ("t",), "kind": "regression", "bounds": (5.0, 0.0)},
             r"\(5.0, 0.0\) are no bounds, config key task.bounds; give the least",
         ),
-        ({"source": "tsv:a", "columns": ("t",), "labels": ("a", "b"), "metrics": ("f2",)},)
-        + (r"'f2' is no metric of classification, config key task.metrics; give one of accuracy",),
+        (
+            {"source": "tsv:a", "columns": ("t",), "labels": ("a", "b"), "metrics": ("f2",)},
+            r"'f2' is no metric of classification, config key task.metrics; give one of accuracy",
+        ),
     ],
 )
 def test_what_cannot_be_of_a_kind_is_said_with_its_key(said, message):
