@@ -29,9 +29,10 @@ SMALL = (*commands.SMALL, "--config.teacher=teacher")
 
 
 def documented_commands() -> list[list[str]]:
-    """The commands of the page, as words, without ``python``."""
-    found = re.findall(r"^    python ((?:.*\\\n)*.*)", DOC, flags=re.MULTILINE)
-    return [shlex.split(command.replace("\\\n", " ")) for command in found]
+    """The commands of the page, as words for Python."""
+    found = re.findall(r"^    (?:python |(?=jaxbert predict))((?:.*\\\n)*.*)", DOC, re.MULTILINE)
+    words = [shlex.split(command.replace("\\\n", " ")) for command in found]
+    return [["-m", *each] if each[0] == "jaxbert" else each for each in words]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,8 @@ def place(tmp_path_factory) -> Path:
     rows = [f"a {('dull', 'moving')[i % 2]} film, number {i}\t{i % 2}" for i in range(300)]
     text = "\n".join(["text\tlabel", *rows]) + "\n"
     (folder / "reviews.tsv").write_text(text, encoding="utf-8")
+    new = [row.partition("\t")[0] for row in rows[:20]]
+    (folder / "new.tsv").write_text("\n".join(["text", *new]) + "\n", encoding="utf-8")
     (folder / "texts").mkdir()
     documents = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
     (folder / "texts" / "a.txt").write_text(documents, encoding="utf-8")
@@ -57,6 +60,8 @@ def place(tmp_path_factory) -> Path:
     for split in ("train", "dev"):
         text = "\n".join(["index\tsentence1\tsentence2\tlabel", *glue])
         (folder / "data" / "glue" / "RTE" / f"{split}.tsv").write_text(text, encoding="utf-8")
+    text = "\n".join(row.rpartition("\t")[0] for row in text.split("\n"))
+    (folder / "data" / "glue" / "RTE" / "test.tsv").write_text(text, encoding="utf-8")
     write_examples(folder)
     return folder
 
@@ -172,9 +177,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(place, cache):
-    """What the page's first three commands said."""
+    """What the page's first four commands said."""
     said = []
-    for words in documented_commands()[:3]:
+    for words in documented_commands()[:4]:
         done = run(place, words, cache)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
@@ -194,6 +199,9 @@ def test_own_text_and_labels_become_a_student_and_a_table(place, trained):
         "id2label"
     ]
     assert labels == {"0": "negative", "1": "positive"}
+    predicted = (place / "runs" / "own" / "predictions.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in predicted.splitlines()]
+    assert len(lines) == 20 and {line["label"] for line in lines} <= {"negative", "positive"}
 
 
 def test_the_recipe_of_the_page_is_the_same_run(place, trained, cache):
@@ -205,13 +213,18 @@ def test_the_recipe_of_the_page_is_the_same_run(place, trained, cache):
 
 
 def test_the_official_files_of_a_known_task(place, trained, cache):
-    (words,) = (words for words in documented_commands() if "glue" in " ".join(words))
-    words = [word.replace("runs/general", "runs/own_general") for word in words]
-    done = run(place, words, cache)
+    train, predict = (words for words in documented_commands() if "runs/rte" in " ".join(words))
+    train = [word.replace("runs/general", "runs/own_general") for word in train]
+    done = run(place, train, cache)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d\d test rows are among the training rows, too", done.stdout)
     rows = commands.read(place / "runs" / "rte" / "summary.json")["task"]["rows"]
     assert rows["glue:data/glue"]["used"] == rows["glue:data/glue#dev"]["used"] == 100
+    done = run(place, predict, cache)
+    assert done.returncode == 0, done.stderr
+    lines = (place / "submission" / "RTE.tsv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 101
+    assert {line.partition("\t")[2] for line in lines[1:]} <= {"entailment", "not_entailment"}
 
 
 def test_names_are_tagged_from_a_file_of_ones_own_to_a_table(place, cache):
