@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
+from jaxbert.cli import prepare
 from jaxbert.errors import exit_on_user_error
 
-COMMANDS: dict[str, ModuleType] = {}
+COMMANDS: dict[str, ModuleType] = {"prepare": prepare}
 
 
 def main(argv: list[str] | None = None) -> None:
