@@ -238,12 +238,12 @@ def _make_shard(
     """Writes the shard of a unit, unless it is there as it was written."""
     unit, (first, last) = task
     duplicate = np.load(work / _DUPLICATES, mmap_mode="r")[first:last] if last else None
-    tokenizer = _open_tokenizer(tokenizer_folder, fingerprint)
+    tokenizer = open_tokenizer(tokenizer_folder, fingerprint)
     return finished_shard(unit, out, work) or write_shard(unit, duplicate, tokenizer, out, work)
 
 
 @functools.lru_cache(maxsize=1)
-def _open_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
+def open_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
     """The plan's tokenizer, loaded once a process."""
     tokenizer = load_tokenizer(folder)
     if tokenizer.fingerprint != fingerprint:

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -119,15 +120,15 @@ def write_shard(
       unit: what to read.
       duplicate: bool [documents of the unit], those to leave out; None for none.
       tokenizer: gives the pieces.
-      out: where the shard is written.
-      work: where its record and the lengths of its documents are, in this order and last of all.
+      out: where the shard is put in the end.
+      work: where it is written, and, then, the lengths of its documents and its record.
 
     Raises:
       UserError: something that is no text, with its place, or a source that has changed.
       OSError: it cannot be written.
     """
     path = out / f"{unit.number:06d}.array_record"
-    partial = path.with_suffix(".partial")
+    partial = _partial(work / path.name)
     dtype = piece_dtype(tokenizer.vocab_size)
     lengths: list[int] = []
     read = records = text_bytes = 0
@@ -164,8 +165,9 @@ def write_shard(
     partial.replace(path)
     save(lengths_path(unit, work), np.array(lengths, np.int32))
     record = _record(unit, work)
-    record.with_suffix(".partial").write_text(json.dumps(dataclasses.asdict(shard)))
-    record.with_suffix(".partial").replace(record)
+    partial = _partial(record)
+    partial.write_text(json.dumps(dataclasses.asdict(shard)), encoding="utf-8")
+    partial.replace(record)
     return shard
 
 
@@ -178,9 +180,14 @@ def _record(unit: Unit, work: Path) -> Path:
     return work / f"{unit.number:06d}.json"
 
 
+def _partial(path: Path) -> Path:
+    """A name of its own: Beam may run one unit twice at the same time."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+
+
 def save(path: Path, array: np.ndarray) -> None:
     """Writes an npy file in one piece."""
-    partial = path.with_suffix(".partial")
+    partial = _partial(path)
     with partial.open("wb") as file:
         np.save(file, array)
     partial.replace(path)
