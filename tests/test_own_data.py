@@ -15,9 +15,9 @@ DOC = (commands.ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 SMALL = (*commands.SMALL, "--config.teacher=teacher")
 
 
-def documented_commands() -> list[list[str]]:
-    """The commands of the page, as words, without ``python``."""
-    found = re.findall(r"^    python ((?:.*\\\n)*.*)", DOC, flags=re.MULTILINE)
+def documented_commands(program: str = "python") -> list[list[str]]:
+    """The commands of the page, as words, without the program."""
+    found = re.findall(rf"^    {program} ((?:.*\\\n)*.*)", DOC, flags=re.MULTILINE)
     return [shlex.split(command.replace("\\\n", " ")) for command in found]
 
 
@@ -39,6 +39,8 @@ def place(tmp_path_factory) -> Path:
     (folder / "texts").mkdir()
     documents = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
     (folder / "texts" / "a.txt").write_text(documents, encoding="utf-8")
+    notes = "".join(f'{{"text": "note {i} is short"}}\n' for i in range(30))
+    (folder / "notes.jsonl").write_text(notes, encoding="utf-8")
     glue = [f"{i}\tpremise {i}\tguess {i}\t{('', 'not_')[i % 2]}entailment" for i in range(100)]
     (folder / "data" / "glue" / "RTE").mkdir(parents=True)
     for split in ("train", "dev"):
@@ -111,6 +113,22 @@ def test_the_official_files_of_a_known_task(place, trained, cache):
     assert re.search(r"\d\d test rows are among the training rows, too", done.stdout)
     rows = commands.read(place / "runs" / "rte" / "summary.json")["task"]["rows"]
     assert rows["glue:data/glue"]["used"] == rows["glue:data/glue#dev"]["used"] == 100
+
+
+def test_text_that_is_prepared_beforehand(place, cache):
+    (words,) = documented_commands("jaxbert")
+    words = [re.sub("^--tokenizer=.*", "--tokenizer=teacher", word) for word in words]
+    prepared = run(place, ["-m", "jaxbert", *words], cache)
+    assert prepared.returncode == 0, prepared.stderr
+    assert prepared.stdout.startswith("70 documents, ")
+    (words,) = (words for words in documented_commands() if "prepared:" in " ".join(words))
+    done = run(place, words, cache)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"corpus: 70\.\d% text:texts/\*\.txt, 1\.00 times", done.stdout)
+    facts = commands.read(place / "runs" / "mixed" / "summary.json")["corpus"]
+    assert (facts["documents"], facts["empty"], facts["duplicates"]) == (70, 0, 0)
+    shares = [source["share"] for source in facts["sources"]]
+    assert abs(shares[0] - 0.7) < 0.01 and sum(shares) == 1.0
 
 
 def test_rows_that_have_changed_since_the_run_are_not_evaluated(place, trained, cache):
