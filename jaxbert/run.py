@@ -377,6 +377,9 @@ class Run:
             examples = encode_rows(
                 self.library.tokenizer, self.task.train, max_length=self.config.max_length
             )
+            if cut := examples.truncated:
+                share = f"{cut:,} of {len(examples):,} examples ({cut / len(examples):.1%})"
+                print(f"task: {share} are cut to max_length", flush=True)
         return PackedBatches(
             examples,
             batch_size=phase.batch_size,
