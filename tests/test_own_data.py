@@ -30,7 +30,7 @@ SMALL = (*commands.SMALL, "--config.teacher=teacher")
 
 def documented_commands() -> list[list[str]]:
     """The commands of the page, as words for Python."""
-    found = re.findall(r"^    (?:python |(?=jaxbert predict))((?:.*\\\n)*.*)", DOC, re.MULTILINE)
+    found = re.findall(r"^    (?:python |(?=jaxbert ))((?:.*\\\n)*.*)", DOC, re.MULTILINE)
     words = [shlex.split(command.replace("\\\n", " ")) for command in found]
     return [["-m", *each] if each[0] == "jaxbert" else each for each in words]
 
@@ -55,6 +55,8 @@ def place(tmp_path_factory) -> Path:
     (folder / "texts").mkdir()
     documents = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
     (folder / "texts" / "a.txt").write_text(documents, encoding="utf-8")
+    notes = "".join(f'{{"text": "note {i} is short"}}\n' for i in range(30))
+    (folder / "notes.jsonl").write_text(notes, encoding="utf-8")
     glue = [f"{i}\tpremise {i}\tguess {i}\t{('', 'not_')[i % 2]}entailment" for i in range(100)]
     (folder / "data" / "glue" / "RTE").mkdir(parents=True)
     for split in ("train", "dev"):
@@ -235,6 +237,22 @@ def test_names_are_tagged_from_a_file_of_ones_own_to_a_table(place, cache):
     assert results["metric"] == "entity_f1" and "entity_f1" in results["models"]["teacher"]
     rows = commands.read(place / "runs" / "names" / "summary.json")["task"]["rows"]
     assert rows["conll:names/*.txt"]["used"] == 240
+
+
+def test_text_that_is_prepared_beforehand(place, cache):
+    (words,) = (words for words in documented_commands() if "prepare" in words)
+    words = [re.sub("^--tokenizer=.*", "--tokenizer=teacher", word) for word in words]
+    prepared = run(place, words, cache)
+    assert prepared.returncode == 0, prepared.stderr
+    assert prepared.stdout.startswith("70 documents, ")
+    (words,) = (words for words in documented_commands() if "prepared:" in " ".join(words))
+    done = run(place, words, cache)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"corpus: 70\.\d% text:texts/\*\.txt, 1\.00 times", done.stdout)
+    facts = commands.read(place / "runs" / "mixed" / "summary.json")["corpus"]
+    assert (facts["documents"], facts["empty"], facts["duplicates"]) == (70, 0, 0)
+    shares = [source["share"] for source in facts["sources"]]
+    assert abs(shares[0] - 0.7) < 0.01 and sum(shares) == 1.0
 
 
 def test_rows_that_have_changed_since_the_run_are_not_evaluated(place, trained, cache):

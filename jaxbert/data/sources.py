@@ -146,7 +146,7 @@ def open_huggingface(name: str, split: str, column: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        fix = 'pip install "jaxbert[datasets]" (or datasets)'
+        fix = "pip install datasets (the `.[datasets]` extra)"
         raise UserError("the library datasets is not installed", f"hf:{name}", fix) from error
     folder = Path(name).expanduser()
     try:
