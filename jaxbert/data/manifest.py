@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbert.data.corpus import Part, Term, find_corpus
+from jaxbert.data.corpus import Term, find_corpus
+from jaxbert.data.documents import Part
 from jaxbert.data.progress import Report
 from jaxbert.data.tables import open_bytes
 from jaxbert.data.tokenizer import Tokenizer

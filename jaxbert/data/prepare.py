@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.corpus import close_corpus, find_corpus
+from jaxbert.data.corpus import find_corpus
 from jaxbert.data.dedup import find_duplicates
+from jaxbert.data.documents import close_rows
 from jaxbert.data.manifest import MANIFEST, Plan, count_cores, make_plan, write_manifest
 from jaxbert.data.prepared import Corpus, open_corpus
 from jaxbert.data.progress import Report
@@ -77,7 +78,7 @@ def prepare(
         fix = "run the same command again, with fewer workers if memory was short"
         raise UserError("a worker process has died", str(out), fix) from error
     finally:
-        close_corpus()
+        close_rows()
     return open_corpus(out, verify=True)
 
 

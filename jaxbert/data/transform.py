@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxbert.data.corpus import Part, Source, read_documents
+from jaxbert.data.corpus import read_documents
+from jaxbert.data.documents import Part, Source
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 

@@ -432,6 +432,7 @@ def test_shares_and_references_that_do_not_fit_are_refused(make, tmp_path):
         (f"0.5 {reference} + {reference}", "1 of 2 sources have a share"),
         (f"{reference} + ", "unknown corpus"),
         (f"-1 {reference}", "unknown corpus"),
+        (f"0 {reference}", "0 of 1 sources have a share"),
         (f"prepared:{tmp_path}", "unknown corpus"),
         ("hf:name:text", "unknown corpus"),
     ):
