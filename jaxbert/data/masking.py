@@ -44,7 +44,7 @@ class MaskedBatches:
         be reached; [MASK], random piece or kept is still drawn for each piece, as BERT's code does.
 
     Raises:
-      UserError: a vocabulary in which there is nothing but special pieces, or a rate outside 0 to 1.
+      UserError: a vocabulary with nothing but special pieces, or a rate that is no share.
     """
 
     def __init__(
