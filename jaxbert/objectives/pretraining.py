@@ -56,6 +56,7 @@ class Pretraining:
             params = frozen["model"] | params
         key_or_none = key if has_dropout(self.model) else None
         hidden = encode(self.model, params, batch, key=key_or_none).last_hidden
+        assert hidden is not None
         words = masked_lm_logits(self.model, params, hidden, batch.places)  # [B, M, V]
         masked = (batch.targets >= 0).astype(jnp.float32)
         targets = jnp.maximum(batch.targets, 0)
