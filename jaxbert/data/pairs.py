@@ -172,7 +172,9 @@ def _uniform(seed: int, ids: np.ndarray, draws: int) -> np.ndarray:
     generators would have to be made anew for each example.
     """
     start = np.random.SeedSequence((seed, _STREAM)).generate_state(1, np.uint64)
-    x = ids.astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(1, draws + 1, dtype=np.uint64)
+    x: np.ndarray = ids.astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(
+        1, draws + 1, dtype=np.uint64
+    )
     x = start + x * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
