@@ -169,6 +169,8 @@ class RunConfig:
       mesh: how devices are laid out.
       log_every: steps between lines of metrics.jsonl.
       eval_batch_size: examples a batch in evaluation.
+      data_workers: processes that make batches ahead of the step; 0 = a thread does, which is
+        enough for all but the fastest devices.
     """
 
     phases: tuple[str, ...] = ()
@@ -185,6 +187,7 @@ class RunConfig:
     mesh: MeshConfig = MeshConfig()
     log_every: int = option(20, low=1)
     eval_batch_size: int = option(64, low=1)
+    data_workers: int = option(0, low=0)
     sections: Mapping[str, PhaseConfig] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

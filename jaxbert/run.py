@@ -274,6 +274,7 @@ class Run:
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
         batches = self.batches(phase)
+        source = batches.source
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
@@ -305,7 +306,7 @@ class Run:
                 step,
                 state,
                 frozen,
-                lambda first, last: iterate(batches, first, last),
+                lambda first, last: iterate(batches, first, last, workers=self.config.data_workers),
                 sharding.rows(self.mesh),
                 checkpoints,
                 self.journal,
@@ -323,6 +324,10 @@ class Run:
             **dataclasses.asdict(totals),
             "rows": batches.rows,
             "fill": batches.fill,
+            "data_wait_fraction": totals.data_wait_fraction,
+            "truncated": source.truncated,
+            "truncated_share": source.truncated / len(source),
+            "skipped": source.skipped,
             "examples": batches.examples_per_batch * phase.steps,
             "epochs": batches.epoch(phase.steps),
             "final": values,

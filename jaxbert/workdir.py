@@ -12,7 +12,15 @@ from jaxbert.config import RunConfig
 from jaxbert.errors import UserError, UserErrors
 
 # Keys that may change while a run goes on: what it computes does not depend on them.
-FREE = ("log_every", "eval_batch_size", "data_dir", "mesh.data", "mesh.model", "checkpoint_every")
+FREE = (
+    "log_every",
+    "eval_batch_size",
+    "data_dir",
+    "data_workers",
+    "mesh.data",
+    "mesh.model",
+    "checkpoint_every",
+)
 
 # What a number may depend on.
 PACKAGES = (

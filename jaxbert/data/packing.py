@@ -41,6 +41,7 @@ class PackedBatches:
         they are read.
 
     Attributes:
+      source: the examples.
       filled_rows: rows of the stream in a batch.
       rows: R, rows a batch, the empty ones included.
       slots: S, examples that fit in a row at most.
@@ -71,7 +72,7 @@ class PackedBatches:
         if epochs is not None:
             _check_sizes(epochs=epochs)
         self.row_length = row_length
-        self._examples = examples
+        self.source = examples
         # What is in memory has been checked; what is not, is when it is read.
         self._limit = None if isinstance(examples, Examples) else _limit(vocab_size)
         count, lengths = len(examples), examples.lengths
@@ -94,7 +95,7 @@ class PackedBatches:
     @property
     def sha256(self) -> str:
         """Of the examples."""
-        return self._examples.sha256
+        return self.source.sha256
 
     def epoch(self, step: int) -> float:
         """Returns how many epochs have been seen before batch `step`."""
@@ -120,7 +121,7 @@ class PackedBatches:
         ids = self.example_ids(step)
         filled = ids >= 0
         chosen = ids[filled]
-        examples = self._examples.gather(chosen)
+        examples = self.source.gather(chosen)
         if self._limit is not None:
             examples.check(self._limit, chosen)
         sizes = examples.lengths

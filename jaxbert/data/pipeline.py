@@ -1,4 +1,4 @@
-"""Batches from Grain: made ahead of the step by threads, and resumed at any step."""
+"""Batches from Grain: made ahead of the step by threads or processes, and resumed at any step."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from jaxbert.data.packing import PackedBatches
 
 
 def iterate(
-    batches: PackedBatches, start: int, stop: int, *, threads: int = 1, prefetch: int = 2
+    batches: PackedBatches,
+    start: int,
+    stop: int,
+    *,
+    threads: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
 ) -> Iterator[Batch]:
     """Yields batches `start` to `stop` - 1, in order.
 
     A batch is a function of its step, so going on at step s is ``iterate(batches, s, stop)``:
-    there is no iterator state to save.
+    there is no iterator state to save, and no number of threads or workers changes a batch.
 
     Args:
       batches: random access to batches by step.
       start: the first step.
       stop: one past the last step.
-      threads: threads that make batches; 0 makes them in the caller's.
-      prefetch: batches held ready.
+      threads: threads that make batches, of each process; 0 makes them in the one that asks.
+      workers: processes that make batches, each with its copy of `batches`, from the program's
+        ``if __name__ == "__main__":``; 0 makes them in this process. They take seconds to start
+        and help only where one process is too slow (`benchmarks/pipeline.py` measures it).
+      prefetch: batches held ready, by each process.
     """
     if stop <= start:
         return
@@ -29,4 +38,19 @@ def iterate(
 
     steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    yield from steps.to_iter_dataset(options)
+    stream = steps.to_iter_dataset(options)
+    if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which only absl.app parses
+            flags.FLAGS.mark_as_parsed()
+        workers = min(workers, stop - start)
+        # A batch is small: in shared memory it would cost more time, and leak if a run is killed.
+        copied = grain.experimental.DatasetOptions(min_shm_size=2**30)
+        stream = grain.experimental.WithOptionsIterDataset(stream, copied)
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(workers, prefetch))
+    iterator = iter(stream)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()  # ends threads and processes, now and not when garbage is collected

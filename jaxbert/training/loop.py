@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -50,11 +50,39 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Totals:
-    """What a phase has used so far: seconds in the loop, positions and real tokens seen."""
+    """What a phase has used so far.
+
+    Attributes:
+      seconds: in the loop, evaluation and checkpoints included.
+      data_wait: of these, seconds in which the loop had to wait for a batch; the devices may have
+        been at work on earlier steps meanwhile.
+      tokens: positions seen, padding included.
+      real_tokens: without padding.
+    """
 
     seconds: float = 0.0
+    data_wait: float = 0.0
     tokens: int = 0
     real_tokens: int = 0
+
+    @property
+    def data_wait_fraction(self) -> float:
+        """Share of the seconds."""
+        return self.data_wait / max(self.seconds, 1e-9)
+
+    def seen(self, batch: Batch, waited: float) -> Totals:
+        """With one more batch, of NumPy arrays."""
+        return Totals(
+            self.seconds,
+            self.data_wait + waited,
+            self.tokens + batch.segments.size,
+            self.real_tokens + int(np.count_nonzero(batch.segments)),
+        )
+
+    def since(self, earlier: Totals) -> Totals:
+        """What was used between two points of a phase."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(earlier), strict=True)
+        return Totals(*(now - before for now, before in pairs))
 
 
 def place(batch: Batch, sharding: NamedSharding) -> Batch:
@@ -64,6 +92,28 @@ def place(batch: Batch, sharding: NamedSharding) -> Batch:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(put, batch)
+
+
+def feed(batches: Iterable[Batch], sharding: NamedSharding) -> Iterator[tuple[Batch, Batch, float]]:
+    """Yields each batch as it came, on its devices, and the seconds waited since the last one.
+
+    The next batch is on its way to the devices before a batch is handed out: its transfer runs
+    beside the step.
+    """
+    stream = iter(batches)
+    ready: tuple[Batch, Batch] | None = None
+    waited = 0.0
+    while True:
+        began = time.monotonic()
+        batch = next(stream, None)
+        waited += time.monotonic() - began
+        upcoming = None if batch is None else (batch, place(batch, sharding))
+        if ready is not None:
+            yield *ready, waited
+            waited = 0.0
+        if upcoming is None:
+            return
+        ready = upcoming
 
 
 def train(
@@ -111,20 +161,18 @@ def train(
     with PhaseProgress(plan.name, start, plan.steps) as progress:
         if start:
             progress.say(f"{plan.name}: continues at step {start}")
-        for done, batch in enumerate(batches(start, plan.steps), start + 1):
-            state, metrics = step(state, frozen, place(batch, sharding))
+        stream = feed(batches(start, plan.steps), sharding)
+        for done, (batch, placed, waited) in enumerate(stream, start + 1):
+            state, metrics = step(state, frozen, placed)
             pending.append(metrics)
-            real = int(np.count_nonzero(batch.segments))
-            totals = Totals(
-                totals.seconds, totals.tokens + batch.segments.size, totals.real_tokens + real
-            )
+            totals = totals.seen(batch, waited)
             progress.advance(done)
             if done % plan.log_every == 0 or plan.saves(done):
                 values = _means(pending)
                 pending = []
                 now = time.monotonic()
                 totals = dataclasses.replace(totals, seconds=totals.seconds + now - mark)
-                rate = (totals.real_tokens - marked.real_tokens) / max(now - mark, 1e-9)
+                used = totals.since(marked)
                 mark, marked = now, totals
                 # A gradient may overflow under a finite loss, and spoils the parameters as surely.
                 if bad := [name for name, value in values.items() if not np.isfinite(value)]:
@@ -133,8 +181,9 @@ def train(
                         f"phase {plan.name}, by step {done}",
                         "lower the learning rate and give another --workdir",
                     )
-                journal.write(plan.name, done, dataclasses.asdict(totals) | values)
-                progress.show(done, values, rate)
+                waiting = {"data_wait_fraction": used.data_wait_fraction}
+                journal.write(plan.name, done, dataclasses.asdict(totals) | waiting | values)
+                progress.show(done, values, used.real_tokens / max(used.seconds, 1e-9))
             if plan.saves(done):
                 metric = None
                 if evaluate is not None and plan.evaluates(done):

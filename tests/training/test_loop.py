@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ from jaxbert.objectives.losses import Term
 from jaxbert.training import sharding
 from jaxbert.training.checkpoint import Checkpoints, parameter_hash
 from jaxbert.training.journal import Journal
-from jaxbert.training.loop import Plan, train
+from jaxbert.training.loop import Plan, feed, place, train
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state, make_step
 
@@ -32,6 +35,7 @@ OPTIMIZER = make_optimizer(learning_rate=1e-2, steps=12)
 BATCHES = PackedBatches(
     examples([9, 3, 12, 5, 7, 2, 4, 8] * 3), batch_size=8, row_length=16, seed=1, multiple=2
 )
+TIMES = ("seconds", "data_wait", "data_wait_fraction")
 PLAN = Plan("task", steps=12, log_every=2, eval_every=4, checkpoint_every=3)
 
 
@@ -91,11 +95,17 @@ def run(
         journal.close()
 
 
-def journal_of(workdir: Path, *, dev: bool = False) -> list[dict[str, Any]]:
-    """Entries without times."""
+def timed(workdir: Path) -> list[dict[str, Any]]:
+    """Entries as they are, without those of evaluations."""
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    return [{k: v for k, v in e.items() if k != "seconds"} for e in entries if ("dev" in e) == dev]
+    return [entry for entry in map(json.loads, lines) if "dev" not in entry]
+
+
+def journal_of(workdir: Path, *, dev: bool = False) -> list[dict[str, Any]]:
+    """Entries without times, of the steps or of the evaluations."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [entry for entry in map(json.loads, lines) if ("dev" in entry) == dev]
+    return [{k: v for k, v in entry.items() if k not in TIMES} for entry in entries]
 
 
 def first_bias(params: Any) -> float:
@@ -133,7 +143,73 @@ def test_journal_has_each_logged_step_once_with_what_scripts_read(unbroken):
     real = sum(int((BATCHES[s].segments > 0).sum()) for s in range(12))
     assert entries[-1]["real_tokens"] == totals.real_tokens == real
     assert totals.tokens == 12 * BATCHES[0].tokens.size
-    assert all(e["loss"] == pytest.approx(e["cross_entropy"], rel=1e-5) for e in entries[:2])
+    # Over several steps, a term is the mean over examples and the loss that over steps.
+    single = [e for e in entries if e["step"] in (3, 9)]
+    assert all(e["loss"] == pytest.approx(e["cross_entropy"], rel=1e-5) for e in single)
+    assert all(0 <= e["data_wait"] <= e["seconds"] for e in timed(workdir))
+
+
+def test_what_the_step_waits_for_data_is_written_and_added_up(unbroken, tmp_path):
+    pause = 0.02
+
+    def slow(first: int, last: int) -> Iterator[Batch]:
+        for step in range(first, last):
+            time.sleep(pause)
+            yield BATCHES[step]
+
+    with pytest.raises(Interruption):
+        run(tmp_path, broken_at(7))
+    _, totals, _ = run(tmp_path, slow)
+    entries = timed(tmp_path)
+    by_step = {entry["step"]: entry for entry in entries}
+    assert by_step[12]["data_wait"] - by_step[6]["data_wait"] >= 6 * pause  # a sleep is never short
+    assert totals.data_wait == by_step[12]["data_wait"] <= totals.seconds
+    assert totals.data_wait_fraction == totals.data_wait / totals.seconds
+    for before, after in itertools.pairwise(entries):
+        used = after["data_wait"] - before["data_wait"]
+        assert 0 < after["data_wait_fraction"] < 1
+        assert after["data_wait_fraction"] * (after["seconds"] - before["seconds"]) >= 0.99 * used
+
+
+def test_next_batch_is_on_the_devices_before_a_step_begins():
+    made = []
+
+    def batches() -> Iterator[Batch]:
+        for step in range(4):
+            made.append(step)
+            yield BATCHES[step]
+
+    rows = sharding.rows(sharding.make_mesh(data=2))
+    for step, (batch, placed, waited) in enumerate(feed(batches(), rows)):
+        assert made == list(range(min(step + 2, 4)))
+        assert waited >= 0
+        for host, device in zip(jax.tree.leaves(batch), jax.tree.leaves(placed), strict=True):
+            assert isinstance(host, np.ndarray) and device.sharding == rows
+            np.testing.assert_array_equal(device, host)
+    assert step == 3
+    assert list(feed([], rows)) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_rows_of_any_number_of_processes_make_the_same_global_batch(processes):
+    """A process puts its rows of the global batch on its own devices, and no others."""
+    rows = sharding.rows(sharding.make_mesh(data=processes))
+    stream = PackedBatches(
+        examples([9, 3, 12, 5, 7, 2, 4, 8] * 3),
+        batch_size=8,
+        row_length=16,
+        seed=1,
+        multiple=processes,
+    )
+    alone = PackedBatches(stream.source, batch_size=8, row_length=16, seed=1)
+    for step in (0, 1, 5, 10**6):
+        placed = place(stream[step], rows)
+        for mine, whole in zip(jax.tree.leaves(placed), jax.tree.leaves(alone[step]), strict=True):
+            shards = sorted(mine.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+            assert len(shards) == processes
+            joined = np.concatenate([np.asarray(shard.data) for shard in shards])
+            np.testing.assert_array_equal(joined[: len(whole)], whole)
+            assert not joined[len(whole) :].any()
 
 
 def test_finished_phase_trains_no_further(unbroken):
