@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 import numpy as np
 
 from jaxbert.batch import Batch
+from jaxbert.data.pipeline import RandomAccess
 from jaxbert.data.tokenizer import Tokenizer, special_ids
 from jaxbert.errors import UserError
 
 _STREAM = 0x6D61736B  # parts these draws from others of the same seed
 _MASKED, _RANDOM = 0.8, 0.9  # below the first: [MASK]; below the second: a random piece; else kept
-
-
-class RandomAccess(Protocol):
-    """Batches by step, such as PackedBatches."""
-
-    def __getitem__(self, step: int) -> Batch: ...
 
 
 class MaskedBatches:

@@ -168,15 +168,17 @@ def _nearest_end(
 def _uniform(seed: int, ids: np.ndarray, draws: int) -> np.ndarray:
     """Returns float64 [n, draws] in [0, 1), a function of (seed, id) alone.
 
-    SplitMix64 (Steele et al. 2014), which any stretch of can be computed at once: NumPy's
+    SplitMix64 (Steele et al. 2014), of which any element can be computed by itself: NumPy's
     generators would have to be made anew for each example.
     """
     start = np.random.SeedSequence((seed, _STREAM)).generate_state(1, np.uint64)
-    x: np.ndarray = ids.astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(
-        1, draws + 1, dtype=np.uint64
-    )
-    x = start + x * np.uint64(0x9E3779B97F4A7C15)
+    steps = ids.astype(np.uint64)[:, None] * np.uint64(draws)
+    steps = steps + np.arange(1, draws + 1, dtype=np.uint64)  # [n, draws]
+    return (_mix(start + steps * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's last steps, on uint64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return (x >> np.uint64(11)) * 2.0**-53
+    return x ^ (x >> np.uint64(31))
