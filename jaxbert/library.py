@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from jaxbert.config import RunConfig
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+from jaxbert.data.vocabulary import train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model, write_model
@@ -28,31 +29,53 @@ class Library:
     Args:
       config: the run's.
       workdir: the run's folder.
+      text: gives text to train a vocabulary on, for a run that is given none.
 
     Attributes:
-      given: the given teacher.
-      tokenizer: its tokenizer, which the student shares.
+      has_teacher: whether the config names one.
     """
 
-    def __init__(self, config: RunConfig, workdir: Path) -> None:
-        self._config, self._workdir = config, workdir
-        self.given = read_model(hub.resolve(config.teacher))
-        self.tokenizer: Tokenizer = load_tokenizer(self.given.folder)
+    def __init__(
+        self, config: RunConfig, workdir: Path, text: Callable[[], Iterable[str]] = tuple
+    ) -> None:
+        self._config, self._workdir, self._text = config, workdir, text
+        self.has_teacher = bool(config.teacher)
+
+    @functools.cached_property
+    def given(self) -> Model:
+        """The given teacher."""
+        return read_model(hub.resolve(self._config.teacher))
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The one that all models of the run share.
+
+        The teacher's, else that of the vocabulary that the config names, else that of the student
+        that is continued, else one that is trained, once, and kept in the workdir.
+        """
+        reference = self._config.vocabulary or self._config.init_from
+        if self.has_teacher:
+            return load_tokenizer(self.given.folder)
+        if reference:
+            return load_tokenizer(hub.resolve(reference))
+        folder = self._workdir / "vocabulary"
+        if not folder.is_dir():
+            write_vocabulary(folder, train_vocabulary(self._text(), self._config.vocab_size))
+        return load_tokenizer(folder)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the word tables of all models of the run."""
+        return self.given.config.vocab_size if self.has_teacher else self.tokenizer.vocab_size
 
     @property
     def teacher_is_finetuned(self) -> bool:
         """Whether the given teacher comes with a classifier."""
-        return "classifier" in self.given.params
+        return self.has_teacher and "classifier" in self.given.params
 
     def check(self) -> list[UserError]:
         """What is wrong with the models that the run starts from."""
-        errors: list[UserError] = []
-        pieces, rows = self.tokenizer.vocab_size, self.given.config.vocab_size
-        if pieces > rows:
-            what = f"the tokenizer has {pieces} pieces, the teacher {rows}"
-            fix = "put the tokenizer that the teacher was trained with into its folder"
-            errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
-        errors += self._check_length(self.given, f"the teacher {self._config.teacher}")
+        errors = self._check_teacher() if self.has_teacher else []
         starts = {phase.start for phase in self._config.sections.values()}
         for name in ("student", "initial_student"):
             try:
@@ -64,18 +87,35 @@ class Library:
                 errors.append(error)
         return errors
 
+    def _check_teacher(self) -> list[UserError]:
+        errors: list[UserError] = []
+        pieces, rows = self.tokenizer.vocab_size, self.given.config.vocab_size
+        if pieces > rows:
+            what = f"the tokenizer has {pieces} pieces, the teacher {rows}"
+            fix = "put the tokenizer that the teacher was trained with into its folder"
+            errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
+        return errors + self._check_length(self.given, f"the teacher {self._config.teacher}")
+
     @functools.cached_property
     def student_config(self) -> BertConfig:
-        """The student's shape: the preset, its overrides, and what it shares with the teacher."""
-        wanted, teacher = self._config.student, self.given.config
+        """The student's shape: the preset, its overrides, and what it shares with the teacher.
+
+        Without a teacher it has a row for each piece of the tokenizer and for each position up to
+        the run's length: rows that no training reaches would be random for ever.
+        """
+        wanted = self._config.student
         sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
         changed = {key: getattr(wanted, key) for key in sizes if getattr(wanted, key)}
+        base = PRESETS[wanted.preset].replace(
+            **changed, position=wanted.position, classifier=wanted.classifier
+        )
+        if not self.has_teacher:
+            length = self._config.max_length
+            return base.replace(vocab_size=self.vocab_size, max_position_embeddings=length)
+        teacher = self.given.config
         shared = ("vocab_size", "type_vocab_size", "max_position_embeddings")
-        student = PRESETS[wanted.preset].replace(
-            **changed,
+        student = base.replace(
             **{key: getattr(teacher, key) for key in shared},
-            position=wanted.position,
-            classifier=wanted.classifier,
             projection_size=0 if wanted.projection == "none" else teacher.hidden_size,
             projection_per_layer=wanted.projection == "layer",
         )
@@ -118,10 +158,13 @@ class Library:
             reference = f"run:{folder}#initial_student"
         model = read_model(hub.resolve(reference))
         if load_tokenizer(model.folder).fingerprint != self.tokenizer.fingerprint:
+            whose, other = "config's", self._config.vocabulary
+            if self.has_teacher:
+                whose, other = "teacher's", str(self.given.folder)
             raise UserError(
-                "the student's vocabulary is not the teacher's",
-                f"{model.folder} and {self.given.folder}",
-                "give a teacher with the vocabulary that the student was made with",
+                f"the student's vocabulary is not the {whose}",
+                f"{model.folder} and {other}",
+                f"give a {whose[:-2]} with the vocabulary that the student was made with",
             )
         return model
 

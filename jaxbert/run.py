@@ -7,20 +7,25 @@ import functools
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxbert.batch import Batch
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data import corpus
-from jaxbert.data.packing import Examples, PackedBatches
-from jaxbert.data.pipeline import iterate
+from jaxbert.data.examples import Examples, ExampleSource
+from jaxbert.data.heldout import pretraining_text
+from jaxbert.data.masking import MaskedBatches
+from jaxbert.data.packing import PackedBatches
+from jaxbert.data.pipeline import RandomAccess, iterate
 from jaxbert.data.rows import TaskData, encode_rows, load_task
 from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import classification_metrics
 from jaxbert.evaluation.predict import predict
 from jaxbert.interop.huggingface import Model
@@ -30,6 +35,7 @@ from jaxbert.objectives.alignment import align
 from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
 from jaxbert.objectives.finetuning import Finetuning
 from jaxbert.objectives.objective import Objective
+from jaxbert.objectives.pretraining import Pretraining
 from jaxbert.training import sharding
 from jaxbert.training.checkpoint import Checkpoints, parameter_hash
 from jaxbert.training.journal import Journal
@@ -51,8 +57,10 @@ OPTIMIZER = (
     "clip",
     "clip_norm",
 )
+CLASSIFIES = ("predictions", "finetune")  # objectives that train a classifier
 # Carried heads would belong to states that a phase has moved.
 STALE = ("projection", "mlm", "nsp")
+VOCABULARY_DOCUMENTS = 20_000  # at most, to train one
 
 
 def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
@@ -80,12 +88,15 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     claim(workdir, config)
     finished = {}
     for index, name in enumerate(config.phases):
-        if config.sections[name].trains == "teacher" and job.library.teacher_is_finetuned:
+        phase, finetuned = config.sections[name], job.library.teacher_is_finetuned
+        if phase.trains == "teacher" and phase.objective == "finetune" and finetuned:
             print(f"{name}: skipped, the given teacher has a classifier already", flush=True)
             continue
         finished[name] = job.finish(index, name)
     job.journal.close()
-    given = {"parameter_hash": parameter_hash(job.library.given.params)}
+    given: dict[str, str | None] = {"parameter_hash": None}
+    if job.library.has_teacher:
+        given = {"parameter_hash": parameter_hash(job.library.given.params)}
     summary = {
         "phases": finished,
         "parameter_hash": (list(finished.values()) or [given])[-1]["parameter_hash"],
@@ -116,7 +127,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
         self.journal = Journal(workdir)
-        self.library = Library(config, workdir)
+        self.library = Library(config, workdir, self._vocabulary_text)
 
     @functools.cached_property
     def task(self) -> TaskData:
@@ -162,6 +173,12 @@ class Run:
         )
         return spans
 
+    def _vocabulary_text(self) -> Iterator[str]:
+        """Documents to train a vocabulary on, as many as the run reads, all over the corpus."""
+        total = len(self.documents)
+        wanted = min(self.config.num_documents or total, VOCABULARY_DOCUMENTS)
+        return (self.documents[i] for i in range(0, total, -(-total // wanted)))
+
     def check(self) -> None:
         """What can be known to fail before anything compiles.
 
@@ -175,7 +192,7 @@ class Run:
                     check()
             except UserError as error:
                 errors.append(error)
-        scoring = {p.trains for p in self.config.sections.values() if p.objective != "layers"}
+        scoring = {p.trains for p in self.config.sections.values() if p.objective in CLASSIFIES}
         if self.library.teacher_is_finetuned:
             scoring |= {"teacher", "given_teacher"}
         for name, phase in self.config.sections.items():
@@ -205,8 +222,8 @@ class Run:
             unnamed = len(labels) == len(mine) and all(x.startswith("LABEL_") for x in labels)
             return labels != mine and not unnamed
 
-        theirs = self.library.given.labels
-        if self.library.teacher_is_finetuned and others(theirs):
+        theirs = self.library.given.labels if self.library.teacher_is_finetuned else ()
+        if theirs and others(theirs):
             raise UserError(
                 f"the teacher's labels {theirs} are not the task's {mine}",
                 f"teacher {self.config.teacher}",
@@ -227,7 +244,7 @@ class Run:
     def objective(self, phase: PhaseConfig, start: Model, teacher: Model | None) -> Objective:
         """What a phase minimises."""
         dtype = self.config.dtype
-        needs_classifier = phase.objective != "layers"
+        needs_classifier = phase.objective in CLASSIFIES
         is_student = phase.start != "given_teacher" and "classifier" not in start.params
         config = start.config.replace(
             dtype=dtype,
@@ -238,6 +255,8 @@ class Run:
         )
         if phase.objective == "finetune":
             return Finetuning(config, phase.compat)
+        if phase.objective == "pretrain":
+            return Pretraining(config, phase.nsp, phase.freeze_encoder)
         assert teacher is not None
         theirs = teacher.config.replace(dtype=dtype)
         if phase.objective == "predictions":
@@ -275,6 +294,9 @@ class Run:
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
         batches = self.batches(phase)
         source = batches.source
+        stream: RandomAccess = batches
+        if isinstance(objective, Pretraining):
+            stream = self._masked(batches, phase, self.config.seed)
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
@@ -286,7 +308,7 @@ class Run:
             phase=index,
             accumulation=phase.accumulation,
         )
-        frozen = {} if teacher is None else {"teacher": self._frozen(teacher, objective)}
+        frozen = self._frozen(start, teacher, objective)
         checkpoints = Checkpoints(self.workdir / "checkpoints" / name)
         plan = Plan(
             name,
@@ -306,15 +328,18 @@ class Run:
                 step,
                 state,
                 frozen,
-                lambda first, last: iterate(batches, first, last, workers=self.config.data_workers),
+                lambda first, last: iterate(stream, first, last, workers=self.config.data_workers),
                 sharding.rows(self.mesh),
                 checkpoints,
                 self.journal,
-                self._evaluator(config) if phase.eval_every else None,
+                self._evaluator(phase, objective, config, frozen) if phase.eval_every else None,
             )
         finally:
             checkpoints.close()
-        carried = {g: v for g, v in start.params.items() if g not in STALE}
+        dropped: tuple[str, ...] = STALE if "encoder" in objective.groups else ()
+        if isinstance(objective, Pretraining):
+            dropped += ("classifier",)  # no architecture has it beside the heads of pre-training
+        carried = {g: v for g, v in start.params.items() if g not in dropped}
         trained = carried | jax.tree.map(np.asarray, jax.device_get(state.params))
         result = {
             "phase": name,
@@ -337,6 +362,8 @@ class Run:
             "parameter_hash": parameter_hash(trained),
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }
+        if isinstance(objective, Pretraining):
+            result["held_out"] = measure(objective, state.params, frozen, self.measured(phase))
         labels = self.task.labels if "classifier" in trained and self.config.task else ()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
@@ -348,10 +375,11 @@ class Run:
         return result
 
     def batches(self, phase: PhaseConfig) -> PackedBatches:
-        """The phase's stream of batches."""
-        if phase.data == "corpus":
-            examples = self.corpus
-        else:
+        """The phase's stream of batches, before anything is masked."""
+        examples: ExampleSource = self.corpus
+        if phase.objective == "pretrain":
+            examples = self._pretraining_text(phase, measured=False)
+        elif phase.data == "task":
             examples = encode_rows(
                 self.library.tokenizer, self.task.train, max_length=self.config.max_length
             )
@@ -362,14 +390,40 @@ class Run:
             seed=self.config.seed,
             packing=phase.packing,
             multiple=self.mesh.shape["data"] * phase.accumulation,
-            vocab_size=self.library.given.config.vocab_size,
+            vocab_size=self.library.vocab_size,
         )
 
-    def _evaluator(self, config: BertConfig) -> Callable[[Any], float | None]:
-        """From trained parameters to the task's metric on its development part."""
-        rows = self.task.dev
-        examples = encode_rows(self.library.tokenizer, rows, max_length=self.config.max_length)
-        batches = PackedBatches(
+    def _pretraining_text(self, phase: PhaseConfig, *, measured: bool) -> ExampleSource:
+        spans = self.corpus
+        assert spans.documents is not None
+        return pretraining_text(
+            spans,
+            spans.documents,
+            self.library.tokenizer,
+            pairs=phase.nsp,
+            measured=measured,
+            seed=0 if measured else self.config.seed,
+        )
+
+    def _masked(self, batches: PackedBatches, phase: PhaseConfig, seed: int) -> MaskedBatches:
+        return MaskedBatches(
+            batches,
+            self.library.tokenizer,
+            row_length=self.config.max_length,
+            seed=seed,
+            rate=phase.masking_rate,
+            whole_words=phase.whole_words,
+        )
+
+    def measured(self, phase: PhaseConfig) -> list[Batch]:
+        """What a phase that pre-trains is measured on, with the same masks for every seed."""
+        batches = self._once(self._pretraining_text(phase, measured=True))
+        masked = self._masked(batches, phase, seed=0)
+        return [masked[step] for step in range(len(batches))]
+
+    def _once(self, examples: ExampleSource) -> PackedBatches:
+        """Each example once, in order."""
+        return PackedBatches(
             examples,
             batch_size=self.config.eval_batch_size,
             row_length=self.config.max_length,
@@ -378,6 +432,17 @@ class Run:
             epochs=1,
         )
 
+    def _evaluator(
+        self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
+    ) -> Callable[[Any], float | None]:
+        """From trained parameters to the metric that selects, on text that is not trained on."""
+        if isinstance(objective, Pretraining):
+            text = self.measured(phase)
+            return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
+        rows = self.task.dev
+        examples = encode_rows(self.library.tokenizer, rows, max_length=self.config.max_length)
+        batches = self._once(examples)
+
         def evaluate(params: Any) -> float | None:
             logits = predict(config, params, batches)
             name = self.task.metric
@@ -385,13 +450,17 @@ class Run:
 
         return evaluate
 
-    def _frozen(self, teacher: Model, objective: Objective) -> Any:
-        """The teacher's parameters on the devices, those that the objective reads."""
-        groups = [g for g in teacher.params if g in ("embeddings", "encoder")]
-        if not isinstance(objective, LayerDistillation):
-            groups += ["pooler", "classifier"]
-        params = {g: teacher.params[g] for g in groups}
-        return jax.device_put(params, sharding.tree_shardings(self.mesh, params))
+    def _frozen(self, start: Model, teacher: Model | None, objective: Objective) -> Any:
+        """On the devices, the parameters that the objective reads and does not train."""
+        frozen: dict[str, Any] = {}
+        if teacher is not None:
+            groups = [g for g in teacher.params if g in ("embeddings", "encoder")]
+            if not isinstance(objective, LayerDistillation):
+                groups += ["pooler", "classifier"]
+            frozen["teacher"] = {g: teacher.params[g] for g in groups}
+        if isinstance(objective, Pretraining) and objective.encoder_frozen:
+            frozen["model"] = {g: start.params[g] for g in objective.frozen_groups}
+        return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
 
 
 def _git_revision() -> str | None:

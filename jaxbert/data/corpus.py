@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def encode_spans(
     if width < 1:
         raise UserError(f"max_length is {max_length}", "max_length", "give at least 3")
     spans: list[np.ndarray] = []
-    truncated = skipped = 0
+    origins: list[int] = []
+    truncated = skipped = number = 0
     ids = _choose(len(documents), num_documents, seed)
     for texts in _batches(documents, ids):
         for pieces in tokenizer.encode(texts):
@@ -105,13 +107,16 @@ def encode_spans(
                 example = np.empty(len(span) + 2, np.int32)
                 example[0], example[1:-1], example[-1] = tokenizer.cls_id, span, tokenizer.sep_id
                 spans.append(example)
+                origins.append(number)
+            number += 1
     if not spans:
         raise UserError(
             f"the corpus is empty: {len(ids)} documents without a piece of text",
             "",
             "give a corpus with text",
         )
-    return Examples.join(spans, truncated=truncated, skipped=skipped)
+    joined = Examples.join(spans, truncated=truncated, skipped=skipped)
+    return dataclasses.replace(joined, documents=np.array(origins))
 
 
 def _text_documents(path: Path, *, whole: bool) -> Iterator[str]:

@@ -85,6 +85,7 @@ class Examples:
       truncated: how many texts were cut to fit.
       skipped: how many texts were left out because they are empty.
       marks: labels of single pieces, or None.
+      documents: int [N], the document that each is from, or None where nobody asks.
     """
 
     tokens: np.ndarray
@@ -94,6 +95,7 @@ class Examples:
     truncated: int = 0
     skipped: int = 0
     marks: Marks | None = None
+    documents: np.ndarray | None = None
 
     @classmethod
     def join(

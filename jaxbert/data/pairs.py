@@ -172,8 +172,7 @@ def _uniform(seed: int, ids: np.ndarray, draws: int) -> np.ndarray:
     generators would have to be made anew for each example.
     """
     start = np.random.SeedSequence((seed, _STREAM)).generate_state(1, np.uint64)
-    steps = ids.astype(np.uint64)[:, None] * np.uint64(draws)
-    steps = steps + np.arange(1, draws + 1, dtype=np.uint64)  # [n, draws]
+    steps = (ids[:, None] * draws + np.arange(1, draws + 1)).astype(np.uint64)  # [n, draws]
     return (_mix(start + steps * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
 
 
