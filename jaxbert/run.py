@@ -284,6 +284,7 @@ class Run:
         if record.exists():
             print(f"{name}: finished before, in {folder}", flush=True)
             return json.loads(record.read_text(encoding="utf-8"))
+        batches = self.batches(phase)  # first: text may be refused, and models take time to make
         start = self.library.get(phase.start)
         teacher = self.library.get(phase.teacher) if phase.teacher else None
         objective = self.objective(phase, start, teacher)
@@ -292,7 +293,6 @@ class Run:
         key = jax.random.key(self.config.seed)
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
-        batches = self.batches(phase)
         source = batches.source
         stream: RandomAccess = batches
         if isinstance(objective, Pretraining):
