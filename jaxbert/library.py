@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from jaxbert.config import RunConfig
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
-from jaxbert.data.vocabulary import train_vocabulary, write_vocabulary
+from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model, write_model
 from jaxbert.models.bert import PRESETS, BertConfig, Params, init_params
 from jaxbert.models.reduction import init_from_teacher
 from jaxbert.objectives.alignment import align
+
+_VOCABULARY = "vocabulary"  # of the workdir
+_DOCUMENTS = 20_000  # at most, to train one
 
 
 class Library:
@@ -29,16 +35,13 @@ class Library:
     Args:
       config: the run's.
       workdir: the run's folder.
-      text: gives text to train a vocabulary on, for a run that is given none.
 
     Attributes:
       has_teacher: whether the config names one.
     """
 
-    def __init__(
-        self, config: RunConfig, workdir: Path, text: Callable[[], Iterable[str]] = tuple
-    ) -> None:
-        self._config, self._workdir, self._text = config, workdir, text
+    def __init__(self, config: RunConfig, workdir: Path) -> None:
+        self._config, self._workdir = config, workdir
         self.has_teacher = bool(config.teacher)
 
     @functools.cached_property
@@ -47,21 +50,39 @@ class Library:
         return read_model(hub.resolve(self._config.teacher))
 
     @functools.cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The one that all models of the run share.
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies that all models of the run share.
 
         The teacher's, else that of the vocabulary that the config names, else that of the student
-        that is continued, else one that is trained, once, and kept in the workdir.
+        that is continued, else one that is trained on the corpus: in the workdir if it was before.
         """
-        reference = self._config.vocabulary or self._config.init_from
+        config = self._config
         if self.has_teacher:
-            return load_tokenizer(self.given.folder)
-        if reference:
-            return load_tokenizer(hub.resolve(reference))
-        folder = self._workdir / "vocabulary"
-        if not folder.is_dir():
-            write_vocabulary(folder, train_vocabulary(self._text(), self._config.vocab_size))
-        return load_tokenizer(folder)
+            return self.given.folder
+        if reference := config.vocabulary or config.init_from:
+            return hub.resolve(reference)
+        kept = self._workdir / _VOCABULARY
+        if kept.is_dir():
+            return kept
+        count = min(config.num_documents or _DOCUMENTS, _DOCUMENTS)
+        text = read_sample(config.corpus, count, config.data_dir)
+        pieces = train_vocabulary(text, config.vocab_size)
+        folder = Path(tempfile.mkdtemp())  # nothing is written before all is checked
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        write_vocabulary(folder / _VOCABULARY, pieces)
+        return folder / _VOCABULARY
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The one that all models of the run share."""
+        return load_tokenizer(self.tokenizer_folder)
+
+    def keep_vocabulary(self) -> None:
+        """Writes a vocabulary that was trained to the workdir, if it is not there."""
+        config, folder = self._config, self._workdir / _VOCABULARY
+        given = self.has_teacher or config.vocabulary or config.init_from
+        if not given and not folder.is_dir():
+            write_vocabulary(folder, self.tokenizer.pieces)
 
     @property
     def vocab_size(self) -> int:

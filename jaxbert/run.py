@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,24 @@ import numpy as np
 
 from jaxbert.batch import Batch
 from jaxbert.config import PhaseConfig, RunConfig
-from jaxbert.data import corpus
+from jaxbert.data.encoding import count_cuts, encode_rows
 from jaxbert.data.examples import Examples, ExampleSource
 from jaxbert.data.heldout import pretraining_text
 from jaxbert.data.masking import MaskedBatches
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import RandomAccess, iterate
-from jaxbert.data.rows import TaskData, encode_rows, load_task
+from jaxbert.data.prepare import check_reference, open_reference
+from jaxbert.data.progress import show_progress
+from jaxbert.data.rows import TaskData, load_task
+from jaxbert.data.spans import Spans
 from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.masked import measure
-from jaxbert.evaluation.metrics import classification_metrics
-from jaxbert.evaluation.predict import predict
+from jaxbert.evaluation.metrics import score_rows
+from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import BertConfig, init_params
+from jaxbert.models.bert import POOLED, BertConfig, init_params, scored_groups
 from jaxbert.objectives.alignment import align
 from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
 from jaxbert.objectives.finetuning import Finetuning
@@ -60,7 +64,6 @@ OPTIMIZER = (
 CLASSIFIES = ("predictions", "finetune")  # objectives that train a classifier
 # Carried heads would belong to states that a phase has moved.
 STALE = ("projection", "mlm", "nsp")
-VOCABULARY_DOCUMENTS = 20_000  # at most, to train one
 
 
 def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
@@ -86,6 +89,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     job = Run(config, workdir)
     job.check()
     claim(workdir, config)
+    job.library.keep_vocabulary()
     finished = {}
     for index, name in enumerate(config.phases):
         phase, finetuned = config.sections[name], job.library.teacher_is_finetuned
@@ -110,7 +114,14 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     if students:
         summary["parameter_hash"] = students[-1]["parameter_hash"]
     if any(phase.data == "task" for phase in config.sections.values()):
-        summary["task"] = {"rows": job.task.rows, "overlap": job.task.overlap}
+        summary["task"] = {
+            "rows": job.task.rows,
+            "overlap": job.task.overlap,
+            "cuts": count_cuts(job.task.train, job.examples),
+            "all_answered": all_answered(job.task.train),
+        }
+    if any(phase.data == "corpus" for phase in config.sections.values()):
+        summary["corpus"] = job.corpus.facts
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -127,7 +138,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
         self.journal = Journal(workdir)
-        self.library = Library(config, workdir, self._vocabulary_text)
+        self.library = Library(config, workdir)
 
     @functools.cached_property
     def task(self) -> TaskData:
@@ -150,34 +161,56 @@ class Run:
         return data
 
     @functools.cached_property
-    def documents(self) -> Sequence[str]:
-        """The corpus as text, read when it is indexed."""
-        return corpus.load_documents(self.config.corpus, self.config.data_dir)
+    def examples(self) -> Examples:
+        """The encoded training rows of the task."""
+        task = self.task
+        found = encode_rows(
+            self.library.tokenizer,
+            task.train,
+            max_length=self.config.max_length,
+            stride=task.task.stride,
+        )
+        cuts = count_cuts(task.train, found)
+        if cuts["truncated"]:
+            print(
+                f"{cuts['truncated']:,} training rows ({cuts['percent']} %) are cut to "
+                f"max_length = {self.config.max_length}",
+                flush=True,
+            )
+        return found
 
     @functools.cached_property
-    def corpus(self) -> Examples:
-        """The encoded corpus."""
+    def corpus(self) -> Spans:
+        """The text, tokenised now or before."""
         began = time.monotonic()
-        spans = corpus.encode_spans(
-            self.library.tokenizer,
-            self.documents,
-            max_length=self.config.max_length,
-            num_documents=self.config.num_documents,
-            seed=self.config.seed,
+        config, library = self.config, self.library
+        cache = config.corpus_cache or os.environ.get("JAXBERT_CACHE")
+        with show_progress() as report:
+            corpus = open_reference(
+                config.corpus,
+                library.tokenizer,
+                library.tokenizer_folder,
+                cache=(Path(cache) if cache else self.workdir.parent / ".jaxbert") / "corpora",
+                data_dir=config.data_dir,
+                report=report,
+            )
+        spans = Spans(
+            corpus,
+            library.tokenizer,
+            max_length=config.max_length,
+            num_documents=config.num_documents,
+            seed=config.seed,
         )
-        empty = f", {spans.skipped:,} documents without text" if spans.skipped else ""
+        facts, left_out = spans.facts, corpus.manifest["empty"] + corpus.manifest["duplicates"]
         print(
-            f"corpus: {len(spans):,} spans, {len(spans.tokens):,} tokens{empty}, "
-            f"{time.monotonic() - began:.0f} s",
+            f"corpus: {facts['documents']:,} documents"
+            + f", without {left_out:,} empty or repeated ones" * bool(left_out)
+            + f"; {facts['spans']:,} spans, {time.monotonic() - began:.0f} s -> {corpus.folder}",
             flush=True,
         )
+        for part in spans.shares if len(spans.shares) > 1 else ():
+            print(f"corpus: {part['share']:.1%} {part['reference']}, {part['times']:.2f} times")
         return spans
-
-    def _vocabulary_text(self) -> Iterator[str]:
-        """Documents to train a vocabulary on, as many as the run reads, all over the corpus."""
-        total = len(self.documents)
-        wanted = min(self.config.num_documents or total, VOCABULARY_DOCUMENTS)
-        return (self.documents[i] for i in range(0, total, -(-total // wanted)))
 
     def check(self) -> None:
         """What can be known to fail before anything compiles.
@@ -186,9 +219,10 @@ class Run:
           UserErrors: with every problem.
         """
         errors = self.library.check()
-        for source, check in (("task", self._check_labels), ("corpus", lambda: self.documents)):
+        used = {phase.data for phase in self.config.sections.values()}
+        for source, check in (("task", self._check_labels), ("corpus", self._check_corpus)):
             try:
-                if any(phase.data == source for phase in self.config.sections.values()):
+                if source in used:
                     check()
             except UserError as error:
                 errors.append(error)
@@ -213,29 +247,43 @@ class Run:
                     errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
         if errors:  # each once, however many models it was met in
             raise UserErrors(list({error.line: error for error in errors}.values()))
+        if "corpus" in used:
+            _ = self.corpus  # tokenised now, so that a line that is no text is said before all else
+        for phase in self.config.sections.values():
+            if phase.objective == "pretrain":
+                self._pretraining_text(phase, measured=True)
+
+    def _check_corpus(self) -> None:
+        """Finds the corpus."""
+        check_reference(self.config.corpus, self.config.data_dir)
 
     def _check_labels(self) -> None:
-        """Reads the task, and holds a fine-tuned teacher's labels against it."""
-        mine = self.task.labels
+        """Reads the task, and holds the heads that models come with against it."""
+        task = self.task.task
+        mine = task.classes
 
-        def others(labels: Sequence[str]) -> bool:
+        def check(model: Model, whose: str, where: str, fix: str) -> None:
+            labels, head = model.labels, model.config.head
+            if "classifier" not in model.params:
+                return
             unnamed = len(labels) == len(mine) and all(x.startswith("LABEL_") for x in labels)
-            return labels != mine and not unnamed
+            if head != task.kind:
+                what = f"the {whose} is for {head}, and {task.name} is {task.kind}"
+                raise UserError(what, where, fix)
+            if labels != mine and not unnamed:
+                what = f"the {whose}'s labels {labels} are not the task's {mine}"
+                raise UserError(what, where, fix)
 
-        theirs = self.library.given.labels if self.library.teacher_is_finetuned else ()
-        if theirs and others(theirs):
-            raise UserError(
-                f"the teacher's labels {theirs} are not the task's {mine}",
-                f"teacher {self.config.teacher}",
-                "give a teacher fine-tuned on this task, or one without a classifier",
-            )
-        inherited = self.library.get("student").labels if self.config.init_from else ()
-        if inherited and others(inherited):
-            raise UserError(
-                f"the student's labels {inherited} are not the task's {mine}",
-                f"config key init_from ({self.config.init_from})",
-                "give the run of a general distillation, or one on this task",
-            )
+        fix = "give a teacher fine-tuned on this task, or one without a classifier"
+        if self.library.has_teacher:
+            check(self.library.given, "teacher", f"teacher {self.config.teacher}", fix)
+        if self.config.init_from:
+            where = f"config key init_from ({self.config.init_from})"
+            fix = "give the run of a general distillation, or one on this task"
+            check(self.library.get("student"), "student", where, fix)
+        if task.kind not in POOLED and self.config.student.classifier == "tinybert":
+            what = f"TinyBERT's classifier reads whole examples, and {task.name} is {task.kind}"
+            raise UserError(what, "config key student.classifier", "give bert")
 
     @staticmethod
     def _align(teacher: BertConfig, student: BertConfig, phase: PhaseConfig) -> Any:
@@ -251,8 +299,10 @@ class Run:
             classifier=self.config.student.classifier if is_student else start.config.classifier,
             hidden_dropout=phase.dropout,
             attention_dropout=phase.dropout,
-            num_labels=len(self.task.labels) if needs_classifier else start.config.num_labels,
         )
+        if needs_classifier:
+            task = self.task.task
+            config = config.replace(head=task.kind, num_labels=task.num_outputs)
         if phase.objective == "finetune":
             return Finetuning(config, phase.compat)
         if phase.objective == "pretrain":
@@ -284,7 +334,6 @@ class Run:
         if record.exists():
             print(f"{name}: finished before, in {folder}", flush=True)
             return json.loads(record.read_text(encoding="utf-8"))
-        batches = self.batches(phase)  # first: text may be refused, and models take time to make
         start = self.library.get(phase.start)
         teacher = self.library.get(phase.teacher) if phase.teacher else None
         objective = self.objective(phase, start, teacher)
@@ -293,6 +342,7 @@ class Run:
         key = jax.random.key(self.config.seed)
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
+        batches = self.batches(phase)
         source = batches.source
         stream: RandomAccess = batches
         if isinstance(objective, Pretraining):
@@ -336,11 +386,9 @@ class Run:
             )
         finally:
             checkpoints.close()
-        dropped: tuple[str, ...] = STALE if "encoder" in objective.groups else ()
-        if isinstance(objective, Pretraining):
-            dropped += ("classifier",)  # no architecture has it beside the heads of pre-training
-        carried = {g: v for g, v in start.params.items() if g not in dropped}
-        trained = carried | jax.tree.map(np.asarray, jax.device_get(state.params))
+        trained = jax.tree.map(np.asarray, jax.device_get(state.params))
+        stale = _stale(objective)
+        trained = {g: v for g, v in start.params.items() if g not in stale} | trained
         result = {
             "phase": name,
             "model": phase.trains,
@@ -376,13 +424,12 @@ class Run:
 
     def batches(self, phase: PhaseConfig) -> PackedBatches:
         """The phase's stream of batches, before anything is masked."""
-        examples: ExampleSource = self.corpus
         if phase.objective == "pretrain":
-            examples = self._pretraining_text(phase, measured=False)
-        elif phase.data == "task":
-            examples = encode_rows(
-                self.library.tokenizer, self.task.train, max_length=self.config.max_length
-            )
+            examples: ExampleSource = self._pretraining_text(phase, measured=False)
+        elif phase.data == "corpus":
+            examples = self.corpus
+        else:
+            examples = self.examples
         return PackedBatches(
             examples,
             batch_size=phase.batch_size,
@@ -394,11 +441,9 @@ class Run:
         )
 
     def _pretraining_text(self, phase: PhaseConfig, *, measured: bool) -> ExampleSource:
-        spans = self.corpus
-        assert spans.documents is not None
         return pretraining_text(
-            spans,
-            spans.documents,
+            self.corpus,
+            self.corpus.documents,
             self.library.tokenizer,
             pairs=phase.nsp,
             measured=measured,
@@ -417,36 +462,38 @@ class Run:
 
     def measured(self, phase: PhaseConfig) -> list[Batch]:
         """What a phase that pre-trains is measured on, with the same masks for every seed."""
-        batches = self._once(self._pretraining_text(phase, measured=True))
-        masked = self._masked(batches, phase, seed=0)
-        return [masked[step] for step in range(len(batches))]
-
-    def _once(self, examples: ExampleSource) -> PackedBatches:
-        """Each example once, in order."""
-        return PackedBatches(
-            examples,
+        batches = PackedBatches(
+            self._pretraining_text(phase, measured=True),
             batch_size=self.config.eval_batch_size,
             row_length=self.config.max_length,
             seed=0,
             shuffle=False,
             epochs=1,
         )
+        masked = self._masked(batches, phase, seed=0)
+        return [masked[step] for step in range(len(batches))]
 
     def _evaluator(
         self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
     ) -> Callable[[Any], float | None]:
-        """From trained parameters to the metric that selects, on text that is not trained on."""
+        """From trained parameters to the metric that selects, on what is not trained on."""
         if isinstance(objective, Pretraining):
             text = self.measured(phase)
             return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
-        rows = self.task.dev
-        examples = encode_rows(self.library.tokenizer, rows, max_length=self.config.max_length)
-        batches = self._once(examples)
+        task, rows = self.task.task, self.task.dev
+        predict = RowPredictor(
+            task.kind,
+            self.library.tokenizer,
+            rows,
+            max_length=self.config.max_length,
+            batch_size=self.config.eval_batch_size,
+            stride=task.stride,
+            always=all_answered(self.task.train),
+        )
 
         def evaluate(params: Any) -> float | None:
-            logits = predict(config, params, batches)
-            name = self.task.metric
-            return classification_metrics(rows.labels, logits, (name,))[name].value
+            found = score_rows(task, rows, predict(config, params), (task.metric,))
+            return found[task.metric].value
 
         return evaluate
 
@@ -454,13 +501,20 @@ class Run:
         """On the devices, the parameters that the objective reads and does not train."""
         frozen: dict[str, Any] = {}
         if teacher is not None:
-            groups = [g for g in teacher.params if g in ("embeddings", "encoder")]
-            if not isinstance(objective, LayerDistillation):
-                groups += ["pooler", "classifier"]
+            groups = scored_groups(teacher.config)
+            if isinstance(objective, LayerDistillation):
+                groups = ("embeddings", "encoder")
             frozen["teacher"] = {g: teacher.params[g] for g in groups}
         if isinstance(objective, Pretraining) and objective.encoder_frozen:
             frozen["model"] = {g: start.params[g] for g in objective.frozen_groups}
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
+
+
+def _stale(objective: Objective) -> tuple[str, ...]:
+    """The groups of the starting model that would not fit what the objective has trained."""
+    if isinstance(objective, Pretraining):  # no architecture has a classifier beside these heads
+        return ("classifier", *STALE * (not objective.encoder_frozen))
+    return ("pooler", *STALE) if "classifier" in objective.groups else STALE
 
 
 def _git_revision() -> str | None:

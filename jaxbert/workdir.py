@@ -17,6 +17,7 @@ FREE = (
     "eval_batch_size",
     "data_dir",
     "data_workers",
+    "corpus_cache",
     "mesh.data",
     "mesh.model",
     "checkpoint_every",

@@ -33,13 +33,14 @@ SMALL = ("--config.dtype=float32", "--config.max_length=48", "--config.num_docum
 
 
 def environment(devices: int = 1, cache: Path | None = None) -> dict[str, str]:
-    """The environment of a command: CPU devices, and the compilation cache that tests share."""
+    """The environment of a command: CPU devices, and the caches that tests share."""
     values = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     if cache is not None:
         values |= {
+            "JAXBERT_CACHE": str(cache),
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
@@ -106,6 +107,6 @@ def write_small_teacher(folder: Path, config: BertConfig = TEACHER, labels: Sequ
 
 
 def shared_cache(tmp_path_factory: Any) -> Path:
-    """One compilation cache for all workers of a test session."""
+    """One cache of compiled programs and tokenised text for all workers of a test session."""
     base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"

@@ -163,9 +163,10 @@ def test_a_model_without_a_head_is_told_the_command_that_trains_one(headed, teac
     assert f"python train.py {said}" in error.value.line
 
 
-def test_a_corpus_of_too_few_documents_is_refused(tmp_path):
+def test_a_corpus_of_too_few_documents_is_refused_before_anything_is_made(tmp_path):
     (tmp_path / "one.txt").write_text("Two documents.\n\nNo more.", encoding="utf-8")
     given = {"corpus": f"text:{tmp_path}/one.txt", "max_length": "16"}
     config = resolve(load_recipe(f"{PRETRAIN}:scratch,smoke"), given)
     with pytest.raises(UserError, match="2 documents are too few"):
         run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
+from jaxbert.cli import predict
 from jaxbert.errors import exit_on_user_error
 
-COMMANDS: dict[str, ModuleType] = {}
+COMMANDS: dict[str, ModuleType] = {"predict": predict}
 
 
 def main(argv: list[str] | None = None) -> None:

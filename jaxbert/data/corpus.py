@@ -1,173 +1,425 @@
-"""Unlabelled text: documents by reference, cut into spans that fill a sequence."""
+"""Unlabelled text by reference: what a corpus is made of, and its documents, streamed.
+
+A corpus is one source or a mixture. A source gives parts, stretches of its files or rows of about
+one size, and the documents of a part: what one worker reads on its own, in bounded memory.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-from jaxbert.data.packing import Examples
-from jaxbert.data.sources import ParquetColumn, check_features, open_tfds, read_movie_reviews
-from jaxbert.data.tables import BadRow, matching_files, read_jsonl, read_texts
-from jaxbert.data.tokenizer import Tokenizer
+from jaxbert.data.sources import (
+    check_features,
+    open_huggingface,
+    open_tfds,
+    read_movie_reviews,
+    reviews_file,
+    tfds_folder,
+)
+from jaxbert.data.tables import (
+    BadRow,
+    check_header,
+    matching_files,
+    open_parquet,
+    read_group,
+    read_jsonl,
+    read_texts,
+)
 from jaxbert.errors import UserError
 
-_DOCUMENTS_A_BATCH = 1_000  # encoded at once
-_SHORTEST_REMAINDER = 8  # pieces; a shorter rest of a document teaches next to nothing
-_FORMS = (
+LONGEST_DOCUMENT = 1 << 20  # characters; a longer text is cut, so that memory stays bounded
+FORMS = (
     "write text:GLOB, text:GLOB#file, jsonl:GLOB:FIELD, parquet:GLOB:COLUMN, "
-    "tfds:NAME/CONFIG:FEATURE (tfds:wikipedia/20230601.en:text) or pkg:movie-reviews/imdb"
+    "tfds:NAME/CONFIG:FEATURE (tfds:wikipedia/20230601.en:text), hf:NAME:SPLIT:FIELD, "
+    "pkg:movie-reviews/imdb, or several with their shares, 0.7 text:GLOB + 0.3 jsonl:GLOB:FIELD"
 )
+_ROWS_AT_ONCE = 1_000
+_TERM = re.compile(r"(?:(?P<weight>[0-9]+(?:\.[0-9]*)?|\.[0-9]+) +)?(?P<reference>\w+:.+)")
 
 
-def load_documents(reference: str, data_dir: str = "") -> Sequence[str]:
-    """Opens the documents of a corpus for random access (len and [i]).
+class Part(NamedTuple):
+    """A stretch of a source.
+
+    Attributes:
+      path: the file it lies in; of sources of rows a name for messages.
+      start, stop: bytes of the (unpacked) text, row groups of Parquet, or rows.
+      size: bytes of text in it, about.
+    """
+
+    path: str
+    start: int
+    stop: int
+    size: int
+
+
+class Source(Protocol):
+    """Where documents come from; small, and pickled for each worker."""
+
+    def files(self) -> list[Path]:
+        """The files that hold it, in order.
+
+        Raises:
+          UserError: they are not there, or are not such files.
+        """
+        ...
+
+    def parts(self, sizes: Mapping[Path, int], size: int) -> Iterator[Part]:
+        """Yields its parts in order.
+
+        Args:
+          sizes: bytes of each of its files, unpacked.
+          size: bytes that a part has at most, where it can be cut.
+        """
+        ...
+
+    def documents(self, part: Part) -> Iterator[str]:
+        """Yields the documents of a part.
+
+        Raises:
+          UserError: something that is no text, with its place.
+        """
+        ...
+
+
+class Term(NamedTuple):
+    """One source of a corpus, by its reference, and its share of the training text.
+
+    Attributes:
+      reference: such as ``text:texts/*.txt``.
+      weight: the share, of the sum of all; 0 where none is given.
+      source: what it names.
+    """
+
+    reference: str
+    weight: float
+    source: Source
+
+
+def find_corpus(reference: str, data_dir: str = "") -> list[Term]:
+    """Finds the sources that a reference names, without reading their text.
 
     Args:
-      reference: ``pkg:movie-reviews/imdb``: 24,904 distinct film reviews of the package, with
-        line breaks of HTML turned into spaces;
-        ``tfds:NAME/CONFIG:FEATURE``: a text feature of the train split of a data set that TFDS has
-        prepared in array_record;
-        ``parquet:GLOB:COLUMN``: a text column of Parquet files;
+      reference: a source, or several with `` + `` between them, each with a share of the training
+        text before it or none with one.
         ``text:GLOB``: text files, plain, .gz or .zst, with an empty line between two documents, or
         with ``#file`` behind it one document a file;
-        ``jsonl:GLOB:FIELD``: a field of files with one JSON object a line. Documents of these two
-        are held in memory.
+        ``jsonl:GLOB:FIELD``: a field of files with one JSON object a line, packed likewise;
+        ``parquet:GLOB:COLUMN``: a text column of Parquet files;
+        ``tfds:NAME/CONFIG:FEATURE``: a text feature of the train split of a data set that TFDS has
+        prepared in array_record;
+        ``hf:NAME[/CONFIG]:SPLIT:FIELD``: a text column of a data set of the Hugging Face hub or of
+        a folder, through the library `datasets`;
+        ``pkg:movie-reviews/imdb``: 25,000 film reviews of the package, 24,904 of them distinct,
+        with line breaks of HTML turned into spaces.
       data_dir: the TFDS folder; "" is ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
 
     Raises:
-      UserError: an unknown reference, files that are not there, with the command to get them, or
-        a line that is no text, with its file and number.
+      UserError: an unknown reference, shares that do not fit, or data that are not there, with the
+        command to get them.
     """
+    close_corpus()
+    terms = []
+    for text in reference.split(" + "):
+        match = _TERM.fullmatch(text.strip())
+        if match is None:
+            raise UserError("unknown corpus", reference or "an empty reference", FORMS)
+        source = _find_source(match["reference"], data_dir)
+        source.files()
+        terms.append(Term(match["reference"], float(match["weight"] or 0), source))
+    weighted = sum(term.weight > 0 for term in terms)
+    if weighted not in (0, len(terms)):
+        fix = "give each source a share above 0, or none of them one"
+        raise UserError(f"{weighted} of {len(terms)} sources have a share", reference, fix)
+    return terms
+
+
+def read_documents(source: Source, part: Part) -> Iterator[str]:
+    """Yields the documents of a part; one above 2**20 characters in pieces, cut at line ends.
+
+    Raises:
+      UserError: something that is no text, with its place in the whole file.
+    """
+    try:
+        for text in source.documents(part):
+            while len(text) > LONGEST_DOCUMENT:
+                end = text.rfind("\n", 1, LONGEST_DOCUMENT) + 1 or LONGEST_DOCUMENT
+                yield text[:end]
+                text = text[end:]
+            yield text
+    except UserError:
+        if part.start and isinstance(source, (TextFiles, JsonFiles)):
+            for _ in source.documents(part._replace(start=0)):  # counts its lines from the first
+                pass
+        raise
+
+
+def _find_source(reference: str, data_dir: str) -> Source:
     kind, _, rest = reference.partition(":")
-    name, colon, column = rest.rpartition(":")
-    if kind == "pkg" and rest.startswith("movie-reviews/"):
-        texts, _ = read_movie_reviews(rest.removeprefix("movie-reviews/"))
-        return [text.replace("<br />", " ") for text in dict.fromkeys(texts)]
-    if kind == "tfds" and colon and name and column:
-        rows = open_tfds(name, "train", data_dir)
-        check_features(name, rows, [column])
-        return _Feature(rows, column)
-    if kind == "parquet" and colon and name and column:
-        return ParquetColumn(name, column)
+    name, _, column = rest.rpartition(":")
     if kind == "text" and rest:
         pattern, _, unit = rest.partition("#")
         if unit in ("", "file"):
-            paths = matching_files(pattern, "give the path of text files")
-            return [text for path in paths for text in _text_documents(path, whole=bool(unit))]
-    if kind == "jsonl" and colon and name and column:
-        paths = matching_files(name, "give the path of JSON Lines files")
-        return [text for path in paths for text in _json_documents(path, column)]
-    raise UserError("unknown corpus", reference or "an empty reference", _FORMS)
+            return TextFiles(pattern, bool(unit))
+    if kind == "pkg" and rest.startswith("movie-reviews/"):
+        return Reviews(rest.removeprefix("movie-reviews/"))
+    if name and column:
+        if kind == "jsonl":
+            return JsonFiles(name, column)
+        if kind == "parquet":
+            return ParquetFiles(name, column)
+        if kind == "tfds":
+            return Tfds(name, column, str(tfds_folder(data_dir)))
+        if kind == "hf" and ":" in name:
+            return HuggingFace(name.rpartition(":")[0], name.rpartition(":")[2], column)
+    raise UserError("unknown corpus", reference, FORMS)
 
 
-def encode_spans(
-    tokenizer: Tokenizer,
-    documents: Sequence[str],
-    *,
-    max_length: int,
-    num_documents: int = 0,
-    seed: int = 0,
-) -> Examples:
-    """Cuts documents into contiguous spans, each [CLS] span [SEP].
+@dataclasses.dataclass(frozen=True)
+class TextFiles:
+    """Text files: an empty line between two documents, or one document a file.
 
-    A last rest of fewer than 8 pieces is left out unless it is the whole document; `truncated`
-    counts the documents that lost one, `skipped` those without a piece.
-
-    Args:
-      tokenizer: gives the pieces.
-      documents: the text.
-      max_length: pieces of a full example, [CLS] and [SEP] included.
-      num_documents: how many documents, drawn by `seed`, to use; 0 is all of them.
-      seed: of that draw.
-
-    Raises:
-      UserError: no text at all, or a `max_length` that leaves no room.
+    Attributes:
+      pattern: of their names.
+      whole: one document a file.
     """
-    width = max_length - 2
-    if width < 1:
-        raise UserError(f"max_length is {max_length}", "max_length", "give at least 3")
-    spans: list[np.ndarray] = []
-    origins: list[int] = []
-    truncated = skipped = number = 0
-    ids = _choose(len(documents), num_documents, seed)
-    for texts in _batches(documents, ids):
-        for pieces in tokenizer.encode(texts):
-            rest = len(pieces) % width
-            if not len(pieces):
-                skipped += 1
-            elif rest < _SHORTEST_REMAINDER and rest and len(pieces) > width:
-                pieces = pieces[:-rest]
-                truncated += 1
-            for start in range(0, len(pieces), width):
-                span = pieces[start : start + width]
-                example = np.empty(len(span) + 2, np.int32)
-                example[0], example[1:-1], example[-1] = tokenizer.cls_id, span, tokenizer.sep_id
-                spans.append(example)
-                origins.append(number)
-            number += 1
-    if not spans:
-        raise UserError(
-            f"the corpus is empty: {len(ids)} documents without a piece of text",
-            "",
-            "give a corpus with text",
-        )
-    joined = Examples.join(spans, truncated=truncated, skipped=skipped)
-    return dataclasses.replace(joined, documents=np.array(origins))
 
+    pattern: str
+    whole: bool
 
-def _text_documents(path: Path, *, whole: bool) -> Iterator[str]:
-    """The documents of a text file: all of it, or what stands between empty lines."""
-    lines: list[str] = []
-    for line in read_texts(path):
-        if isinstance(line, BadRow):
-            raise line.error
-        if line.text.strip() or whole:
-            lines.append(line.text)
-        elif lines:
+    def files(self) -> list[Path]:
+        """Those that match."""
+        return matching_files(self.pattern, "give the path of text files")
+
+    def parts(self, sizes: Mapping[Path, int], size: int) -> Iterator[Part]:
+        """Stretches of bytes; whole files where a file is a document."""
+        return _stretches(sizes, max(sizes.values()) if self.whole else size)
+
+    def documents(self, part: Part) -> Iterator[str]:
+        """Those whose empty line before them begins in the part."""
+        lines: list[str] = []
+        length = 0
+        inside = not part.start  # past an empty line of this part, or at the top of the file
+        for line in read_texts(Path(part.path), part.start):
+            if isinstance(line, BadRow):
+                raise line.error
+            if self.whole or line.text.strip():
+                if not inside:
+                    continue
+                if lines and length + len(line.text) >= LONGEST_DOCUMENT:
+                    yield "\n".join(lines)
+                    lines, length = [], 0
+                lines.append(line.text)
+                length += len(line.text) + 1
+                continue
+            if lines:
+                yield "\n".join(lines)
+                lines, length = [], 0
+            if line.start >= part.stop:
+                return
+            inside = True
+        if lines or self.whole:
             yield "\n".join(lines)
-            lines = []
-    if any(line.strip() for line in lines):
-        yield "\n".join(lines)
 
 
-def _json_documents(path: Path, field: str) -> Iterator[str]:
-    """The texts in a field of a JSON Lines file."""
-    for row in read_jsonl(path, [field]):
-        if isinstance(row, BadRow):
-            raise row.error
-        text = row.values[field]
-        if not isinstance(text, str):
-            raise BadRow(f"a {type(text).__name__} instead of text", f"{row.where}:{field}").error
-        yield text
+@dataclasses.dataclass(frozen=True)
+class JsonFiles:
+    """A field of files with one JSON object a line."""
+
+    pattern: str
+    field: str
+
+    def files(self) -> list[Path]:
+        """Those that match."""
+        return matching_files(self.pattern, "give the path of JSON Lines files")
+
+    def parts(self, sizes: Mapping[Path, int], size: int) -> Iterator[Part]:
+        """Stretches of bytes."""
+        return _stretches(sizes, size)
+
+    def documents(self, part: Part) -> Iterator[str]:
+        """The texts of the lines that begin in the part."""
+        for row in read_jsonl(Path(part.path), [self.field], part.start, part.stop):
+            if isinstance(row, BadRow):
+                raise row.error
+            yield _checked(row.values[self.field], f"{row.where}:{self.field}")
 
 
-class _Feature(Sequence[str]):
-    """One text feature of a TFDS split."""
+@dataclasses.dataclass(frozen=True)
+class ParquetFiles:
+    """A text column of Parquet files."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], feature: str) -> None:
-        self._rows, self._feature = rows, feature
+    pattern: str
+    column: str
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def files(self) -> list[Path]:
+        """Those that match; each has the column."""
+        paths = matching_files(self.pattern, "give the path of Parquet files")
+        for path in paths:
+            self._open(path)
+        return paths
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._rows[index][self._feature].decode("utf-8")
+    def parts(self, sizes: Mapping[Path, int], size: int) -> Iterator[Part]:
+        """Row groups, one after the other up to the size."""
+        for path in sizes:
+            file = self._open(path).metadata
+            first = total = 0
+            for group in range(file.num_row_groups):
+                row_group = file.row_group(group)
+                columns = (row_group.column(i) for i in range(row_group.num_columns))
+                total += sum(
+                    column.total_uncompressed_size
+                    for column in columns
+                    if column.path_in_schema == self.column
+                )
+                if total >= size or group == file.num_row_groups - 1:
+                    yield Part(str(path), first, group + 1, total)
+                    first, total = group + 1, 0
+
+    def documents(self, part: Part) -> Iterator[str]:
+        """The texts of its row groups; a null is an empty text."""
+        path = Path(part.path)
+        file = self._open(path)
+        for group in range(part.start, part.stop):
+            for row in read_group(path, file, group, [self.column]):
+                yield row[self.column] or ""
+
+    def _open(self, path: Path) -> Any:
+        import pyarrow
+
+        file = open_parquet(path)
+        schema = file.schema_arrow
+        check_header(str(path), schema.names, [self.column])
+        kind = schema.field(self.column).type
+        if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+            fix = f"name a column of text; it has {', '.join(schema.names)}"
+            raise UserError(f"column {self.column!r} is {kind}", str(path), fix)
+        return file
 
 
-def _choose(total: int, wanted: int, seed: int) -> np.ndarray:
-    """Returns int64 ids in increasing order, which is the order files are read fastest in."""
-    if wanted < 0:
-        raise UserError(f"num_documents is {wanted}", "num_documents", "give 0 for all of them")
-    if not wanted or wanted >= total:
-        return np.arange(total)
-    rng = np.random.Generator(np.random.PCG64(seed))
-    return np.sort(rng.permutation(total)[:wanted])
+@dataclasses.dataclass(frozen=True)
+class Tfds:
+    """A text feature of the train split of a prepared TFDS data set."""
+
+    name: str
+    feature: str
+    data_dir: str
+
+    def files(self) -> list[Path]:
+        """Those of the split."""
+        return [Path(path) for path in _open(self).dataset_info.splits["train"].filepaths]
+
+    def parts(self, sizes: Mapping[Path, int], size: int) -> Iterator[Part]:
+        """Stretches of rows."""
+        return _row_parts(self, f"tfds:{self.name}", sizes, size)
+
+    def documents(self, part: Part) -> Iterator[str]:
+        """The texts of its rows."""
+        rows = _open(self)
+        for row in range(part.start, part.stop):
+            where = f"{part.path}: row {row}:{self.feature}"
+            text = rows[row][self.feature]
+            yield _checked(text.decode("utf-8", "surrogateescape"), where)
+
+    def open_rows(self) -> Sequence[Any]:
+        """All of its rows."""
+        rows = open_tfds(self.name, "train", self.data_dir)
+        check_features(self.name, rows, [self.feature])
+        return rows
 
 
-def _batches(documents: Sequence[str], ids: np.ndarray) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _DOCUMENTS_A_BATCH):
-        yield [documents[i] for i in ids[start : start + _DOCUMENTS_A_BATCH].tolist()]
+@dataclasses.dataclass(frozen=True)
+class HuggingFace:
+    """A text column of a split that the library `datasets` opens."""
+
+    name: str
+    split: str
+    column: str
+
+    def files(self) -> list[Path]:
+        """Those that its cache or folder holds."""
+        return [Path(file["filename"]) for file in _open(self).cache_files]
+
+    def parts(self, sizes: Mapping[Path, int], size: int) -> Iterator[Part]:
+        """Stretches of rows."""
+        return _row_parts(self, f"hf:{self.name}", sizes, size)
+
+    def documents(self, part: Part) -> Iterator[str]:
+        """The texts of its rows; a null is an empty text."""
+        rows = _open(self)
+        for start in range(part.start, part.stop, _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, part.stop)
+            for row, text in enumerate(rows[start:stop][self.column], start):
+                yield _checked(text or "", f"{part.path}: row {row}:{self.column}")
+
+    def open_rows(self) -> Sequence[Any]:
+        """All of its rows."""
+        return open_huggingface(self.name, self.split, self.column)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reviews:
+    """The film reviews of a package."""
+
+    name: str
+
+    def files(self) -> list[Path]:
+        """The one that has them all."""
+        return [reviews_file(self.name)]
+
+    def parts(self, sizes: Mapping[Path, int], size: int) -> Iterator[Part]:
+        """Stretches of rows."""
+        return _row_parts(self, f"pkg:movie-reviews/{self.name}", sizes, size)
+
+    def documents(self, part: Part) -> Iterator[str]:
+        """Reviews, with line breaks of HTML as spaces."""
+        for text in _open(self)[part.start : part.stop]:
+            yield text.replace("<br />", " ")
+
+    def open_rows(self) -> Sequence[Any]:
+        """All of them, as they stand there."""
+        return read_movie_reviews(self.name)[0]
+
+
+@functools.lru_cache(maxsize=1)
+def _open(source: Tfds | HuggingFace | Reviews) -> Any:
+    """The rows of a source, opened once for the parts that a process reads one after the other."""
+    return source.open_rows()
+
+
+def close_corpus() -> None:
+    """Lets go of what is held open: it is read anew next time."""
+    _open.cache_clear()
+
+
+def _row_parts(
+    source: Tfds | HuggingFace | Reviews, name: str, sizes: Mapping[Path, int], size: int
+) -> Iterator[Part]:
+    count, total = len(_open(source)), sum(sizes.values())
+    rows = max(1, count * size // max(1, total))
+    for start in range(0, count, rows):
+        stop = min(start + rows, count)
+        yield Part(name, start, stop, total * (stop - start) // count)
+
+
+def _stretches(sizes: Mapping[Path, int], size: int) -> Iterator[Part]:
+    """Stretches of bytes of each file."""
+    for path, total in sizes.items():
+        for start in range(0, max(1, total), max(1, size)):
+            stop = min(start + size, total)
+            yield Part(str(path), start, stop, stop - start)
+
+
+def _checked(text: Any, where: str) -> str:
+    """A text that has been found to be one."""
+    if not isinstance(text, str):
+        raise BadRow(f"a {type(text).__name__} instead of text", where).error
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(f"{text[error.start]!r} is no character of UTF-8", where).error from error
+    return text

@@ -85,7 +85,6 @@ class Examples:
       truncated: how many texts were cut to fit.
       skipped: how many texts were left out because they are empty.
       marks: labels of single pieces, or None.
-      documents: int [N], the document that each is from, or None where nobody asks.
     """
 
     tokens: np.ndarray
@@ -95,7 +94,6 @@ class Examples:
     truncated: int = 0
     skipped: int = 0
     marks: Marks | None = None
-    documents: np.ndarray | None = None
 
     @classmethod
     def join(
@@ -167,12 +165,12 @@ class Examples:
             raise UserError(
                 f"{len(self.labels)} labels for {len(self)} examples", "", "give one for each"
             )
-        outside = (self.tokens < 0) | (self.tokens >= limit)
-        if outside.any():
-            where = int(outside.argmax())
+        tokens = self.tokens
+        if len(tokens) and (tokens.min() < 0 or tokens.max() >= limit):
+            where = int(((tokens < 0) | (tokens >= limit)).argmax())
             example = int(np.searchsorted(self.offsets, where, side="right")) - 1
             raise UserError(
-                f"piece id {self.tokens[where]} is outside the vocabulary of {limit}",
+                f"piece id {tokens[where]} is outside the vocabulary of {limit}",
                 f"example {example if ids is None else ids[example]}, "
                 f"piece {where - int(self.offsets[example])}",
                 "use the tokenizer that belongs to the model",

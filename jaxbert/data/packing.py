@@ -68,14 +68,15 @@ class PackedBatches:
         vocab_size: int | None = None,
     ) -> None:
         _check_sizes(batch_size=batch_size, row_length=row_length, multiple=multiple)
-        _check_examples(examples, row_length, vocab_size)
+        lengths = examples.lengths
+        _check_examples(examples, lengths, row_length, vocab_size)
         if epochs is not None:
             _check_sizes(epochs=epochs)
         self.row_length = row_length
         self.source = examples
         # What is in memory has been checked; what is not, is when it is read.
         self._limit = None if isinstance(examples, Examples) else _limit(vocab_size)
-        count, lengths = len(examples), examples.lengths
+        count = len(examples)
         self._plan = EpochPlan(lengths, row_length, seed=seed, packing=packing, shuffle=shuffle)
         self.rows_per_epoch, self.slots = self._plan.rows, self._plan.slots
         wanted = batch_size * self.rows_per_epoch / count
@@ -184,11 +185,12 @@ def _limit(vocab_size: int | None) -> int:
     return np.iinfo(np.int32).max if vocab_size is None else vocab_size
 
 
-def _check_examples(examples: ExampleSource, row_length: int, vocab_size: int | None) -> None:
+def _check_examples(
+    examples: ExampleSource, lengths: np.ndarray, row_length: int, vocab_size: int | None
+) -> None:
     """Refuses what cannot be packed, and of examples in memory what no model could read."""
     if not len(examples):
         raise UserError("there is not one example to pack", "", "give some text")
-    lengths = examples.lengths
     for bad, what, fix in (
         (lengths > row_length, f"longer than a row of {row_length}", "lower max_length"),
         (lengths < 1, "without a single piece", "leave it out"),

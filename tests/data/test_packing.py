@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxbert.data.packing import Examples, Marks, PackedBatches
+from jaxbert.data.examples import Examples, Marks
+from jaxbert.data.packing import PackedBatches
 from jaxbert.errors import UserError
 
 
@@ -268,3 +270,72 @@ def test_labels_of_pieces_stand_where_their_examples_do():
         assert not batch.places[batch.targets < 0].any()
         seen += len(row)
     assert seen == 2 * sum(counts)
+
+
+class Reader:
+    """A source that is not in memory as one piece, and remembers what was read of it."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+        self.lengths, self.sha256 = examples.lengths, examples.sha256
+        self.truncated = self.skipped = 0
+        self.read: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def gather(self, ids: np.ndarray) -> Examples:
+        self.read.append(ids)
+        return self._examples.gather(ids)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_batch_reads_its_examples_once_and_no_others(packing):
+    examples = make([3 + i % 7 for i in range(60)])
+    arguments = {"batch_size": 9, "row_length": 16, "seed": 3, "packing": packing}
+    reader, whole = Reader(examples), PackedBatches(examples, **arguments)
+    batches = PackedBatches(reader, **arguments)
+    assert not reader.read and batches.sha256 == whole.sha256
+    for step in (0, 5, 400):
+        chex.assert_trees_all_equal(batches[step], whole[step])
+        ids = whole.example_ids(step)
+        np.testing.assert_array_equal(reader.read.pop(), ids[ids >= 0])
+        assert not reader.read
+
+
+def test_pieces_that_are_read_late_are_held_against_the_vocabulary_then():
+    pieces = [np.full(3, 7, np.int32) for _ in range(20)]
+    pieces[13][2] = 50
+    batches = PackedBatches(
+        Reader(Examples.join(pieces)),
+        batch_size=2,
+        row_length=6,
+        seed=0,
+        shuffle=False,
+        epochs=1,
+        vocab_size=50,
+    )
+    with pytest.raises(UserError, match="id 50 is outside the vocabulary of 50, example 13, piece"):
+        [batches[step] for step in range(len(batches))]
+
+
+def test_gathered_examples_are_those_asked_for_in_that_order():
+    examples = make([3, 1, 4, 1, 5, 9, 2, 6])
+    places = np.array([0, 2, 0, 3, 1, 4, 8], np.int32)
+    marks = Marks(places, places * 10, np.array([0, 2, 3, 4, 4, 6, 7, 7, 7]))
+    examples = dataclasses.replace(examples, marks=marks)
+    ids = np.array([5, 0, 5, 4, 3])
+    found = examples.gather(ids)
+    assert len(found) == 5
+    np.testing.assert_array_equal(found.lengths, [9, 3, 9, 5, 1])
+    np.testing.assert_array_equal(found.labels, ids)
+    for here, there in enumerate(ids):
+        mine, theirs = found.offsets[here : here + 2], examples.offsets[there : there + 2]
+        np.testing.assert_array_equal(found.tokens[slice(*mine)], examples.tokens[slice(*theirs)])
+        assert found.seconds[here] == examples.seconds[there]
+        mine, theirs = found.marks.offsets[here : here + 2], marks.offsets[there : there + 2]
+        np.testing.assert_array_equal(found.marks.places[slice(*mine)], places[slice(*theirs)])
+        np.testing.assert_array_equal(
+            found.marks.targets[slice(*mine)], marks.targets[slice(*theirs)]
+        )
+    assert len(examples.gather(np.zeros(0, np.int64))) == 0

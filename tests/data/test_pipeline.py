@@ -2,35 +2,117 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from pathlib import Path
 
 import chex
 import numpy as np
 import pytest
 
 from jaxbert.batch import Batch
-from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.examples import Examples, ExampleSource, Marks
+from jaxbert.data.manifest import make_plan
+from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
+from jaxbert.data.prepare import prepare
+from jaxbert.data.spans import Spans
+from jaxbert.data.tokenizer import load_tokenizer
+
+LABELLED = ("classes", "pairs", "scores", "several labels", "answers", "tags")
+KINDS = ("text", *LABELLED, "prepared text")
+
+
+def in_memory(kind: str) -> Examples:
+    """24 examples as each kind of task has them."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 20, 24)
+    seconds = rng.integers(1, lengths) if kind == "pairs" else lengths
+    labels = {
+        "classes": rng.integers(0, 3, 24),
+        "pairs": rng.integers(0, 3, 24),
+        "scores": rng.normal(size=24).astype(np.float32),
+        "several labels": rng.integers(0, 2, (24, 5)).astype(np.float32),
+        "answers": np.sort(rng.integers(0, lengths[:, None], (24, 2))).astype(np.int32),
+    }
+    marks = None
+    if kind == "tags":
+        counts = rng.integers(0, lengths)
+        places = [np.sort(rng.permutation(n)[:k]) for n, k in zip(lengths, counts, strict=True)]
+        targets = rng.integers(0, 9, counts.sum())
+        marks = Marks(np.concatenate(places), targets, np.cumsum([0, *counts]))
+    pieces = [rng.integers(1, 99, n, dtype=np.int32) for n in lengths]
+    return Examples.join(pieces, seconds=seconds, labels=labels.get(kind), marks=marks)
+
+
+def on_disk(folder: Path) -> Spans:
+    """24 spans of two prepared sources with shares, some of them twice."""
+    words = [f"w{i}" for i in range(20)]
+    vocab = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
+    (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 5), ("b", 3)):
+        documents = [" ".join(rng.choice(words, rng.integers(4, 80))) for _ in range(count)]
+        (folder / name).write_text("\n\n".join(documents), encoding="utf-8")
+    tokenizer = load_tokenizer(folder)
+    reference = f"0.6 text:{folder / 'a'} + 0.4 text:{folder / 'b'}"
+    corpus = prepare(make_plan(reference, tokenizer, shard_size=500), folder, folder / "prepared")
+    return Spans(corpus, tokenizer, max_length=20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, ExampleSource]:
+    found: dict[str, ExampleSource] = {kind: in_memory(kind) for kind in KINDS[:-1]}
+    return found | {"prepared text": on_disk(tmp_path_factory.mktemp("corpus"))}
+
+
+def stream(source: ExampleSource, packing: bool) -> PackedBatches:
+    return PackedBatches(source, batch_size=5, row_length=24, seed=5, packing=packing)
 
 
 @pytest.fixture(scope="module")
 def batches() -> PackedBatches:
-    rng = np.random.default_rng(0)
-    pieces = [rng.integers(1, 99, n, dtype=np.int32) for n in rng.integers(3, 20, 60)]
-    examples = Examples.join(pieces, labels=np.arange(60))
-    return PackedBatches(examples, batch_size=7, row_length=24, seed=5)
+    return stream(in_memory("classes"), True)
 
 
-@pytest.mark.parametrize("threads", [0, 1, 4])
-def test_resuming_at_every_step_gives_the_whole_rest_of_the_unbroken_stream(threads, batches):
-    whole = list(iterate(batches, 0, 25, threads=threads))
-    assert len(whole) == 25
-    for start in range(25):
-        rest = list(iterate(batches, start, 25, threads=threads))
-        chex.assert_trees_all_equal(rest, whole[start:])
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_resuming_at_every_step_of_two_epochs_gives_the_whole_rest(kind, packing, sources):
+    batches = stream(sources[kind], packing)
+    stop = int(np.ceil(2 * batches.steps_per_epoch))
+    assert 8 <= stop <= 12
+    whole = list(iterate(batches, 0, stop))
+    assert len(whole) == stop
     for step, batch in enumerate(whole):
         assert isinstance(batch, Batch) and isinstance(batch.tokens, np.ndarray)
         chex.assert_trees_all_equal(batch, batches[step])
+    for start in range(stop):
+        again = pickle.loads(pickle.dumps(batches))  # as another process has it
+        for threads in (0, 1, 3):
+            rest = list(iterate(again, start, stop, threads=threads))
+            chex.assert_trees_all_equal(rest, whole[start:])
+
+
+# Processes take a second to start: a few steps each time, every step among the long tests.
+@pytest.mark.parametrize(
+    "starts", [(0, 4, 7), pytest.param(range(10), marks=pytest.mark.slow)], ids=["few", "every"]
+)
+def test_worker_processes_give_what_threads_give_from_any_step_of_two_epochs(starts, sources):
+    streams = [stream(source, packing) for source in sources.values() for packing in (True, False)]
+
+    class EveryKind:
+        """All at once: processes start once for all of them, and without this module."""
+
+        def __getitem__(self, step):
+            return [batches[step] for batches in streams]
+
+    every = EveryKind()
+    stop = max(int(np.ceil(2 * batches.steps_per_epoch)) for batches in streams)
+    assert stop == 10
+    whole = [every[step] for step in range(stop)]
+    for start in starts:
+        rest = list(iterate(every, start, stop, workers=1 + start % 2))
+        chex.assert_trees_all_equal(rest, whole[start:])
 
 
 def test_an_empty_range_yields_nothing(batches):

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from jaxbert.data.tokenizer import load_tokenizer
-from jaxbert.data.vocabulary import SPECIALS, to_wordpiece, train_vocabulary, write_vocabulary
+from jaxbert.data.vocabulary import (
+    SPECIALS,
+    read_sample,
+    to_wordpiece,
+    train_vocabulary,
+    write_vocabulary,
+)
 from jaxbert.errors import UserError
 
 SIZE = 600
@@ -98,6 +104,19 @@ def test_little_text_gives_a_small_vocabulary():
     pieces = train_vocabulary(["a b c ab abc"] * 3, 100)
     assert {*SPECIALS, *"abc", "##a", "##b", "##c", "ab", "abc"} <= set(pieces)
     assert len(pieces) < 20
+
+
+def test_a_sample_has_documents_of_every_file(tmp_path):
+    for name in "abc":
+        text = "\n\n".join(f"{name} {i}" for i in range(50))
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    reference = f"text:{tmp_path}/*.txt"
+    assert list(read_sample(reference, 6)) == ["a 0", "a 1", "b 0", "b 1", "c 0", "c 1"]
+    assert len(list(read_sample(reference, 0))) == 150
+    both = f"0.5 text:{tmp_path}/a.txt + 0.5 text:{tmp_path}/c.txt"
+    assert list(read_sample(both, 2)) == ["a 0", "c 0"]
+    with pytest.raises(UserError, match="holds no text to learn a vocabulary from"):
+        list(read_sample("prepared:somewhere", 6))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ import pytest
 import safetensors.numpy
 from folders import BACKBONE, CONFIG, WEIGHTS, edit, edit_config, random_params, shapes_of
 
+from jaxbert.batch import Batch
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.interop.huggingface import read_model, write_model
+from jaxbert.models.bert import class_logits, groups_of
 
 HUGGINGFACE = {
     "BertModel": BACKBONE,
@@ -80,6 +82,60 @@ def test_export_and_import_are_bit_equal_also_from_jax_arrays(tmp_path, tokenize
     assert load_tokenizer(model.folder).fingerprint == tokenizer.fingerprint
 
 
+KINDS = {
+    "multi_label": ("BertForSequenceClassification", 3, (*BACKBONE, "classifier")),
+    "regression": ("BertForSequenceClassification", 1, (*BACKBONE, "classifier")),
+    "tagging": ("BertForTokenClassification", 3, ("embeddings", "encoder", "classifier")),
+    "spans": ("BertForQuestionAnswering", 2, ("embeddings", "encoder", "classifier")),
+}
+PROBLEM = {"multi_label": "multi_label_classification", "regression": "regression"}
+
+
+@pytest.mark.parametrize("head", KINDS)
+def test_the_head_of_every_kind_of_task_goes_to_transformers_and_back(
+    tmp_path, tokenizer, within, head, matmul_highest
+):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    architecture, count, groups = KINDS[head]
+    config = CONFIG.replace(head=head, num_labels=count)
+    params = random_params(config, groups)
+    labels = ("no", "maybe", "yes") if count == 3 else ()
+    write_model(tmp_path / "out", config, params, labels, tokenizer)
+
+    kind = getattr(transformers, architecture)
+    model, info = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.config.architectures == [architecture]
+    assert model.config.problem_type == PROBLEM.get(head)
+    assert model.config.num_labels == count
+    if labels:
+        assert model.config.id2label == dict(enumerate(labels))
+    ids = np.array([[2, 5, 6, 7, 10, 3]], np.int32)
+    with torch.no_grad():
+        out = model.eval()(input_ids=torch.from_numpy(ids.astype(np.int64)))
+    theirs = (
+        torch.stack([out.start_logits, out.end_logits], dim=-1) if head == "spans" else out.logits
+    )
+    places = np.arange(6, dtype=np.int32)[None]
+    batch = Batch(ids, 0 * ids + 1, 0 * ids, places, places[:, :1], None, None, places)
+    ours = np.asarray(class_logits(config, params, batch))
+    within(ours.reshape(theirs.shape), theirs.numpy())
+    # Its own way back: what transformers saves is what was written.
+    model.save_pretrained(tmp_path / "back")
+    for folder in ("out", "back"):
+        again = read_model(tmp_path / folder)
+        chex.assert_trees_all_equal(again.params, params)
+        assert (again.config, again.labels) == (config, labels)
+
+
+def test_a_model_of_tags_is_not_written_with_a_pooler(tmp_path, tokenizer):
+    config = CONFIG.replace(head="tagging", num_labels=2)
+    params = random_params(config, (*BACKBONE, "classifier"))
+    with pytest.raises(UserError, match="a model for tagging has no pooler"):
+        write_model(tmp_path / "m", config, params, (), tokenizer)
+
+
 TINYBERT = {
     "shared projection": {"projection_size": 6},
     "projection per layer": {"projection_size": 6, "projection_per_layer": True},
@@ -88,16 +144,16 @@ TINYBERT = {
     "no pooling of the head": {"num_labels": 3, "classifier": "tinybert"},
     "sinusoidal": {"position": "sinusoidal"},
     "rotary": {"position": "rotary"},
+    "a number": {"num_labels": 1, "head": "regression", "classifier": "tinybert"},
+    "tags": {"num_labels": 3, "head": "tagging", "position": "sinusoidal"},
+    "spans": {"num_labels": 2, "head": "spans", "position": "rotary"},
 }
 
 
 @pytest.mark.parametrize("changes", TINYBERT.values(), ids=TINYBERT)
 def test_the_tinybert_layout_round_trips(tmp_path, tokenizer, changes):
     config = CONFIG.replace(**changes)
-    extra = ("classifier",) * bool(config.num_labels) + ("projection",) * bool(
-        config.projection_size
-    )
-    params = random_params(config, (*BACKBONE, *extra))
+    params = random_params(config, groups_of(config))
     write_model(tmp_path / "m", config, params, (), tokenizer, layout="tinybert")
     model = read_model(tmp_path / "m")
     chex.assert_trees_all_equal(model.params, params)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+import itertools
 from pathlib import Path
 
 import jax
@@ -141,20 +143,32 @@ def torch_config(activation: str):
 SMALL = [Example([2, 7, 8, 9, 3], 5), Example([2, 11, 12, 3, 13, 14, 15, 3], 4)]
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
-@pytest.mark.parametrize(
-    "architecture", ["BertForSequenceClassification", "BertForMaskedLM", "BertForPreTraining"]
-)
+HEADS = [
+    *itertools.product(
+        ["BertForSequenceClassification", "BertForMaskedLM", "BertForPreTraining"],
+        ["gelu", "gelu_new", "relu"],
+    ),
+    ("BertForTokenClassification", "gelu"),
+    ("BertForQuestionAnswering", "gelu"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "activation"), HEADS)
 def test_every_head_computes_what_torch_does(tmp_path, within, architecture, activation):
     torch.manual_seed(0)
-    theirs = getattr(transformers, architecture)(torch_config(activation)).eval()
+    config = torch_config(activation)
+    if architecture == "BertForQuestionAnswering":
+        config.num_labels = 2
+    theirs = getattr(transformers, architecture)(config).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             if "bias" in name:  # transformers starts them at zero
                 parameter.normal_(0, 0.5)
     theirs.save_pretrained(tmp_path)
     ours = read_model(tmp_path)
-    model, batch = Bert(ours.config), rows([SMALL], 16)
+    # Of tags, every piece.
+    batch = dataclasses.replace(rows([SMALL], 16), places=np.arange(16, dtype=np.int32)[None])
+    model = Bert(ours.config)
 
     @jax.jit
     def run(params, batch):
@@ -167,12 +181,15 @@ def test_every_head_computes_what_torch_does(tmp_path, within, architecture, act
             pooled = call(last, batch.starts, method="pool")
             out["next"] = call(pooled, method="nsp_logits")
         if "classifier" in params:
-            out["classes"] = call(last, batch.starts, method="classify")
+            places = batch.starts if ours.config.head == "classification" else batch.places
+            out["classes"] = call(last, places, method="classify")
         return out
 
     out = run(ours.params, batch)
     names = {
         "BertForSequenceClassification": {"classes": "logits"},
+        "BertForTokenClassification": {"classes": "logits"},
+        "BertForQuestionAnswering": {"classes": "logits"},
         "BertForMaskedLM": {"words": "logits"},
         "BertForPreTraining": {"words": "prediction_logits", "next": "seq_relationship_logits"},
     }[architecture]
@@ -182,6 +199,15 @@ def test_every_head_computes_what_torch_does(tmp_path, within, architecture, act
         types = [[int(i >= second) for i in range(len(ids))]]
         with torch.no_grad():
             want = theirs(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor(types))
+        if architecture == "BertForQuestionAnswering":
+            want["logits"] = torch.stack([want.start_logits, want.end_logits], dim=-1)
+        by_piece = name_of_pieces(architecture)
         for name, theirs_name in names.items():
-            have = out[name][b, place] if name == "words" else out[name][b, slot]
+            have = out[name][b, place] if name == by_piece else out[name][b, slot]
             within(have, getattr(want, theirs_name)[0].numpy())
+
+
+def name_of_pieces(architecture: str) -> str:
+    """Which output has logits of every piece."""
+    classes = ("BertForTokenClassification", "BertForQuestionAnswering")
+    return "classes" if architecture in classes else "words"

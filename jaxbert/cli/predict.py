@@ -1,0 +1,195 @@
+"""Predicts rows with a trained model: one line of JSON a row, or the files that GLUE takes.
+
+jaxbert predict --workdir=runs/task --source=tsv:new.tsv --out=predictions.jsonl
+jaxbert predict --model=run:runs/task#teacher --columns=text --source=csv:new.csv --out=p.jsonl
+jaxbert predict --glue --workdir=runs/sst2 --data=glue:data/glue --out=submission
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxbert.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxbert.data.rows import Rows
+    from jaxbert.data.tasks import Task
+    from jaxbert.evaluation.predictions import Predictions
+
+HELP = "predict rows with a trained model"
+_DIGITS = 6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("--workdir", type=Path, help="a finished run: its student, or its teacher")
+    parser.add_argument("--model", help="a model instead of the run's: a reference to one")
+    parser.add_argument("--source", help="the rows, as task.source names them; labels are not read")
+    parser.add_argument("--columns", help="their text columns, A or A,B; a run's own if absent")
+    parser.add_argument("--out", type=Path, required=True, help="the file, of --glue the folder")
+    parser.add_argument("--max_length", type=int, help="word pieces; a run's own if absent, or 128")
+    parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
+    parser.add_argument("--glue", action="store_true", help="write the files that GLUE takes")
+    parser.add_argument("--data", help="with --glue: glue:DIR, the folder of GLUE's own download")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    _check(args)
+    predict = _Model(args)
+    if args.glue:
+        for path, count in _glue(args, predict):
+            print(f"{path}: {count:,} rows", flush=True)
+        return
+    from jaxbert.data.unlabelled import read_unlabelled
+
+    rows = read_unlabelled(predict.task, args.source, predict.data_dir)
+    if not len(rows):
+        raise UserError("there are no rows", args.source, "give some")
+    found = predict(rows)
+    partial = args.out.with_name(f"{args.out.name}.partial")
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            for line in _lines(predict.task, rows, found):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        partial.replace(args.out)
+    except OSError as error:
+        raise UserError(f"cannot write there: {error}", str(args.out), "give another") from error
+    print(f"{args.out}: {len(rows):,} rows", flush=True)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises a UserError for flags that do not go together."""
+    if not (args.workdir or args.model):
+        raise UserError("no model", "flags --workdir and --model", "give one of them")
+    if args.glue and not (args.workdir and args.data and args.data.startswith("glue:")):
+        fix = "give --workdir=RUN and --data=glue:DIR"
+        raise UserError("GLUE's files need a run on one of its tasks and its data", "--glue", fix)
+    if not args.glue and not args.source:
+        fix = "give one, such as --source=tsv:new.tsv"
+        raise UserError("no rows", "flag --source", fix)
+    if not args.workdir and not args.columns:
+        raise UserError("no columns", "flag --columns", "name the texts' column, or two as A,B")
+
+
+class _Model:
+    """The model that the flags name, and its task.
+
+    Attributes:
+      task: as the run describes it; without one, as the model and ``--columns`` tell.
+      data_dir: the run's TFDS folder.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from jaxbert.data.tasks import Task
+        from jaxbert.evaluation.evaluate import label_order
+        from jaxbert.evaluation.finished import read_run
+        from jaxbert.interop import hub
+        from jaxbert.interop.huggingface import read_model
+
+        finished = read_run(args.workdir) if args.workdir else None
+        if args.model:
+            folder = hub.resolve(args.model)
+        else:
+            assert finished is not None
+            folders = finished.folders()
+            folder = folders.get("student") or folders["teacher"]
+        self._model = read_model(folder)
+        head, labels = self._model.config.head, self._model.labels
+        columns = tuple(args.columns.split(",")) if args.columns else ()
+        config: dict[str, Any] = finished.config if finished else {}
+        if finished is None:
+            # The names of tags are the classes themselves.
+            self.task = Task("predict", "", columns, labels, kind=head, scheme="none")
+            self._always = False
+        else:
+            self.task = dataclasses.replace(finished.task, columns=columns or finished.task.columns)
+            self._always = finished.summary.get("task", {}).get("all_answered", False)
+        self._order = label_order(self._model, self.task)
+        self._batch_size = args.batch_size
+        self._max_length = args.max_length or config.get("max_length") or 128
+        self.data_dir = config.get("data_dir") or ""
+
+    def __call__(self, rows: Rows) -> Predictions:
+        """What the model says of rows."""
+        import jax
+
+        from jaxbert.data.tokenizer import load_tokenizer
+        from jaxbert.evaluation.predict import RowPredictor
+
+        model = self._model
+        predictor = RowPredictor(
+            self.task.kind,
+            load_tokenizer(model.folder),
+            rows,
+            max_length=min(self._max_length, model.config.max_position_embeddings),
+            batch_size=self._batch_size,
+            stride=self.task.stride,
+            always=self._always,
+        )
+        with jax.default_matmul_precision("highest"):
+            return predictor(model.config, model.params, self._order)
+
+
+def _lines(task: Task, rows: Rows, found: Predictions) -> Iterator[dict[str, Any]]:
+    """One object a row: its texts, and what is predicted."""
+    names = ("question", "context") if task.kind == "spans" else ("text", "pair")
+    for index, value in enumerate(found.values):
+        texts = (rows.texts[index], *([rows.pairs[index]] if rows.pairs else []))
+        line: dict[str, Any] = dict(zip(names, texts, strict=False))
+        scores: Any = None if found.scores is None else found.scores[index]
+        if task.kind == "classification":
+            line |= {"label": task.classes[value], "scores": _named(task, scores)}
+        elif task.kind == "multi_label":
+            chosen = [name for name, one in zip(task.classes, value, strict=True) if one]
+            line |= {"labels": chosen, "scores": _named(task, scores)}
+        elif task.kind == "regression":
+            line["score"] = round(float(value), _DIGITS)
+        elif task.kind == "tagging":
+            assert rows.words is not None
+            # A word that was cut off has no tag.
+            tags = [task.classes[tag] if tag >= 0 else None for tag in value]
+            chances = [round(float(score), _DIGITS) for score in scores]
+            line = {"words": list(rows.words[index]), "tags": tags, "scores": chances}
+        else:
+            line["answer"] = value.text if value else None
+            line["start"] = value.start if value else None
+            # A context without a piece holds no answer at all.
+            line["score"] = round(float(scores), _DIGITS) if math.isfinite(scores) else None
+        yield line
+
+
+def _named(task: Task, scores: Any) -> dict[str, float]:
+    pairs = zip(task.classes, scores, strict=True)
+    return {name: round(float(score), _DIGITS) for name, score in pairs}
+
+
+def _glue(args: argparse.Namespace, predict: _Model) -> Iterator[tuple[Path, int]]:
+    """Writes the files of a task of GLUE; of MNLI those of the diagnostic set, if it is there."""
+    import numpy as np
+
+    from jaxbert.data.glue import FILES, read_glue_test, write_submission
+    from jaxbert.data.rows import Rows
+    from jaxbert.data.tasks import TASKS
+
+    task, root = predict.task, args.data.removeprefix("glue:")
+    known = TASKS.get(task.name)
+    if task.name not in FILES or known is None or known.labels != task.labels:
+        fix = f"give a run on one of {', '.join(name for name in FILES if name in TASKS)}"
+        raise UserError(f"{task.name!r} is no task of GLUE", str(args.workdir), fix)
+    names = [task.name]
+    if task.name == "mnli" and (Path(root).expanduser() / FILES["ax"].folder).is_dir():
+        names.append("ax")
+    tests = [(name, test) for name in names for test in read_glue_test(root, name)]
+    kind = np.float32 if task.kind == "regression" else np.int32
+    for name, test in tests:
+        rows = Rows(test.texts, test.pairs, np.zeros(len(test.texts), kind))
+        values = predict(rows).values
+        yield write_submission(args.out, name, test, values), len(rows)

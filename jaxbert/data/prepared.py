@@ -1,0 +1,197 @@
+"""A prepared corpus on disk: opened at once, read at random, a little at a time."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxbert.data.examples import bounds, stretches
+from jaxbert.data.manifest import FORMAT, LENGTHS, MANIFEST, RECORDS
+from jaxbert.errors import UserError
+
+_AGAIN = "copy the folder again, or prepare it again"
+_MOST_OPEN = 512  # shards, each of which holds a file open
+_READER = "readahead_buffer_size:0,max_parallelism:0"
+
+
+def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
+    """Opens a folder that `jaxbert prepare` has made.
+
+    Args:
+      folder: it.
+      verify: hash every file, instead of looking at their sizes alone.
+
+    Raises:
+      UserError: no such folder, one of another format, or a damaged one; names the file.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        known = manifest["format"]
+    except OSError as error:
+        fix = "give a folder that jaxbert prepare has finished"
+        raise UserError("no prepared corpus", str(folder), fix) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError("not a manifest", str(path), _AGAIN) from error
+    if known != FORMAT:
+        what = f"its format is {known!r}, and this version reads {FORMAT}"
+        raise UserError(what, str(path), "prepare the corpus again")
+    for shard in manifest["shards"]:
+        file = Path(folder) / shard["name"]
+        size = file.stat().st_size if file.is_file() else None
+        if size != shard["size"]:
+            what = "missing" if size is None else f"{size} bytes instead of {shard['size']}"
+            raise UserError(f"a shard is damaged: {what}", str(file), _AGAIN)
+        if verify:
+            _verify(file, shard["sha256"])
+    if verify:
+        _verify(Path(folder) / LENGTHS, manifest["lengths_sha256"])
+    return Corpus(Path(folder), manifest)
+
+
+def _verify(path: Path, sha256: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise UserError(f"it has changed: SHA-256 {found} instead of {sha256}", str(path), _AGAIN)
+
+
+class Corpus:
+    """Documents as piece ids, in the order of their sources.
+
+    Threads may read at the same time; a pickled corpus is opened anew where it arrives.
+
+    Args:
+      folder: where it lies.
+      manifest: what is written down there.
+
+    Attributes:
+      folder, manifest: these.
+      lengths: int32 [documents], pieces of each, at least 1; mapped from the disk.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.lengths = self._map(LENGTHS, self.num_documents)
+        self._records = self._map(RECORDS, self.num_documents + 1)
+        self._ends = np.cumsum([shard["records"] for shard in manifest["shards"]])
+        self._size, self._dtype = manifest["record_pieces"], np.dtype(manifest["dtype"])
+        self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_corpus, (self.folder,)
+
+    @property
+    def num_documents(self) -> int:
+        """How many there are."""
+        return self.manifest["documents"]
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the tokenizer, every piece and bound, and the shares; not of where files lay."""
+        parts = [
+            self.manifest["tokenizer"],
+            self.manifest["lengths_sha256"],
+            [shard["sha256"] for shard in self.manifest["shards"]],
+            [[source["weight"], source["documents"]] for source in self.manifest["sources"]],
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @functools.cached_property
+    def manifest_sha256(self) -> str:
+        """Of the manifest, which has the hashes of all else."""
+        return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
+
+    def check_tokenizer(self, fingerprint: str, owner: str) -> None:
+        """Raises a UserError unless the corpus is in the pieces of the tokenizer of `owner`."""
+        if self.manifest["tokenizer"]["fingerprint"] != fingerprint:
+            raise UserError(
+                f"its text was tokenised by another tokenizer than that of {owner}",
+                str(self.folder),
+                f"prepare it with jaxbert prepare --tokenizer={owner}",
+            )
+
+    def read(self, documents: np.ndarray) -> list[np.ndarray]:
+        """Returns the pieces, int32 [length], of each of the documents int [n].
+
+        Raises:
+          IndexError: there is no such document.
+          UserError: a shard is damaged.
+        """
+        documents = np.asarray(documents, np.int64)
+        lengths = self.lengths[documents].astype(np.int64)
+        pieces = self.pieces(documents, np.zeros_like(documents), lengths)
+        return np.split(pieces, np.cumsum(lengths)[:-1]) if len(documents) else []
+
+    def pieces(self, documents: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Reads stretches of documents, and no more of the disk than they need.
+
+        Args:
+          documents: int64 [n].
+          starts: int64 [n], the first piece within each document.
+          sizes: int64 [n], pieces of each stretch, at least 1 and within the document.
+
+        Returns:
+          int32 [sum of sizes].
+
+        Raises:
+          UserError: a shard is damaged.
+        """
+        skipped, within = np.divmod(starts, self._size)
+        first = self._records[documents] + skipped
+        counts = (within + sizes - 1) // self._size + 1
+        records = stretches(first, counts)
+        data = self._read_records(records)
+        held = bounds(np.fromiter(map(len, data), np.int64, len(data)) // self._dtype.itemsize)
+        begins = held[np.cumsum(counts) - counts] + within
+        wanted = stretches(begins, sizes)
+        if len(wanted) and (begins + sizes > held[np.cumsum(counts)]).any():
+            raise UserError("its shards do not fit its index", str(self.folder), _AGAIN)
+        return np.frombuffer(b"".join(data), self._dtype)[wanted].astype(np.int32)
+
+    def _read_records(self, records: np.ndarray) -> list[bytes]:
+        """Records by their number over all shards, in this order."""
+        shards = np.searchsorted(self._ends, records, "right")
+        data: list[bytes] = [b""] * len(records)
+        for shard in np.unique(shards).tolist():
+            here = np.flatnonzero(shards == shard)
+            first = int(self._ends[shard - 1]) if shard else 0
+            try:
+                found = self._reader(shard).read((records[here] - first).tolist())
+            except (RuntimeError, ValueError, IndexError) as error:
+                path = self.folder / self.manifest["shards"][shard]["name"]
+                raise UserError(f"a shard is damaged ({error})", str(path), _AGAIN) from error
+            for place, record in zip(here.tolist(), found, strict=True):
+                data[place] = record
+        return data
+
+    def _reader(self, shard: int) -> Any:
+        from array_record.python import array_record_module
+
+        with self._lock:
+            if shard not in self._readers:
+                path = self.folder / self.manifest["shards"][shard]["name"]
+                self._readers[shard] = array_record_module.ArrayRecordReader(str(path), _READER)
+                if len(self._readers) > _MOST_OPEN:
+                    self._readers.popitem(last=False)
+            self._readers.move_to_end(shard)
+            return self._readers[shard]
+
+    def _map(self, name: str, length: int) -> np.ndarray:
+        """An index, mapped into memory."""
+        path = self.folder / name
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise UserError(f"it cannot be read ({error})", str(path), _AGAIN) from error
+        if len(array) != length:
+            raise UserError(f"{len(array)} entries instead of {length}", str(path), _AGAIN)
+        return array

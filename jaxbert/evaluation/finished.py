@@ -1,0 +1,111 @@
+"""A finished run: its folder, read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxbert.data.rows import TaskData, load_task
+from jaxbert.data.tasks import Task, describe_task
+from jaxbert.errors import UserError
+from jaxbert.interop import hub
+
+MODELS = ("teacher", "student", "without_distillation", "random_without_distillation")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A run with a labelled task that has come to its end.
+
+    Attributes:
+      workdir: the folder that ``train.py`` wrote.
+      config: what its config.json holds.
+      summary: what its summary.json holds.
+      task: its task, as it was described.
+    """
+
+    workdir: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    task: Task
+
+    def load_task(self) -> TaskData:
+        """The rows that it was trained and chosen on.
+
+        Raises:
+          UserError: they are not there, or no longer the same.
+        """
+        data = load_task(self.task, self.config.get("data_dir") or "")
+        for reference, rows in self.summary.get("task", {}).get("rows", {}).items():
+            if data.rows.get(reference, {}).get("sha256") != rows["sha256"]:
+                fix = "put the old rows back, or train again in another --workdir"
+                raise UserError("its rows have changed since the run", reference, fix)
+        return data
+
+    def folders(self) -> dict[str, Path]:
+        """Its models that are there, teacher first.
+
+        Raises:
+          UserError: it has none, or a teacher from outside is gone.
+        """
+        places = {name: self.workdir / "models" / name for name in MODELS}
+        places = {name: folder for name, folder in places.items() if folder.is_dir()}
+        if not places:
+            raise UserError(
+                "this run left no model",
+                f"{self.workdir}/models",
+                "run its train.py command again",
+            )
+        if "teacher" not in places and self.config.get("teacher"):
+            # Given fine-tuned, it was not trained here and stays where it is.
+            places = {"teacher": hub.resolve(self.config["teacher"])} | places
+        return places
+
+
+def read_run(workdir: Path) -> FinishedRun:
+    """Reads what a finished run says of itself.
+
+    Args:
+      workdir: the folder that ``train.py`` wrote.
+
+    Raises:
+      UserError: not a run, an unfinished one, or one without a task.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        what = "is not a run's folder: it has no config.json" if workdir.exists() else "is missing"
+        raise UserError(f"{workdir} {what}", "--workdir", "give the --workdir train.py was given")
+    config = _read_object(path)
+    task = config.get("task")
+    if not isinstance(task, dict) or not (task.get("name") or task.get("source")):
+        raise UserError(
+            "this run has no labelled task",
+            f"{path}, key task",
+            "give the --workdir of a task run, such as one of configs/tinybert_task.py",
+        )
+    if not (workdir / "summary.json").is_file():
+        raise UserError(
+            "this run is not finished",
+            f"{workdir}/summary.json is missing",
+            "run its train.py command again, which continues it",
+        )
+    try:
+        described = describe_task(**task)
+    except TypeError as error:
+        fix = "evaluate it with the version that trained it"
+        raise UserError(f"not understood: {error}", f"{path}", fix) from error
+    return FinishedRun(workdir, config, _read_object(workdir / "summary.json"), described)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run holds."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"not valid JSON: {error}", f"{path}", "restore the file") from error
+    if not isinstance(found, dict):
+        what = f"a JSON {type(found).__name__} instead of an object"
+        raise UserError(what, f"{path}", "restore the file")
+    return found
