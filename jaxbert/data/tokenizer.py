@@ -35,6 +35,9 @@ class Tokenizer(Protocol):
       pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special pieces.
       fingerprint: SHA-256 (hex) of everything that decides which ids a text gets: the piece table
         and the casing and normalising options. Equal however the same tokenizer was stored.
+      pieces: what each id stands for, as the vocabulary spells it; "" for an id without a piece.
+      continues: bool [vocab_size], whether a piece goes on with the word that the piece before it
+        began: ``##x`` of WordPiece, all but ``▁x`` of SentencePiece. False for special pieces.
     """
 
     @property
@@ -51,6 +54,10 @@ class Tokenizer(Protocol):
     def mask_id(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def pieces(self) -> tuple[str, ...]: ...
+    @property
+    def continues(self) -> np.ndarray: ...
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Returns int32 [pieces] for each text: no special tokens, no truncation, no padding.
@@ -63,6 +70,12 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Writes the files that `load_tokenizer` (and `transformers`, where it can) reads."""
         ...
+
+
+def special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids of the pieces that stand for no text: padding, unknown, [CLS], [SEP] and [MASK]."""
+    t = tokenizer
+    return (t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -123,6 +136,18 @@ class WordPieceTokenizer:
         added = [(t["content"], t["id"], t["normalized"]) for t in state["added_tokens"]]
         parts = [vocab, state["model"], state["normalizer"], state["pre_tokenizer"], sorted(added)]
         return _digest(json.dumps(parts, sort_keys=True).encode())
+
+    @functools.cached_property
+    def pieces(self) -> tuple[str, ...]:
+        pieces = [""] * self.vocab_size
+        for piece, index in self._backend.get_vocab(with_added_tokens=True).items():
+            pieces[index] = piece
+        return tuple(pieces)
+
+    @functools.cached_property
+    def continues(self) -> np.ndarray:
+        prefix = getattr(self._backend.model, "continuing_subword_prefix", None) or "##"
+        return np.array([piece.startswith(prefix) and piece != prefix for piece in self.pieces])
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         _check_texts(texts)
@@ -190,6 +215,16 @@ class SentencePieceTokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         return _digest(self._model + (b"lowercase" if self._lowercase else b""))
+
+    @functools.cached_property
+    def pieces(self) -> tuple[str, ...]:
+        return tuple(self._processor.id_to_piece(i) for i in range(self.vocab_size))
+
+    @functools.cached_property
+    def continues(self) -> np.ndarray:
+        continues = np.array([not piece.startswith("▁") for piece in self.pieces])
+        continues[list(special_ids(self))] = False
+        return continues
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         _check_texts(texts)

@@ -358,6 +358,19 @@ def fill_logits(config: BertConfig, params: Params, batch: Any) -> Array:
     return cast(Array, Bert(config).apply({"params": params}, hidden, method="mlm_logits"))
 
 
+def masked_lm_logits(config: BertConfig, params: Params, hidden: Array, places: Array) -> Array:
+    """Word piece logits float32 [B, M, V] of hidden [B, T, D] at the positions places [B, M]."""
+    there = jnp.take_along_axis(hidden, places[:, :, None], axis=1)  # [B, M, D]
+    return cast(Array, Bert(config).apply({"params": params}, there, method="mlm_logits"))
+
+
+def next_sentence_logits(config: BertConfig, params: Params, hidden: Array, starts: Array) -> Array:
+    """Next-sentence logits float32 [B, S, 2] of hidden [B, T, D] at the [CLS] positions [B, S]."""
+    model = Bert(config)
+    pooled = model.apply({"params": params}, hidden, starts, method="pool")
+    return cast(Array, model.apply({"params": params}, pooled, method="nsp_logits"))
+
+
 def project(config: BertConfig, params: Params, hidden: Array, index: int) -> Array:
     """Hidden state ``index`` [B, T, D] in the teacher's width: float32 [B, T, D']."""
     projected = Bert(config).apply({"params": params}, hidden, index, method="project")

@@ -1,0 +1,180 @@
+"""Pairs of texts for next-sentence prediction, made of spans as they are read."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from jaxbert.data.examples import Examples, ExampleSource, stretches
+from jaxbert.data.tokenizer import Tokenizer
+from jaxbert.errors import UserError
+
+NEXT, RANDOM, UNPAIRED = 0, 1, -1  # labels; BERT's numbers for the first two
+_STREAM = 0x70616972  # parts these draws from others of the same seed
+_TRIES = 8  # at a span of another document
+_SENTENCE_ENDS = frozenset(".!?。！？")
+
+
+class SentencePairs:
+    """Spans cut in two, every other one with a second half from elsewhere (Devlin et al. 2019).
+
+    A span ``[CLS] x [SEP]`` becomes ``[CLS] A [SEP] B [SEP]`` of the same length: its last piece
+    makes room for the [SEP], so that nothing about the packing changes. It is cut behind the piece
+    ``.``, ``!`` or ``?`` that is nearest to its middle, within its middle half, and in its middle
+    where there is none. With probability 1/2 as many pieces from another document take B's place,
+    which begin behind a sentence, too, where the cut did: the form must not give the answer away.
+
+    Labels are int32: 0 next, 1 from elsewhere, -1 (not to be counted) for a span of fewer than 5
+    pieces, which stays as it is. Everything about example i is a function of (seed, i).
+
+    Memory: 8 bytes a span beside what the source holds.
+
+    Args:
+      source: spans of text, each from one document.
+      documents: int [N], the document that each span is from.
+      tokenizer: the one that made the pieces.
+      seed: of the choice of second halves.
+
+    Raises:
+      UserError: all spans are from one document.
+    """
+
+    def __init__(
+        self, source: ExampleSource, documents: np.ndarray, tokenizer: Tokenizer, *, seed: int
+    ) -> None:
+        if not len(documents) or (documents == documents[0]).all():
+            fix = "give several documents, or set nsp to false"
+            raise UserError("pairs of sentences need more than one document", "corpus", fix)
+        self._source, self._documents, self._seed = source, documents, seed
+        self._sep_id = tokenizer.sep_id
+        ends = [p.lstrip("▁").removeprefix("##") in _SENTENCE_ENDS for p in tokenizer.pieces]
+        self._ends = np.array(ends)
+        lengths = source.lengths
+        self._longest_first = np.argsort(lengths, kind="stable")[::-1].astype(np.int32)
+        # How many spans have at least this many pieces, [CLS] and [SEP] included.
+        self._as_long = np.bincount(lengths)[::-1].cumsum()[::-1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Those of the spans."""
+        return self._source.lengths
+
+    @property
+    def sha256(self) -> str:
+        """Of the spans and of the draws."""
+        return hashlib.sha256(f"pairs {self._seed} {self._source.sha256}".encode()).hexdigest()
+
+    @property
+    def truncated(self) -> int:
+        """That of the spans; the piece that makes room is not counted."""
+        return self._source.truncated
+
+    @property
+    def skipped(self) -> int:
+        """That of the spans."""
+        return self._source.skipped
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def gather(self, ids: np.ndarray) -> Examples:
+        """Returns the pairs int64 [n], in this order, with their labels."""
+        spans = self._source.gather(ids)
+        draws = _uniform(self._seed, ids, 2 + _TRIES)  # [n, 2 + tries]
+        kept = spans.lengths - 3  # pieces of A and B together
+        pairable = kept >= 2
+        low, high = np.maximum(1, -(-kept // 4)), np.minimum(kept - 1, 3 * kept // 4)
+        cut, found = _nearest_end(spans, self._ends, low, high, kept // 2)
+        labels = np.where(pairable, NEXT, UNPAIRED).astype(np.int32)
+
+        wanted = np.flatnonzero(pairable & (draws[:, 0] < 0.5))
+        wanted, others = self._others(ids[wanted], (kept - cut)[wanted], draws[wanted, 2:], wanted)
+        elsewhere = self._source.gather(others)
+        room = elsewhere.lengths - 2 - (kept - cut)[wanted]  # pieces that may be passed over
+        drawn = (draws[wanted, 1] * (room + 1)).astype(np.int64)
+        behind, there = _nearest_end(elsewhere, self._ends, np.ones_like(room), room, drawn)
+        offset = np.where(found[wanted] & there, behind, drawn)
+        labels[wanted] = RANDOM
+
+        tokens = self._join(spans, np.where(pairable, cut, spans.lengths))
+        size = (kept - cut)[wanted]
+        to = stretches(spans.offsets[wanted] + cut[wanted] + 2, size)
+        tokens[to] = elsewhere.tokens[stretches(elsewhere.offsets[:-1] + 1 + offset, size)]
+        seconds = np.where(pairable, cut + 2, spans.lengths).astype(np.int32)
+        return Examples(tokens, spans.offsets, seconds, labels)
+
+    def _others(
+        self, ids: np.ndarray, sizes: np.ndarray, draws: np.ndarray, where: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Those of ``where`` for which a span of another document is found, and these spans.
+
+        Args:
+          ids: int64 [n], the examples.
+          sizes: int64 [n], pieces that the other span must have.
+          draws: float64 [n, tries].
+          where: int64 [n], what to call the examples.
+        """
+        ranks = (draws * self._as_long[sizes + 2][:, None]).astype(np.int64)
+        candidates = self._longest_first[ranks]  # [n, tries]
+        good = self._documents[candidates] != self._documents[ids][:, None]
+        first = good.argmax(axis=1)
+        any_good = good.any(axis=1)
+        chosen = candidates[np.arange(len(ids)), first]
+        return where[any_good], chosen[any_good].astype(np.int64)
+
+    def _join(self, spans: Examples, cut: np.ndarray) -> np.ndarray:
+        """The spans' pieces with a [SEP] behind the first ``cut`` [n], and one piece fewer."""
+        sizes = spans.lengths
+        position = stretches(np.zeros_like(sizes), sizes)
+        last = np.repeat(sizes - 1, sizes)
+        cuts = np.repeat(cut, sizes)
+        shifted = (position > cuts + 1) & (position < last)
+        tokens = spans.tokens[np.arange(len(position)) - shifted]
+        tokens[position == cuts + 1] = self._sep_id
+        return tokens
+
+
+def _nearest_end(
+    examples: Examples, ends: np.ndarray, low: np.ndarray, high: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where to cut each example behind a sentence.
+
+    Args:
+      examples: n of them, with [CLS].
+      ends: bool [V], the pieces that end one.
+      low, high: int [n], pieces that may stand before the cut, [CLS] not counted.
+      target: int [n], how many should; the lower of two equally near is taken.
+
+    Returns:
+      int64 [n], pieces before the cut, and bool [n], whether a sentence ends there; the target
+      where none does.
+    """
+    if not len(examples):
+        return np.zeros(0, np.int64), np.zeros(0, bool)
+    sizes = examples.lengths
+    before = stretches(np.zeros_like(sizes), sizes)  # at the piece p stand p, itself included
+    good = ends[examples.tokens]
+    good &= (before >= np.repeat(low, sizes)) & (before <= np.repeat(high, sizes))
+    distance = np.abs(before - np.repeat(target, sizes))
+    span = np.int64(sizes.max() + 1)  # above any position and distance
+    best = np.minimum.reduceat(
+        np.where(good, distance, span) * span + before, examples.offsets[:-1]
+    )
+    found = best < span * span
+    return np.where(found, best % span, target), found
+
+
+def _uniform(seed: int, ids: np.ndarray, draws: int) -> np.ndarray:
+    """Returns float64 [n, draws] in [0, 1), a function of (seed, id) alone.
+
+    SplitMix64 (Steele et al. 2014), which any stretch of can be computed at once: NumPy's
+    generators would have to be made anew for each example.
+    """
+    start = np.random.SeedSequence((seed, _STREAM)).generate_state(1, np.uint64)
+    x = ids.astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(1, draws + 1, dtype=np.uint64)
+    x = start + x * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return (x >> np.uint64(11)) * 2.0**-53
