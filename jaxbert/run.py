@@ -16,9 +16,10 @@ import numpy as np
 
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data import corpus
+from jaxbert.data.encoding import encode_rows
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.pipeline import iterate
-from jaxbert.data.rows import TaskData, encode_rows, load_task
+from jaxbert.data.rows import TaskData, load_task
 from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.metrics import classification_metrics

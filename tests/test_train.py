@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxbert.data.encoding import encode_rows
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.rows import Rows, encode_rows, load_task
+from jaxbert.data.rows import Rows, load_task
 from jaxbert.data.tasks import TASKS
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError

@@ -31,11 +31,13 @@ class Record:
 
     Attributes:
       where: ``file:line``, the line from 1; in Parquet ``file: row``, from 0.
-      values: column name -> text, number, truth value or None.
+      values: column name -> text, number, truth value, list or None.
+      places: where each item of the row's lists stands, if not at `where`.
     """
 
     where: str
     values: Mapping[str, Any]
+    places: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

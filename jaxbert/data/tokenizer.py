@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tokenizers
@@ -25,6 +25,20 @@ _NORMALIZER_OPTIONS = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+
+
+class Pieces(NamedTuple):
+    """The word pieces of a text, and the characters that each is made of.
+
+    Attributes:
+      ids: int32 [pieces].
+      starts: int32 [pieces], its first character, an index into the text as it was given.
+      ends: int32 [pieces], the index behind its last one.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
 
 
 class Tokenizer(Protocol):
@@ -64,6 +78,14 @@ class Tokenizer(Protocol):
 
         Raises:
           UserError: a text is not text (no `str`, or lone surrogates in it); names its position.
+        """
+        ...
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Pieces]:
+        """The ids of `encode`, with the characters that each piece is made of.
+
+        Raises:
+          UserError: as `encode` does.
         """
         ...
 
@@ -154,6 +176,11 @@ class WordPieceTokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Pieces]:
+        _check_texts(texts)
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [_pieces(encoding.ids, encoding.offsets) for encoding in encodings]
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
@@ -233,11 +260,34 @@ class SentencePieceTokenizer:
             np.array(ids, dtype=np.int32) for ids in self._processor.encode(lines, out_type=int)
         ]
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Pieces]:
+        _check_texts(texts)
+        found = []
+        for text in texts:
+            line = text.lower() if self._lowercase else text
+            mapped = self._processor.encode(line, out_type="offset_mapping")
+            # What a character becomes in lower case may be longer than it is.
+            source = [i for i, c in enumerate(text) for _ in (c.lower() if self._lowercase else c)]
+            source.append(len(text))
+            spans = []
+            for begin, end in mapped["offsets"]:
+                # The blank before a word is a part of its first piece, and none of the word.
+                begin += len(line[begin:end]) - len(line[begin:end].lstrip())
+                last = source[end - 1] + 1 if begin < end else source[end]
+                spans.append((source[begin], last))
+            found.append(_pieces(mapped["ids"], spans))
+        return found
+
     def save(self, folder: Path) -> None:
         # No tokenizer_class: transformers would rebuild a BPE model under a class made for unigram.
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spiece.model").write_bytes(self._model)
         _write_options(folder, {"do_lower_case": self._lowercase}, self._pieces, self._options)
+
+
+def _pieces(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Pieces:
+    bounds = np.array(spans, np.int32).reshape(-1, 2)
+    return Pieces(np.array(ids, np.int32), bounds[:, 0], bounds[:, 1])
 
 
 def _digest(data: bytes) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbert.data.encoding import encode_rows
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.rows import Rows, TaskData, encode_rows, load_task
+from jaxbert.data.rows import Rows, TaskData, load_task
 from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError

@@ -76,8 +76,9 @@ def measure(
     import jax
     import numpy as np
 
+    from jaxbert.data.encoding import encode_rows
     from jaxbert.data.packing import PackedBatches
-    from jaxbert.data.rows import Rows, encode_rows
+    from jaxbert.data.rows import Rows
     from jaxbert.data.tokenizer import load_tokenizer
     from jaxbert.evaluation.predict import predictor
     from jaxbert.interop.huggingface import read_model

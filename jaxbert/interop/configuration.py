@@ -17,6 +17,12 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_new",
     "relu": "relu",
 }
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+_SPANS = "qa_outputs.weight"
 # A config.json without these says too little: a wrong num_attention_heads fits every tensor.
 _REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
 
@@ -75,6 +81,8 @@ def read_config(
     if errors:
         raise UserErrors(errors)
     fields |= _sizes_of_heads(groups, shapes)
+    if "classifier" in groups:
+        fields["head"] = _head(values.get("problem_type"), groups, shapes)
     if "classifier" in ours:
         fields["classifier"] = ours["classifier"]
     try:
@@ -92,13 +100,26 @@ def _sizes_of_heads(groups: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
 
     fields: dict[str, Any] = {}
     if "classifier" in groups:
-        fields["num_labels"] = rows("classifier.weight")
+        spans = _SPANS in shapes
+        fields["num_labels"] = rows(_SPANS if spans else "classifier.weight")
         fields["classifier"] = "tinybert" if "projection" in groups else "bert"
     if "projection" in groups:
         per_layer = any(name.startswith("fit_denses.") for name in shapes)
         fields["projection_per_layer"] = per_layer
         fields["projection_size"] = rows("fit_denses.0.weight" if per_layer else "fit_dense.weight")
     return fields
+
+
+def _head(problem: Any, groups: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What the classifier says: the weights tell it, or ``problem_type`` as `transformers` does."""
+    if _SPANS in shapes:
+        return "spans"
+    if "pooler" not in groups:
+        return "tagging"
+    for head, name in PROBLEMS.items():
+        if name == problem:
+            return head
+    return "regression" if shapes.get("classifier.weight", ())[:1] == (1,) else "classification"
 
 
 def read_labels(values: Mapping[str, Any], count: int, path: Path) -> tuple[str, ...]:
@@ -128,7 +149,7 @@ def config_json(
     """What config.json says of a model with these parameter groups."""
     values = {key: getattr(config, field) for field, key in CONFIG_KEYS.items()}
     values |= {
-        "architectures": [_architecture(groups, layout)],
+        "architectures": [_architecture(config.head, groups, layout)],
         "model_type": "bert" if layout == "huggingface" else "tinybert",
         "dtype": "float32",
         "hidden_act": config.activation,
@@ -136,22 +157,27 @@ def config_json(
         "pad_token_id": pad_id,
         "jaxbert": {"classifier": config.classifier, "position": config.position},
     }
+    if config.head == "regression":
+        labels = ("LABEL_0",)  # `transformers` counts the outputs so
     if labels:
         values |= {
             "id2label": {str(i): label for i, label in enumerate(labels)},
             "label2id": {label: i for i, label in enumerate(labels)},
-            "problem_type": "single_label_classification",
         }
+    if "classifier" in groups and config.head in PROBLEMS:
+        values["problem_type"] = PROBLEMS[config.head]
     return values
 
 
-def _architecture(groups: Collection[str], layout: str) -> str:
+def _architecture(head: str, groups: Collection[str], layout: str) -> str:
     """The class that has these heads, in `transformers` or the TinyBERT authors' code."""
     classifier, mlm, nsp = (name in groups for name in ("classifier", "mlm", "nsp"))
-    if layout == "tinybert":
-        return "TinyBertForSequenceClassification" if classifier else "TinyBertForPreTraining"
+    tiny = "Tiny" * (layout == "tinybert")
     if classifier:
-        return "BertForSequenceClassification"
+        kinds = {"tagging": "TokenClassification", "spans": "QuestionAnswering"}
+        return f"{tiny}BertFor{kinds.get(head, 'SequenceClassification')}"
+    if tiny:
+        return "TinyBertForPreTraining"
     if mlm:
         return "BertForPreTraining" if nsp else "BertForMaskedLM"
     return "BertForNextSentencePrediction" if nsp else "BertModel"

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop import layout as table
-from jaxbert.interop.configuration import config_json, read_config, read_labels
+from jaxbert.interop.configuration import PROBLEMS, config_json, read_config, read_labels
 from jaxbert.interop.tensors import WEIGHTS, Tensors, open_tensors, read_json
 from jaxbert.models.bert import BertConfig
 
@@ -33,7 +33,8 @@ class Model:
     Attributes:
       config: its shape; ``dtype`` is float32, how to compute is not stored.
       params: its parameter groups, NumPy float32.
-      labels: the names of the classes in order; empty without a classifier.
+      labels: the names of the classes in order; empty without a classifier, and where what it
+        says has no names (a number, the bounds of a span).
       folder: where it was read from.
     """
 
@@ -58,9 +59,10 @@ class TokenizerFiles(Protocol):
 def read_model(folder: Path) -> Model:
     """Reads a BERT from config.json and safetensors; pickles are never opened.
 
-    Understood are BertModel and its pre-training, masked-LM, next-sentence and sequence
-    classification variants, and TinyBERT's checkpoints with their projections. Without a word in
-    config.json, a classifier beside a projection is TinyBERT's: only its authors' code makes these.
+    Understood are BertModel and its pre-training, masked-LM, next-sentence, sequence and token
+    classification and question answering variants, and TinyBERT's checkpoints with their
+    projections. Without a word in config.json, a classifier beside a projection is TinyBERT's: only
+    its authors' code makes these.
 
     Raises:
       UserError: no model, not a BERT, or weights that do not fit the configuration.
@@ -86,7 +88,7 @@ def read_model(folder: Path) -> Model:
                     "train a model with a tied decoder: jaxbert has no other",
                 )
         params = table.from_tensors(config, groups, lambda name: tensors.read(names[name]))
-    return Model(config, params, read_labels(values, config.num_labels, path), folder)
+    return Model(config, params, read_labels(values, config.num_classes, path), folder)
 
 
 def _canonical_names(tensors: Tensors) -> tuple[dict[str, str], dict[str, str]]:
@@ -179,7 +181,7 @@ def write_model(
       folder: where to; a model already there is replaced.
       config: its shape; classes and projection are taken from the parameters.
       params: parameter groups, float32; all that are given are written.
-      labels: the classes' names in order; LABEL_0 and so on if empty.
+      labels: the names of its classes in order; LABEL_0 and so on if empty.
       tokenizer: the tokenizer it was trained with.
       layout: ``huggingface``, which ``transformers`` loads and computes alike, or ``tinybert``,
         which has room for a projection, TinyBERT's classifier and other positions. Its
@@ -194,7 +196,7 @@ def write_model(
     labels = (
         tuple(labels)
         if labels and config.num_labels
-        else read_labels({}, config.num_labels, folder)
+        else read_labels({}, config.num_classes, folder)
     )
     _check_layout(config, params, labels, tokenizer, layout, folder)
     plain = layout == "huggingface" and set(params) <= set(table.BACKBONE)
@@ -236,6 +238,8 @@ def _fit_config(config: BertConfig, params: Mapping[str, Any]) -> BertConfig:
     changes: dict[str, Any] = {"num_labels": 0, "projection_size": 0, "dtype": "float32"}
     if "classifier" in params:
         changes["num_labels"] = params["classifier"]["dense"]["bias"].shape[0]
+    else:
+        changes["head"] = "classification"
     if "projection" in params:
         shape = params["projection"]["kernel"].shape
         changes |= {"projection_size": shape[-1], "projection_per_layer": len(shape) == 3}
@@ -259,8 +263,10 @@ def _check_layout(
 
     if layout not in LAYOUTS:
         wrong(f"unknown layout {layout!r}", f"give one of {', '.join(LAYOUTS)}")
-    if len(labels) != config.num_labels:
-        wrong(f"{len(labels)} label names for {config.num_labels} classes", "give one for each")
+    if len(labels) != config.num_classes:
+        wrong(f"{len(labels)} label names for {config.num_classes} classes", "give one for each")
+    if "pooler" in params and config.num_labels and config.head not in PROBLEMS:
+        wrong(f"a model for {config.head} has no pooler", "drop it")
     if tokenizer.vocab_size > config.vocab_size:
         wrong(
             f"the tokenizer has {tokenizer.vocab_size} word pieces, the model {config.vocab_size}",

@@ -105,6 +105,7 @@ RULES = (
     *_norm("encoder/layers/output_norm", f"{_LAYER}.output.LayerNorm"),
     *_dense("pooler/dense", "pooler.dense", _D),
     *_dense("classifier/dense", "classifier", "num_labels"),
+    *_dense("classifier/dense", "qa_outputs", "num_labels"),
     *_dense("mlm/transform", f"{_HEAD}.transform.dense", _D),
     *_norm("mlm/norm", f"{_HEAD}.transform.LayerNorm"),
     Rule("mlm/bias", f"{_HEAD}.bias", ("vocab_size",)),
@@ -137,6 +138,8 @@ def rules_for(config: BertConfig, groups: Sequence[str]) -> list[Rule]:
     def holds(rule: Rule) -> bool:
         if rule.group == "projection":
             return rule.stacked == config.projection_per_layer
+        if rule.group == "classifier":
+            return rule.name.startswith("qa_outputs") == (config.head == "spans")
         return config.position == "learned" or rule.path != "embeddings/position/embedding"
 
     return [rule for rule in RULES if rule.group in groups and holds(rule)]

@@ -21,6 +21,8 @@ Params = dict[str, Any]  # one entry a group: embeddings, encoder, pooler, class
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 CLASSIFIERS = ("bert", "tinybert")
+POOLED = ("classification", "multi_label", "regression")  # heads that read whole examples
+HEADS = (*POOLED, "tagging", "spans")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -42,8 +44,11 @@ class BertConfig:
       attention_dropout: rate on attention probabilities.
       initializer_range: standard deviation of initial weights.
       position: ``learned``, ``sinusoidal`` or ``rotary``.
-      classifier: ``bert`` or ``tinybert`` (with a relu), the sequence classification head.
-      num_labels: classes of that head; 0 if the model has none.
+      head: what the classifier reads and says: ``classification``, ``multi_label`` and
+        ``regression`` the pooled state of an example; ``tagging`` the states of single pieces;
+        ``spans`` every piece's, for the two logits that an answer begins and ends there.
+      classifier: ``bert`` or ``tinybert`` (with a relu), how it reads a pooled state.
+      num_labels: its classes, 1 of ``regression`` and 2 of ``spans``; 0 if the model has none.
       projection_size: the teacher's width if the model carries a projection; 0 if not.
       projection_per_layer: one projection for each hidden state instead of a shared one.
       dtype: dtype of the products' operands, ``float32`` or ``bfloat16``. Parameters, softmax,
@@ -66,6 +71,7 @@ class BertConfig:
     attention_dropout: float = 0.1
     initializer_range: float = 0.02
     position: str = "learned"
+    head: str = "classification"
     classifier: str = "bert"
     num_labels: int = 0
     projection_size: int = 0
@@ -99,10 +105,16 @@ class BertConfig:
         for field, choices in (
             ("activation", tuple(ACTIVATIONS)),
             ("position", POSITIONS),
+            ("head", HEADS),
             ("classifier", CLASSIFIERS),
             ("dtype", tuple(DTYPES)),
         ):
             check(getattr(self, field) in choices, field, f"one of {', '.join(choices)}")
+        if self.head in ("tagging", "spans") and self.classifier == "tinybert":
+            check(False, "classifier", f"bert: {self.head} reads no pooled state")
+        outputs = {"regression": 1, "spans": 2}.get(self.head, self.num_labels)
+        if self.num_labels > 0:
+            check(self.num_labels == outputs, "num_labels", f"{outputs} for {self.head}")
         if self.num_heads > 0 and self.hidden_size % self.num_heads:
             low = max(self.hidden_size // self.num_heads, 1) * self.num_heads
             want = f"a multiple of num_heads = {self.num_heads}, such as {low}"
@@ -117,6 +129,11 @@ class BertConfig:
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
+
+    @property
+    def num_classes(self) -> int:
+        """Labels that have names: a number and the bounds of a span have none."""
+        return 0 if self.head in ("regression", "spans") else self.num_labels
 
     def replace(self, **changes: Any) -> BertConfig:
         """A copy with some fields changed."""
@@ -185,8 +202,10 @@ class Bert(nn.Module):
             c.initializer_range,
         )
         self.pooler = heads.Pooler(dtype, c.initializer_range)
-        self.classifier = heads.SequenceClassifier(
-            c.num_labels, c.classifier, c.hidden_dropout, dtype, c.initializer_range
+        # BERT's own head of spans has no dropout (Devlin et al. 2019).
+        dropout = 0.0 if c.head == "spans" else c.hidden_dropout
+        self.classifier = heads.Classifier(
+            c.num_labels, c.classifier, dropout, dtype, c.initializer_range
         )
         self.mlm = heads.MaskedLMHead(c.activation, c.layer_norm_eps, dtype, c.initializer_range)
         self.nsp = heads.NextSentenceHead(dtype, c.initializer_range)
@@ -227,10 +246,25 @@ class Bert(nn.Module):
         """Pools [B, T, D] at the [CLS] positions [B, S]: float32 [B, S, D]."""
         return self.pooler(last_hidden, starts)
 
-    def classify(self, last_hidden: Array, starts: Array, *, deterministic: bool = True) -> Array:
-        """Class logits float32 [B, S, C] from the last hidden state [B, T, D]."""
-        pooled = self.pooler(last_hidden, starts)
-        return self.classifier(pooled, deterministic=deterministic)
+    def classify(self, last_hidden: Array, places: Array, *, deterministic: bool = True) -> Array:
+        """The head's logits from the last hidden state [B, T, D].
+
+        Args:
+          last_hidden: float32 [B, T, D].
+          places: int32 [B, S], what is classified: where examples start or, for ``tagging``, the
+            pieces; not read for ``spans``.
+          deterministic: True turns dropout off.
+
+        Returns:
+          float32 [B, S, C]; for ``spans`` [B, T, 2].
+        """
+        if self.config.head in POOLED:
+            states = self.pooler(last_hidden, places)
+        elif self.config.head == "tagging":
+            states = jnp.take_along_axis(last_hidden, places[:, :, None], axis=1)
+        else:
+            states = last_hidden
+        return self.classifier(states, deterministic=deterministic)
 
     def mlm_logits(self, hidden: Array) -> Array:
         """Word piece logits float32 [..., V] of hidden [..., D]."""
@@ -250,7 +284,7 @@ class Bert(nn.Module):
         assert hidden is not None
         pooled = self.pooler(hidden, batch.starts)
         if "classifier" in groups:
-            self.classifier(pooled)
+            self.classify(hidden, batch.starts)
         if "mlm" in groups:
             self.mlm_logits(hidden)
         if "nsp" in groups:
@@ -270,12 +304,18 @@ class _Probe:
     starts: Array
 
 
+def scored_groups(config: BertConfig) -> tuple[str, ...]:
+    """The parameter groups that the head's logits are computed from."""
+    pooler = ("pooler",) * (config.head in POOLED)
+    return ("embeddings", "encoder", *pooler, "classifier")
+
+
 def groups_of(config: BertConfig) -> tuple[str, ...]:
     """The parameter groups a fresh model of this configuration has."""
-    extra = ("classifier",) * bool(config.num_labels) + ("projection",) * bool(
-        config.projection_size
-    )
-    return ("embeddings", "encoder", "pooler", *extra)
+    groups = ("embeddings", "encoder", "pooler")
+    if config.num_labels:
+        groups = scored_groups(config)
+    return groups + ("projection",) * bool(config.projection_size)
 
 
 def init_params(config: BertConfig, key: Array, groups: tuple[str, ...] | None = None) -> Params:
@@ -337,13 +377,16 @@ def class_logits(
     key: Array | None = None,
     key_mask_only: bool = False,
 ) -> Array:
-    """Class logits float32 [B, S, C] of every packed example; arguments as ``encode``."""
+    """The head's logits: float32 [B, S, C] of every packed example; arguments as ``encode``.
+
+    [B, M, C] of the batch's ``places`` for ``tagging``, [B, T, 2] for ``spans``.
+    """
     keys = (None, None) if key is None else tuple(jax.random.split(key))
     output = encode(config, params, batch, key=keys[0], key_mask_only=key_mask_only)
     logits = Bert(config).apply(
         {"params": params},
         output.last_hidden,
-        batch.starts,
+        batch.places if config.head == "tagging" else batch.starts,
         deterministic=key is None,
         rngs=None if keys[1] is None else {"dropout": keys[1]},
         method="classify",

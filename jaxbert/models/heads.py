@@ -28,12 +28,12 @@ class Pooler(nn.Module):
         return jnp.tanh(linear(first))
 
 
-class SequenceClassifier(nn.Module):
-    """Logits from the pooled state.
+class Classifier(nn.Module):
+    """Logits of states: pooled ones of whole examples, or those of single word pieces.
 
     Attributes:
       num_labels: C.
-      kind: ``bert``: W dropout(pooled); ``tinybert``: W relu(pooled), the head of the TinyBERT
+      kind: ``bert``: W dropout(state); ``tinybert``: W relu(state), the head of the TinyBERT
         authors' code.
       dropout: rate before the ``bert`` head's product.
     """
@@ -45,14 +45,14 @@ class SequenceClassifier(nn.Module):
     initializer_range: float = 0.02
 
     @nn.compact
-    def __call__(self, pooled: Array, *, deterministic: bool = True) -> Array:
-        """Maps pooled [..., D] to float32 logits [..., C]."""
+    def __call__(self, states: Array, *, deterministic: bool = True) -> Array:
+        """Maps states [..., D] to float32 logits [..., C]."""
         if self.kind == "tinybert":
-            pooled = nn.relu(pooled)
+            states = nn.relu(states)
         else:
-            pooled = nn.Dropout(self.dropout)(pooled, deterministic=deterministic)
+            states = nn.Dropout(self.dropout)(states, deterministic=deterministic)
         linear = Linear(self.num_labels, self.dtype, self.initializer_range, name="dense")
-        return linear(pooled)
+        return linear(states)
 
 
 class MaskedLMHead(nn.Module):

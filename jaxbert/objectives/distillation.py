@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxbert.batch import Batch
-from jaxbert.models.bert import BertConfig, encode, project
+from jaxbert.models.bert import BertConfig, encode, project, scored_groups
 from jaxbert.models.encoder import Collect, EncoderOutput
 from jaxbert.objectives import losses
 from jaxbert.objectives.alignment import Alignment
-from jaxbert.objectives.finetuning import classify, freeze_padding_row, has_dropout
+from jaxbert.objectives.finetuning import choices, classify, freeze_padding_row, has_dropout
 from jaxbert.objectives.objective import Terms
 
 Array = jax.Array
@@ -114,11 +114,15 @@ class LayerDistillation:
 
 @dataclasses.dataclass(frozen=True)
 class PredictionDistillation:
-    """Soft cross-entropy with the teacher's class logits (Jiao et al. 2020, equation 10).
+    """Soft cross-entropy with the teacher's logits (Jiao et al. 2020, equation 10).
+
+    Of classes and tags it is the mean over choices and classes, as the authors' code has it; of
+    labels that exclude none and of spans the mean over choices (see ``Choices``); of ``regression``
+    it is the squared error to what the teacher says, with which the paper's STS-B was made.
 
     Attributes:
       student: the trained model.
-      teacher: the frozen model, with its own classifier head.
+      teacher: the frozen model, with a head of the same kind.
       temperature: t.
       compat: ``huawei`` for the authors' key-only mask and untouched row 0 of the word table.
     """
@@ -128,16 +132,28 @@ class PredictionDistillation:
     temperature: float = 1.0
     compat: str = ""
 
-    groups = ("embeddings", "encoder", "pooler", "classifier")
     weights = {"prediction": 1.0}  # noqa: RUF012  (a constant of the class, not a field)
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return scored_groups(self.student)
+
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Terms:
+        head = self.student.head
         mine = classify(self.student, params, batch, key, self.compat)
         theirs = classify(self.teacher, frozen["teacher"], batch, None, self.compat)
-        return {
-            "prediction": losses.soft_cross_entropy(mine, theirs, batch.weights, self.temperature),
-            "accuracy": losses.accuracy(mine, batch.labels, batch.weights),
-        }
+        if head == "regression":
+            error = losses.squared_error(mine[..., 0], theirs[..., 0], batch.weights)
+            return {"prediction": error}
+        made = choices(head, mine, batch)
+        prediction = losses.soft_cross_entropy(
+            made.logits,
+            choices(head, theirs, batch).logits,
+            made.weights,
+            self.temperature,
+            over_classes=head in ("classification", "tagging"),
+        )
+        return {"prediction": prediction, "accuracy": losses.accuracy(*made)}
 
 
 def _add_layers(terms: list[losses.Term]) -> losses.Term:

@@ -73,37 +73,55 @@ def padded_score_mse(student: Array, teacher: Array) -> Term:
 
 
 def soft_cross_entropy(
-    student: Array, teacher: Array, weights: Array, temperature: float = 1.0
+    student: Array,
+    teacher: Array,
+    weights: Array,
+    temperature: float = 1.0,
+    *,
+    over_classes: bool = True,
 ) -> Term:
-    """-softmax(teacher / t) . log_softmax(student / t), mean over examples AND classes.
+    """-softmax(teacher / t) . log_softmax(student / t), mean over choices AND classes.
 
     Jiao et al. 2020, equation 10, as their code computes it: no factor t^2.
 
     Args:
-      student: float32 logits [B, S, C].
-      teacher: float32 logits [B, S, C].
-      weights: float32 [B, S], 1 for an example, 0 for an empty slot.
+      student: float32 logits [..., C].
+      teacher: float32 logits [..., C].
+      weights: float32 [...], 1 for a choice, 0 for an empty slot.
       temperature: t.
+      over_classes: False for the mean over choices alone.
     """
     target = jax.nn.softmax(teacher / temperature, axis=-1)
     crossed = -jnp.sum(target * jax.nn.log_softmax(student / temperature, axis=-1), axis=-1)
     total = jnp.sum(jnp.where(weights > 0, crossed * weights, 0.0))
-    return Term(total, jnp.sum(weights) * student.shape[-1])
+    return Term(total, jnp.sum(weights) * (student.shape[-1] if over_classes else 1))
 
 
 def cross_entropy(logits: Array, labels: Array, weights: Array) -> Term:
-    """-log softmax(logits)[label], mean over examples.
+    """-log softmax(logits)[label], mean over choices.
 
     Args:
-      logits: float32 [B, S, C].
-      labels: int32 [B, S], from 0 to C - 1 (checked on the host: JAX clamps).
-      weights: float32 [B, S], 1 for an example, 0 for an empty slot.
+      logits: float32 [..., C].
+      labels: int32 [...], from 0 to C - 1 (checked on the host: JAX clamps).
+      weights: float32 [...], 1 for a choice, 0 for an empty slot.
     """
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), labels[..., None], axis=-1)
     return Term(jnp.sum(jnp.where(weights > 0, -picked[..., 0] * weights, 0.0)), jnp.sum(weights))
 
 
 def accuracy(logits: Array, labels: Array, weights: Array) -> Term:
-    """The share of examples whose largest logit is the label's; arguments as ``cross_entropy``."""
+    """The share of choices whose largest logit is the label's; arguments as ``cross_entropy``."""
     right = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     return Term(jnp.sum(right * weights), jnp.sum(weights))
+
+
+def squared_error(outputs: Array, targets: Array, weights: Array) -> Term:
+    """(output - target)^2, mean over examples.
+
+    Args:
+      outputs: float32 [B, S].
+      targets: float32 [B, S].
+      weights: float32 [B, S], 1 for an example, 0 for an empty slot.
+    """
+    errors = jnp.square(jnp.where(weights > 0, outputs - targets, 0.0))
+    return Term(jnp.sum(errors * weights), jnp.sum(weights))

