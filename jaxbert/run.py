@@ -16,17 +16,17 @@ import numpy as np
 
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data import corpus
-from jaxbert.data.encoding import encode_rows
+from jaxbert.data.encoding import count_cuts, encode_rows
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.pipeline import iterate
 from jaxbert.data.rows import TaskData, load_task
 from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.evaluation.metrics import classification_metrics
-from jaxbert.evaluation.predict import predict
+from jaxbert.evaluation.metrics import score_rows
+from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import BertConfig, init_params
+from jaxbert.models.bert import POOLED, BertConfig, init_params, scored_groups
 from jaxbert.objectives.alignment import align
 from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
 from jaxbert.objectives.finetuning import Finetuning
@@ -100,7 +100,12 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     if students:
         summary["parameter_hash"] = students[-1]["parameter_hash"]
     if any(phase.data == "task" for phase in config.sections.values()):
-        summary["task"] = {"rows": job.task.rows, "overlap": job.task.overlap}
+        summary["task"] = {
+            "rows": job.task.rows,
+            "overlap": job.task.overlap,
+            "cuts": count_cuts(job.task.train, job.examples),
+            "all_answered": all_answered(job.task.train),
+        }
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -138,6 +143,25 @@ class Run:
             if count:
                 print(f"{count:,} {split} rows are among the training rows, too", flush=True)
         return data
+
+    @functools.cached_property
+    def examples(self) -> Examples:
+        """The encoded training rows of the task."""
+        task = self.task
+        found = encode_rows(
+            self.library.tokenizer,
+            task.train,
+            max_length=self.config.max_length,
+            stride=task.task.stride,
+        )
+        cuts = count_cuts(task.train, found)
+        if cuts["truncated"]:
+            print(
+                f"{cuts['truncated']:,} training rows ({cuts['percent']} %) are cut to "
+                f"max_length = {self.config.max_length}",
+                flush=True,
+            )
+        return found
 
     @functools.cached_property
     def documents(self) -> Sequence[str]:
@@ -199,27 +223,31 @@ class Run:
             raise UserErrors(list({error.line: error for error in errors}.values()))
 
     def _check_labels(self) -> None:
-        """Reads the task, and holds a fine-tuned teacher's labels against it."""
-        mine = self.task.labels
+        """Reads the task, and holds the heads that models come with against it."""
+        task = self.task.task
+        mine = task.classes
 
-        def others(labels: Sequence[str]) -> bool:
+        def check(model: Model, whose: str, where: str, fix: str) -> None:
+            labels, head = model.labels, model.config.head
+            if "classifier" not in model.params:
+                return
             unnamed = len(labels) == len(mine) and all(x.startswith("LABEL_") for x in labels)
-            return labels != mine and not unnamed
+            if head != task.kind:
+                what = f"the {whose} is for {head}, and {task.name} is {task.kind}"
+                raise UserError(what, where, fix)
+            if labels != mine and not unnamed:
+                what = f"the {whose}'s labels {labels} are not the task's {mine}"
+                raise UserError(what, where, fix)
 
-        theirs = self.library.given.labels
-        if self.library.teacher_is_finetuned and others(theirs):
-            raise UserError(
-                f"the teacher's labels {theirs} are not the task's {mine}",
-                f"teacher {self.config.teacher}",
-                "give a teacher fine-tuned on this task, or one without a classifier",
-            )
-        inherited = self.library.get("student").labels if self.config.init_from else ()
-        if inherited and others(inherited):
-            raise UserError(
-                f"the student's labels {inherited} are not the task's {mine}",
-                f"config key init_from ({self.config.init_from})",
-                "give the run of a general distillation, or one on this task",
-            )
+        fix = "give a teacher fine-tuned on this task, or one without a classifier"
+        check(self.library.given, "teacher", f"teacher {self.config.teacher}", fix)
+        if self.config.init_from:
+            where = f"config key init_from ({self.config.init_from})"
+            fix = "give the run of a general distillation, or one on this task"
+            check(self.library.get("student"), "student", where, fix)
+        if task.kind not in POOLED and self.config.student.classifier == "tinybert":
+            what = f"TinyBERT's classifier reads whole examples, and {task.name} is {task.kind}"
+            raise UserError(what, "config key student.classifier", "give bert")
 
     @staticmethod
     def _align(teacher: BertConfig, student: BertConfig, phase: PhaseConfig) -> Any:
@@ -235,8 +263,10 @@ class Run:
             classifier=self.config.student.classifier if is_student else start.config.classifier,
             hidden_dropout=phase.dropout,
             attention_dropout=phase.dropout,
-            num_labels=len(self.task.labels) if needs_classifier else start.config.num_labels,
         )
+        if needs_classifier:
+            task = self.task.task
+            config = config.replace(head=task.kind, num_labels=task.num_outputs)
         if phase.objective == "finetune":
             return Finetuning(config, phase.compat)
         assert teacher is not None
@@ -314,8 +344,9 @@ class Run:
             )
         finally:
             checkpoints.close()
-        carried = {g: v for g, v in start.params.items() if g not in STALE}
-        trained = carried | jax.tree.map(np.asarray, jax.device_get(state.params))
+        trained = jax.tree.map(np.asarray, jax.device_get(state.params))
+        stale = {*STALE, "pooler"} if "classifier" in trained else STALE
+        trained = {g: v for g, v in start.params.items() if g not in stale} | trained
         result = {
             "phase": name,
             "model": phase.trains,
@@ -348,9 +379,7 @@ class Run:
         if phase.data == "corpus":
             examples = self.corpus
         else:
-            examples = encode_rows(
-                self.library.tokenizer, self.task.train, max_length=self.config.max_length
-            )
+            examples = self.examples
         return PackedBatches(
             examples,
             batch_size=phase.batch_size,
@@ -363,29 +392,28 @@ class Run:
 
     def _evaluator(self, config: BertConfig) -> Callable[[Any], float | None]:
         """From trained parameters to the task's metric on its development part."""
-        rows = self.task.dev
-        examples = encode_rows(self.library.tokenizer, rows, max_length=self.config.max_length)
-        batches = PackedBatches(
-            examples,
+        task, rows = self.task.task, self.task.dev
+        predict = RowPredictor(
+            task.kind,
+            self.library.tokenizer,
+            rows,
+            max_length=self.config.max_length,
             batch_size=self.config.eval_batch_size,
-            row_length=self.config.max_length,
-            seed=0,
-            shuffle=False,
-            epochs=1,
+            stride=task.stride,
+            always=all_answered(self.task.train),
         )
 
         def evaluate(params: Any) -> float | None:
-            logits = predict(config, params, batches)
-            name = self.task.metric
-            return classification_metrics(rows.labels, logits, (name,))[name].value
+            found = score_rows(task, rows, predict(config, params), (task.metric,))
+            return found[task.metric].value
 
         return evaluate
 
     def _frozen(self, teacher: Model, objective: Objective) -> Any:
         """The teacher's parameters on the devices, those that the objective reads."""
-        groups = [g for g in teacher.params if g in ("embeddings", "encoder")]
-        if not isinstance(objective, LayerDistillation):
-            groups += ["pooler", "classifier"]
+        groups = scored_groups(teacher.config)
+        if isinstance(objective, LayerDistillation):
+            groups = ("embeddings", "encoder")
         params = {g: teacher.params[g] for g in groups}
         return jax.device_put(params, sharding.tree_shardings(self.mesh, params))
 

@@ -173,14 +173,17 @@ def encode_windows(
     """
     assert rows.pairs is not None and rows.answers is not None
     budget = _budget(max_length, 3)
-    questions, contexts = tokenizer.encode(rows.texts), tokenizer.encode_with_offsets(rows.pairs)
+    questions = tokenizer.encode(rows.texts)
+    texts = list(dict.fromkeys(rows.pairs))  # a context has several questions
+    contexts = dict(zip(texts, tokenizer.encode_with_offsets(texts), strict=True))
     cls, sep = np.array([tokenizer.cls_id]), np.array([tokenizer.sep_id])
     nowhere = np.array([-1])
     examples, seconds, labels, owners = [], [], [], []
     starts: list[np.ndarray] = []
     ends: list[np.ndarray] = []
     truncated = 0
-    for index, (question, context) in enumerate(zip(questions, contexts, strict=True)):
+    for index, (question, text) in enumerate(zip(questions, rows.pairs, strict=True)):
+        context = contexts[text]
         kept = question[: min(_LONGEST_QUESTION, budget // 2)]
         room = budget - len(kept)
         step = min(stride or max(1, room // 2), room)

@@ -183,8 +183,8 @@ def _tagged(task: Task, record: Record) -> Example:
             names = to_iob2(names, task.scheme)
         except SchemeError as error:
             raise _Bad(str(error), where(error.place, task.label)) from error
-    numbers = np.array([task.classes.index(name) for name in names], np.int32)
-    return Example((" ".join(texts),), numbers, texts)
+    numbers = {name: number for number, name in enumerate(task.classes)}
+    return Example((" ".join(texts),), np.array([numbers[name] for name in names], np.int32), texts)
 
 
 def _items(record: Record, column: str) -> Sequence[Any]:
@@ -210,7 +210,7 @@ def _tag(task: Task, tag: Any, where: str) -> str:
     if number is None:
         fix = f"the tags are {listing(task.classes)}"
         if task.scheme != "none":
-            fix += ", and none for tags without B- and I- is task.scheme=none"
+            fix += ", or set task.scheme=none for tags without B- and I-"
         raise _Bad(f"unknown tag {shorten(tag)}", where, fix)
     return task.classes[number]
 

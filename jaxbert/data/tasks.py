@@ -12,7 +12,7 @@ from jaxbert.errors import UserError, UserErrors
 # The metrics of each kind of task; the first is what selects unless the task says otherwise.
 METRICS = {
     "classification": ("accuracy", "f1", "matthews"),
-    "multi_label": ("f1_micro", "f1_macro"),
+    "multi_label": ("f1_micro", "f1_macro", "accuracy"),
     "regression": ("pearson_spearman", "pearson", "spearman"),
     "tagging": ("entity_f1", "accuracy"),
     "spans": ("f1", "exact_match"),
@@ -151,7 +151,6 @@ TASKS = {
             ("PER", "ORG", "LOC", "MISC"),
             label="ner",
             kind="tagging",
-            scheme="IOB2",
             dev="tfds:conll2003/conll2003#dev",
             test="tfds:conll2003/conll2003#test",
         ),
@@ -234,6 +233,8 @@ def _problems(task: Task) -> list[UserError]:
         fix = "name the classes in order; a row's label is a name or its number from 0"
         if entities:
             fix = "name the types of the entities: PER for B-PER and I-PER"
+            written = [name for name in task.labels if name == "O" or name[1:2] == "-"]
+            check(not written, f"{', '.join(written)} is a tag and no type", "labels", fix)
         what = f"{count} labels, {different} of them different"
         check(different >= max(least, count), what, "labels", fix)
     metrics = METRICS[task.kind]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -179,7 +180,10 @@ class WordPieceTokenizer:
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Pieces]:
         _check_texts(texts)
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [_pieces(encoding.ids, encoding.offsets) for encoding in encodings]
+        return [
+            _with_accents(text, _pieces(encoding.ids, encoding.offsets))
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -288,6 +292,19 @@ class SentencePieceTokenizer:
 def _pieces(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Pieces:
     bounds = np.array(spans, np.int32).reshape(-1, 2)
     return Pieces(np.array(ids, np.int32), bounds[:, 0], bounds[:, 1])
+
+
+def _with_accents(text: str, pieces: Pieces) -> Pieces:
+    """The pieces with the accents behind their letters, which BERT's normalizer has taken off."""
+    if text.isascii():
+        return pieces
+    following = np.append(pieces.starts[1:], len(text))
+    ends = pieces.ends.copy()
+    for index, (end, limit) in enumerate(zip(ends.tolist(), following.tolist(), strict=False)):
+        while end < limit and unicodedata.category(text[end]) == "Mn":
+            end += 1
+        ends[index] = end
+    return pieces._replace(ends=ends)
 
 
 def _digest(data: bytes) -> str:

@@ -9,52 +9,49 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxbert.data.encoding import encode_rows
-from jaxbert.data.packing import PackedBatches
 from jaxbert.data.rows import Rows, TaskData, load_task
-from jaxbert.data.tasks import describe_task
+from jaxbert.data.tasks import Task, describe_task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation import latency, tfidf
 from jaxbert.evaluation.flops import forward_flops
-from jaxbert.evaluation.metrics import METRICS, classification_metrics, standard_error
-from jaxbert.evaluation.predict import SCORED, predict
+from jaxbert.evaluation.metrics import score_rows, standard_error
+from jaxbert.evaluation.predict import RowPredictor, all_answered
+from jaxbert.evaluation.predictions import Predictions, read_classes
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
-from jaxbert.models.bert import count_parameters
+from jaxbert.models.bert import count_parameters, scored_groups
 from jaxbert.workdir import versions, write_json
 
 MODELS = ("teacher", "student", "without_distillation", "random_without_distillation")
 FLOPS_LENGTH = 128  # the paper's
 
 
-def label_order(model: tuple[str, ...], task: tuple[str, ...], folder: Path) -> list[int]:
-    """Which of the model's classes is each of the task's, by name.
-
-    Args:
-      model: the model's label names; ``LABEL_0``, ... where nobody named them.
-      task: the task's.
-      folder: the model's, for the message.
+def label_order(model: Model, task: Task) -> list[int] | None:
+    """Which of the model's classes is each of the task's, by name; None where they have none.
 
     Raises:
-      UserError: the model has no classifier, or the names are not the same set.
+      UserError: the model has no classifier or one of another kind, or the names are not the same
+        set. ``LABEL_0``, ..., which nobody named, are taken by their places.
     """
-    if not model:
+    fix = "give a model that was fine-tuned on this task"
+    mine, theirs = model.labels, task.classes
+    if "classifier" not in model.params:
+        raise UserError("the model has no classifier", f"{model.folder}", fix)
+    if model.config.head != task.kind:
+        what = f"the model is for {model.config.head}, and {task.name} is {task.kind}"
+        raise UserError(what, f"{model.folder}/config.json", fix)
+    unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(mine))
+    if len(mine) == len(theirs) and unnamed:
+        return list(range(len(theirs))) or None
+    if sorted(mine) != sorted(theirs):
         raise UserError(
-            "the model has no classifier", f"{folder}", "give one that was fine-tuned on the task"
+            f"the model's labels {', '.join(mine)} are not the task's {', '.join(theirs)}",
+            f"{model.folder}/config.json, id2label",
+            fix,
         )
-    unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(model))
-    if len(model) == len(task) and unnamed:
-        return list(range(len(task)))
-    if sorted(model) != sorted(task):
-        raise UserError(
-            f"the model's labels {', '.join(model)} are not the task's {', '.join(task)}",
-            f"{folder}/config.json, id2label",
-            "evaluate a model that was fine-tuned on this task",
-        )
-    return [model.index(name) for name in task]
+    return [mine.index(name) for name in theirs]
 
 
 def evaluate_run(workdir: Path) -> dict[str, Any]:
@@ -68,10 +65,10 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
 
     Returns:
       What ``eval.json`` holds: under ``models``, for teacher, student and baselines, the task's
-      metrics (and as ``dev_...``), the standard_error of accuracy, parameters,
-      parameters_without_embeddings, size_mb (of the float32 parameters, 1 MB = 10^6 bytes), flops
-      (of one example of 128 word pieces; null for TF-IDF), texts truncated, and milliseconds (see
-      `latency`; TF-IDF's are from the text).
+      metrics (and as ``dev_...``), the standard_error of the share of right examples (null where
+      none is measured), parameters, parameters_without_embeddings, size_mb (of the float32
+      parameters, 1 MB = 10^6 bytes), flops (of one example of 128 word pieces; null for TF-IDF),
+      rows truncated (of dev and test) and milliseconds (see `latency`; TF-IDF's are from the text).
 
     Raises:
       UserError: not a run, an unfinished one, one without a task, or one whose rows have changed.
@@ -88,23 +85,25 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
         models[name]["milliseconds"] = milliseconds
     left_out = {}
     try:
-        yardstick = tfidf.fit(task.train)
-    except ValueError as error:  # no word stands there twice
+        yardstick = tfidf.fit(task.task.kind, task.train)
+    except ValueError as error:  # of another kind, or no word stands there twice
         left_out["tfidf"] = str(error)
     else:
         one = text if pair is None else f"{text}\n{pair}"
         models["tfidf"] = _score_tfidf(yardstick, task, one)
+    errors = [model["standard_error"] for model in models.values()]
     device = jax.devices()[0]
     results = {
         "models": models,
         "left_out": left_out,
         "task": task.name,
+        "kind": task.task.kind,
         "metric": task.metric,
         "split": "test",
         "splits": task.note,
         "examples": len(task.test),
         "dev_examples": len(task.dev),
-        "standard_error": max(model["standard_error"] for model in models.values()),
+        "standard_error": max((error for error in errors if error is not None), default=None),
         "flops_length": FLOPS_LENGTH,
         "latency_tokens": timed["tokens"],
         "seed": config.get("seed"),
@@ -170,9 +169,9 @@ def _folders(workdir: Path, config: Mapping[str, Any]) -> dict[str, Path]:
     """The models of a run that are there, teacher first."""
     folders = {name: workdir / "models" / name for name in MODELS}
     folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
-    if "student" not in folders:
+    if not folders:
         raise UserError(
-            "this run left no student", f"{workdir}/models", "run its train.py command again"
+            "this run left no model", f"{workdir}/models", "run its train.py command again"
         )
     if "teacher" not in folders and config.get("teacher"):
         # Given fine-tuned, it was not trained here and stays where it is.
@@ -183,46 +182,52 @@ def _folders(workdir: Path, config: Mapping[str, Any]) -> dict[str, Path]:
 def _score(folder: Path, task: TaskData, config: Mapping[str, Any]) -> dict[str, Any]:
     """A model's columns, but for the milliseconds."""
     model = read_model(folder)
-    order = label_order(model.labels, task.labels, folder)
+    order = label_order(model, task.task)
     tokenizer = load_tokenizer(folder)
-
     truncated = 0
 
-    def logits(rows: Rows) -> np.ndarray:
+    def predict(rows: Rows) -> Predictions:
         nonlocal truncated
-        examples = encode_rows(tokenizer, rows, max_length=config["max_length"])
-        truncated += examples.truncated
-        batches = PackedBatches(
-            examples,
+        run = RowPredictor(
+            task.task.kind,
+            tokenizer,
+            rows,
+            max_length=config["max_length"],
             batch_size=config.get("eval_batch_size") or 64,
-            row_length=config["max_length"],
-            seed=0,
-            shuffle=False,
-            epochs=1,
+            stride=task.task.stride,
+            always=all_answered(task.train),
         )
+        truncated += run.examples.truncated
         with jax.default_matmul_precision("highest"):
-            return predict(model.config.replace(dtype="float32"), model.params, batches)[:, order]
+            return run(model.config.replace(dtype="float32"), model.params, order)
 
-    return _quality(task, logits) | _size(model) | {"truncated": truncated}
+    return _quality(task, predict) | _size(model) | {"truncated": truncated}
 
 
-def _quality(task: TaskData, logits: Callable[[Rows], np.ndarray]) -> dict[str, Any]:
-    """The metrics of both splits, the standard error of accuracy, and what is undefined."""
+def _quality(task: TaskData, predict: Callable[[Rows], Predictions]) -> dict[str, Any]:
+    """The metrics of both splits, what is undefined, and how far chance may move a share."""
     columns: dict[str, Any] = {}
     undefined = {}
     for prefix, rows in (("", task.test), ("dev_", task.dev)):
-        names = list(dict.fromkeys([task.metric, *METRICS]))
-        for name, metric in classification_metrics(rows.labels, logits(rows), names).items():
+        found = score_rows(task.task, rows, predict(rows), task.task.reported)
+        for name, metric in found.items():
             columns[prefix + name] = metric.value
             if metric.undefined:
                 undefined[prefix + name] = metric.undefined
-    columns["standard_error"] = standard_error(columns["accuracy"], len(task.test))
+    # The words of a sentence do not err one by one.
+    share = columns.get("exact_match" if task.task.kind == "spans" else "accuracy")
+    columns["standard_error"] = (
+        None
+        if share is None or task.task.kind == "tagging"
+        else standard_error(share, len(task.test))
+    )
     return columns | {"undefined": undefined}
 
 
 def _size(model: Model) -> dict[str, Any]:
     """Parameters that a prediction reads, their bytes, and what one costs."""
-    counts = {group: count_parameters(model.params[group]) for group in SCORED}
+    groups = scored_groups(model.config)
+    counts = {group: count_parameters(model.params[group]) for group in groups}
     total = sum(counts.values())
     return {
         "parameters": total,
@@ -235,7 +240,11 @@ def _size(model: Model) -> dict[str, Any]:
 def _score_tfidf(model: tfidf.Pipeline, task: TaskData, text: str) -> dict[str, Any]:
     """The same columns for TF-IDF with logistic regression."""
     count = tfidf.count_parameters(model)
-    return _quality(task, lambda rows: tfidf.logits(model, rows, len(task.labels))) | {
+
+    def predict(rows: Rows) -> Predictions:
+        return read_classes(tfidf.logits(model, rows, len(task.labels)))
+
+    return _quality(task, predict) | {
         "parameters": count,
         "parameters_without_embeddings": count,
         "size_mb": 4 * count / 1e6,

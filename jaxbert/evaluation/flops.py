@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from jaxbert.models.bert import BertConfig
+from jaxbert.models.bert import POOLED, BertConfig
 
 
 def forward_flops(config: BertConfig, length: int = 128) -> int:
-    """Floating-point operations to classify one example, two a multiply-add.
+    """Floating-point operations to predict one example, two a multiply-add.
 
     Counts the products: the encoder's (both of attention included), the pooler's and the
-    classifier's. Look-ups, norms, softmax and activations are left out, as Jiao et al. 2020 do
-    (table 1: 22.5 billion for BERT-base and 1.2 for TinyBERT4 at length 128).
+    classifier's, which reads every piece for tags and spans. Look-ups, norms, softmax and
+    activations are left out, as Jiao et al. 2020 do (table 1: 22.5 billion for BERT-base and 1.2
+    for TinyBERT4 at length 128).
 
     Args:
       config: the model.
@@ -21,5 +22,6 @@ def forward_flops(config: BertConfig, length: int = 128) -> int:
     attention = 2 * length * length * width  # scores, mix of values
     feed_forward = 2 * length * width * inner
     layers = config.num_layers * (projections + attention + feed_forward)
-    heads = width * width + width * config.num_labels
+    head = width * config.num_labels
+    heads = width * width + head if config.head in POOLED else length * head
     return 2 * (layers + heads)

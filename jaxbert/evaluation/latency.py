@@ -2,8 +2,9 @@
 
     python -m jaxbert.evaluation.latency --text="A fine film." FOLDER...
 
-What is timed is the forward pass from word piece ids to logits, in float32: one text, alone in
-a row of exactly its length, so that there is no padding. Tokenising is left out, being the same for
+What is timed is the forward pass from word piece ids to logits, in float32: one text (of spans, a
+question and the first window of its context), alone in a row of exactly its length, so that there
+is no padding. Tokenising is left out, being the same for
 every model. The models take turns, so that whatever else the machine does meets all of them.
 """
 
@@ -83,11 +84,21 @@ def measure(
     from jaxbert.evaluation.predict import predictor
     from jaxbert.interop.huggingface import read_model
 
-    rows = Rows([text], None if pair is None else [pair], np.zeros(1, np.int32))
+    def row(head: str) -> Rows:
+        pairs = None if pair is None else [pair]
+        if head == "tagging":
+            words = tuple(text.split(" "))
+            return Rows([text], None, None, [words], [np.zeros(len(words), np.int32)])
+        if head == "spans":
+            return Rows([text], pairs, None, answers=[()])
+        return Rows([text], pairs, np.zeros(1, np.int32))
+
     calls, lengths = [], []
     for folder in folders:
         model = read_model(folder)
+        rows = row(model.config.head)
         examples = encode_rows(load_tokenizer(folder), rows, max_length=max_length)
+        # Of a long context, the first window: no later one is longer.
         lengths.append(int(examples.lengths[0]))
         batches = PackedBatches(
             examples,

@@ -1,24 +1,28 @@
-"""Class logits of a model for a whole data set."""
+"""A model's logits for a whole data set, and what they say of its rows."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from jaxbert.batch import Batch
-from jaxbert.data.packing import PackedBatches
-from jaxbert.models.bert import BertConfig, Params
+from jaxbert.data.encoding import encode_rows, encode_windows
+from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.rows import Rows
+from jaxbert.data.tokenizer import Tokenizer
+from jaxbert.errors import UserError
+from jaxbert.evaluation import predictions
+from jaxbert.evaluation.predictions import Predictions
+from jaxbert.models.bert import BertConfig, Params, scored_groups
 from jaxbert.objectives.finetuning import classify
-
-SCORED = ("embeddings", "encoder", "pooler", "classifier")  # what a prediction reads
 
 
 @functools.cache
 def predictor(config: BertConfig) -> Callable[[Params, Batch], jax.Array]:
-    """The jitted (params, batch) -> class logits float32 [B, S, C] of a model, dropout off.
+    """The jitted (params, batch) -> logits of a model's head, dropout off.
 
     The same function for the same configuration: evaluating again compiles nothing.
     """
@@ -26,17 +30,124 @@ def predictor(config: BertConfig) -> Callable[[Params, Batch], jax.Array]:
 
 
 def predict(config: BertConfig, params: Params, batches: PackedBatches) -> np.ndarray:
-    """Class logits float32 [N, C] in the order of the examples.
+    """The head's logits float32 [items, C], example after example.
+
+    An example has one item; of ``tagging`` as many as it has marks, of ``spans`` as pieces.
 
     Args:
       config: the model.
       params: its groups; others than a prediction reads are ignored.
       batches: finite, each example once.
+
+    Raises:
+      UserError: a logit is not finite.
     """
     run = predictor(config)
-    params = {group: params[group] for group in SCORED}
+    params = {group: params[group] for group in scored_groups(config)}
     # Nothing waits for a result before every batch is under way.
-    found = [run(params, batches[step]) for step in range(len(batches))]
-    ids = np.concatenate([batches.example_ids(step).ravel() for step in range(len(batches))])
-    rows = np.concatenate([np.asarray(x).reshape(-1, config.num_labels) for x in found])
-    return rows[ids >= 0][np.argsort(ids[ids >= 0])]
+    found, owners = [], []
+    for step in range(len(batches)):
+        batch = batches[step]
+        found.append(run(params, batch))
+        owners.append(_owners(config.head, batch, batches.example_ids(step)).ravel())
+    owner = np.concatenate(owners)
+    logits = np.concatenate([np.asarray(x).reshape(-1, config.num_labels) for x in found])
+    logits, owner = logits[owner >= 0], owner[owner >= 0]
+    bad = np.unique(owner[~np.isfinite(logits).all(axis=1)])
+    if bad.size:
+        raise UserError(
+            f"the predictions for {bad.size} of {len(np.unique(owner))} examples are not finite",
+            f"first at example {bad[0]}",
+            "train again with a lower learning rate",
+        )
+    # Stable: the items of an example stand in their order in its row.
+    return logits[np.argsort(owner, kind="stable")]
+
+
+def _owners(head: str, batch: Batch, ids: np.ndarray) -> np.ndarray:
+    """Which example each of the head's logits belongs to, -1 for none; ids int64 [B, S]."""
+    if head == "tagging":
+        slots = np.take_along_axis(batch.segments, batch.places, axis=1)
+        slots = np.where(batch.targets >= 0, slots, 0)
+    elif head == "spans":
+        slots = batch.segments
+    else:
+        return ids
+    with_none = np.pad(ids, ((0, 0), (1, 0)), constant_values=-1)
+    return np.take_along_axis(with_none, slots, axis=1)
+
+
+def all_answered(train: Rows) -> bool:
+    """Whether every question that a model learns from has an answer, so that it is to give one."""
+    return bool(train.answers) and all(train.answers or ())
+
+
+class RowPredictor:
+    """Predicts the same rows with one set of parameters after the other.
+
+    Args:
+      head: of the models.
+      tokenizer: theirs.
+      rows: of a task of that kind.
+      max_length: word pieces, as in ``encode_rows``.
+      batch_size: examples a batch.
+      stride: of spans, as in ``Task``.
+      always: of spans, True where every question has an answer.
+
+    Attributes:
+      examples: the rows as they were encoded.
+    """
+
+    def __init__(
+        self,
+        head: str,
+        tokenizer: Tokenizer,
+        rows: Rows,
+        *,
+        max_length: int,
+        batch_size: int = 64,
+        stride: int = 0,
+        always: bool = False,
+    ) -> None:
+        if head == "spans":
+            windows = encode_windows(tokenizer, rows, max_length=max_length, stride=stride)
+            self.examples: Examples = windows.examples
+        else:
+            self.examples = encode_rows(tokenizer, rows, max_length=max_length)
+        self._batches = PackedBatches(
+            self.examples,
+            batch_size=batch_size,
+            row_length=max_length,
+            seed=0,
+            shuffle=False,
+            epochs=1,
+        )
+
+        def read(logits: np.ndarray) -> Predictions:
+            if head == "spans":
+                return predictions.read_answers(logits, windows, always=always)
+            if head == "tagging":
+                return predictions.read_tags(logits, rows, self.examples)
+            return _READERS[head](logits)
+
+        self._read = read
+
+    def __call__(
+        self, config: BertConfig, params: Params, order: Sequence[int] | None = None
+    ) -> Predictions:
+        """What a model says of the rows.
+
+        Args:
+          config: the model.
+          params: its groups.
+          order: which of its classes is each of the task's; None if they are the same.
+        """
+        logits = predict(config, params, self._batches)
+        return self._read(logits if order is None else logits[:, list(order)])
+
+
+_READERS = {
+    "classification": predictions.read_classes,
+    "multi_label": predictions.read_labels,
+    "regression": predictions.read_numbers,
+}

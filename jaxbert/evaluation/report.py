@@ -58,10 +58,11 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     unbounded = console.options.update(max_width=10_000)
     console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table)
+    error = results["standard_error"]
+    said = "" if error is None else f"Standard error at most {error:.4f}. "
     console.print(
-        f"Standard error at most {results['standard_error']:.4f}. FLOPs at length "
-        f"{results['flops_length']}; ms: one text of {results['latency_tokens']} word pieces on "
-        "one thread (TF-IDF: from the text).",
+        f"{said}FLOPs at length {results['flops_length']}; ms: one text of "
+        f"{results['latency_tokens']} word pieces on one thread (TF-IDF: from the text).",
         highlight=False,
         soft_wrap=True,
     )

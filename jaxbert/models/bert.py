@@ -312,9 +312,8 @@ def scored_groups(config: BertConfig) -> tuple[str, ...]:
 
 def groups_of(config: BertConfig) -> tuple[str, ...]:
     """The parameter groups a fresh model of this configuration has."""
-    groups = ("embeddings", "encoder", "pooler")
-    if config.num_labels:
-        groups = scored_groups(config)
+    backbone = ("embeddings", "encoder", "pooler")
+    groups = scored_groups(config) if config.num_labels else backbone
     return groups + ("projection",) * bool(config.projection_size)
 
 

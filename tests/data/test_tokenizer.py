@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,51 @@ def test_a_sentencepiece_model_without_bert_pieces_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"lacks \[PAD\], \[CLS\], \[SEP\], \[MASK\]"):
         load_tokenizer(tmp_path)
+
+
+@pytest.fixture(params=["minilm", "cased", "pieces", "lower"])
+def any_tokenizer(request, sentencepiece_folder, tmp_path):
+    """WordPiece and SentencePiece, each with and without capitals."""
+    if request.param in ("minilm", "cased"):
+        return load_tokenizer(request.getfixturevalue(request.param))
+    folder = only(tmp_path / "copy", sentencepiece_folder, "spiece.model")
+    lower = json.dumps({"do_lower_case": request.param == "lower"})
+    (folder / "tokenizer_config.json").write_text(lower)
+    return load_tokenizer(folder)
+
+
+def test_offsets_are_of_the_same_pieces_and_leave_out_no_letter(any_tokenizer):
+    encoded = any_tokenizer.encode_with_offsets(HARD)
+    for text, ids_only, pieces in zip(HARD, any_tokenizer.encode(HARD), encoded, strict=True):
+        np.testing.assert_array_equal(pieces.ids, ids_only)
+        assert pieces.starts.dtype == pieces.ends.dtype == np.int32
+        assert (pieces.starts <= pieces.ends).all() and (pieces.ends <= len(text)).all()
+        assert (np.diff(pieces.starts) >= 0).all() and (np.diff(pieces.ends) >= 0).all()
+        covered = {i for a, b in zip(pieces.starts, pieces.ends, strict=True) for i in range(a, b)}
+        assert not [c for i, c in enumerate(text) if c.isalnum() and i not in covered]
+
+
+def test_offsets_are_characters_of_the_text_as_it_was_given(minilm, tmp_path, sentencepiece_folder):
+    text = "  Café 𠀀𠀁 İstanbul, 我喜歡  e\u0301!"
+    (pieces,) = load_tokenizer(minilm).encode_with_offsets([text])
+    words = [text[a:b] for a, b in zip(pieces.starts, pieces.ends, strict=True)]
+    assert words == ["Café", "𠀀", "𠀁", "İstanbul", ",", *"我喜歡", "e\u0301", "!"]
+    folder = only(tmp_path / "copy", sentencepiece_folder, "spiece.model")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    (pieces,) = load_tokenizer(folder).encode_with_offsets(["İ a  Film"])
+    parts = ["İ a  Film"[a:b] for a, b in zip(pieces.starts, pieces.ends, strict=True)]
+    # The dot of the lower-case letter is a character of its own there, and none here.
+    assert "".join(dict.fromkeys(part for part in parts if part)) == "İaFilm"
+
+
+def test_offsets_are_those_of_transformers(minilm):
+    transformers = pytest.importorskip("transformers")
+    reference = transformers.BertTokenizer.from_pretrained(str(minilm))
+    found = load_tokenizer(minilm).encode_with_offsets(HARD)
+    for text, pieces in zip(HARD, found, strict=True):
+        wanted = reference(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = np.array(wanted["offset_mapping"]).reshape(-1, 2)
+        np.testing.assert_array_equal(pieces.starts, spans[:, 0])
+        # Ours have the accents that the reference leaves out, too.
+        for ours, theirs in zip(pieces.ends, spans[:, 1], strict=True):
+            assert ours >= theirs and {unicodedata.category(c) for c in text[theirs:ours]} <= {"Mn"}

@@ -20,7 +20,7 @@ from jaxbert.errors import UserError
 from jaxbert.evaluation.evaluate import evaluate_run, label_order
 from jaxbert.evaluation.predict import predict, predictor
 from jaxbert.interop import hub
-from jaxbert.interop.huggingface import write_model
+from jaxbert.interop.huggingface import Model, write_model
 from jaxbert.models.bert import BertConfig, init_params
 
 ROOT = Path(__file__).parents[2]
@@ -84,15 +84,27 @@ def test_predicting_again_with_other_parameters_compiles_nothing(examples):
 
 
 def test_labels_are_matched_by_name_and_unnamed_ones_by_position():
-    task = ("negative", "positive")
-    assert label_order(task, task, Path()) == [0, 1]
-    assert label_order(("positive", "negative"), task, Path()) == [1, 0]
-    assert label_order(("LABEL_0", "LABEL_1"), task, Path()) == [0, 1]
+    task = TASKS["rotten_tomatoes"]
+
+    def order(*labels: str):
+        params = {"classifier": {}} if labels else {}
+        return label_order(Model(SMALL, params, labels, Path("there")), task)
+
+    assert order("negative", "positive") == [0, 1]
+    assert order("positive", "negative") == [1, 0]
+    assert order("LABEL_0", "LABEL_1") == [0, 1]
     for other in (("no", "yes"), ("LABEL_0", "LABEL_1", "LABEL_2"), ("negative",)):
         with pytest.raises(UserError, match="are not the task's negative, positive"):
-            label_order(other, task, Path("there"))
+            order(*other)
     with pytest.raises(UserError, match="has no classifier"):
-        label_order((), task, Path("there"))
+        order()
+
+
+def test_a_model_of_another_kind_of_task_is_refused():
+    model = Model(SMALL.replace(head="regression"), {"classifier": {}}, (), Path("there"))
+    assert label_order(model, TASKS["stsb"]) is None
+    with pytest.raises(UserError, match="the model is for regression, and cola is classification"):
+        label_order(model, TASKS["cola"])
 
 
 # --- eval.py -------------------------------------------------------------------------------------
@@ -222,7 +234,7 @@ def test_a_task_in_which_no_word_stands_twice_is_evaluated_without_tf_idf(tmp_pa
         ("other", "is not a run's folder"),
         ("stage 1", "no labelled task"),
         ("unfinished", "this run is not finished"),
-        ("no student", "this run left no student"),
+        ("no model", "this run left no model"),
         ("broken", "not valid JSON"),
         ("a list", "a JSON list instead of an object"),
         ("of another version", "not understood: .*'colour'"),
@@ -238,7 +250,7 @@ def test_what_cannot_be_evaluated_is_said_and_leaves_nothing(tmp_path, state, sa
             config["task"]["colour"] = "red"
         text = {"broken": "{", "a list": "[]"}.get(state, json.dumps(config))
         (tmp_path / "config.json").write_text(text)
-    if state in ("no student", "stage 1", "of another version"):
+    if state in ("no model", "stage 1", "of another version"):
         (tmp_path / "summary.json").write_text("{}")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=said) as raised:
