@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbert import augment
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data import corpus
 from jaxbert.data.encoding import count_cuts, encode_rows
@@ -99,13 +100,15 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     students = [phase for phase in finished.values() if phase["model"] == "student"]
     if students:
         summary["parameter_hash"] = students[-1]["parameter_hash"]
-    if any(phase.data == "task" for phase in config.sections.values()):
+    if any(phase.data != "corpus" for phase in config.sections.values()):
         summary["task"] = {
             "rows": job.task.rows,
             "overlap": job.task.overlap,
             "cuts": count_cuts(job.task.train, job.examples),
             "all_answered": all_answered(job.task.train),
         }
+    if any(phase.data == "augmentation" for phase in config.sections.values()):
+        summary["augmentation"] = job.augmented.record
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -164,6 +167,20 @@ class Run:
         return found
 
     @functools.cached_property
+    def augmented(self) -> augment.Augmented:
+        """The task's training rows and their copies, made once and kept in the workdir."""
+        config = self.config.augmentation
+        return augment.load(
+            config,
+            self.task.task,
+            self.task.train,
+            self.workdir / "cache" / "augmented.jsonl",
+            seed=self.config.seed,
+            teacher=self.library.get("teacher") if config.relabel or config.filter else None,
+            max_length=self.config.max_length,
+        )
+
+    @functools.cached_property
     def documents(self) -> Sequence[str]:
         """The corpus as text, read when it is indexed."""
         return corpus.load_documents(self.config.corpus, self.config.data_dir)
@@ -194,9 +211,14 @@ class Run:
           UserErrors: with every problem.
         """
         errors = self.library.check()
-        for source, check in (("task", self._check_labels), ("corpus", lambda: self.documents)):
+        copied = self.config.augmentation
+        for sources, check in (
+            (("task", "augmentation"), self._check_labels),
+            (("augmentation",), lambda: augment.open_engine(copied, self.config.seed)),
+            (("corpus",), lambda: self.documents),
+        ):
             try:
-                if any(phase.data == source for phase in self.config.sections.values()):
+                if any(phase.data in sources for phase in self.config.sections.values()):
                     check()
             except UserError as error:
                 errors.append(error)
@@ -378,8 +400,15 @@ class Run:
         """The phase's stream of batches."""
         if phase.data == "corpus":
             examples = self.corpus
-        else:
+        elif phase.data == "task":
             examples = self.examples
+        else:
+            examples = encode_rows(
+                self.library.tokenizer,
+                self.augmented.rows,
+                max_length=self.config.max_length,
+                stride=self.task.task.stride,
+            )
         return PackedBatches(
             examples,
             batch_size=phase.batch_size,

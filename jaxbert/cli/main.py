@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
+from jaxbert.cli import augment
 from jaxbert.errors import exit_on_user_error
 
-COMMANDS: dict[str, ModuleType] = {}
+COMMANDS: dict[str, ModuleType] = {"augment": augment}
 
 
 def main(argv: list[str] | None = None) -> None:
