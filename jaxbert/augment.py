@@ -75,17 +75,18 @@ def open_engine(config: AugmentationConfig, seed: int) -> Engine:
             f"model {config.model}",
             "put the tokenizer that the model was trained with into its folder",
         )
-    vectors = open_vectors(config.vectors, tokenizer, model.params["embeddings"]["word"])
     wording = Wording(load_stop_words(config.stop_words), load_segmenter(config.segmenter))
-    words = np.array([bool(word) for word in piece_words(tokenizer)])
-    fill = MaskedLM(model.config, model.params, words, config.candidates)
+    words = piece_words(tokenizer, chinese=wording.segmenter is not None)
+    vectors = open_vectors(config.vectors, tokenizer, words, model.params["embeddings"]["word"])
+    are_words = np.array([bool(word) for word in words])
+    fill = MaskedLM(model.config, model.params, are_words, config.candidates)
     recipe = Recipe(config.copies, config.probability, config.mode, config.context, seed)
     hashes = {
         "model": parameter_hash(model.params),
         "tokenizer": tokenizer.fingerprint,
         "vectors": vectors.sha256,
     }
-    return Engine(Augmenter(recipe, tokenizer, fill, vectors), wording, hashes)
+    return Engine(Augmenter(recipe, tokenizer, words, fill, vectors), wording, hashes)
 
 
 def augment(

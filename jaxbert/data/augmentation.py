@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from jaxbert.data.tokenizer import Tokenizer
-from jaxbert.data.wording import Sentence, match_case, piece_words
+from jaxbert.data.wording import Sentence, match_case
 
 _PIECES_KEPT = 1 << 18  # strings whose pieces are remembered
 
@@ -112,16 +112,22 @@ class Augmenter:
     Args:
       recipe: what is drawn.
       tokenizer: the masked language model's.
+      words: the word that each of its pieces is, as `piece_words` has it.
       fill: the model.
       vectors: candidates for words of several pieces.
     """
 
     def __init__(
-        self, recipe: Recipe, tokenizer: Tokenizer, fill: FillMask, vectors: Neighbours
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        words: Sequence[str],
+        fill: FillMask,
+        vectors: Neighbours,
     ) -> None:
         self._recipe, self._tokenizer = recipe, tokenizer
         self._fill, self._vectors = fill, vectors
-        self._words = piece_words(tokenizer)
+        self._words = words
         self._known = {word: np.array([i], np.int32) for i, word in enumerate(self._words) if word}
         self._pieces: dict[str, np.ndarray] = dict(self._known)
         self._near: dict[str, list[str]] = {}

