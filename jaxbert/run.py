@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbert import augment
 from jaxbert.batch import Batch
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.encoding import count_cuts, encode_rows
@@ -113,7 +114,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     students = [phase for phase in finished.values() if phase["model"] == "student"]
     if students:
         summary["parameter_hash"] = students[-1]["parameter_hash"]
-    if any(phase.data == "task" for phase in config.sections.values()):
+    if any(phase.data != "corpus" for phase in config.sections.values()):
         summary["task"] = {
             "rows": job.task.rows,
             "overlap": job.task.overlap,
@@ -122,6 +123,8 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         }
     if any(phase.data == "corpus" for phase in config.sections.values()):
         summary["corpus"] = job.corpus.facts
+    if any(phase.data == "augmentation" for phase in config.sections.values()):
+        summary["augmentation"] = job.augmented.record
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -180,6 +183,20 @@ class Run:
         return found
 
     @functools.cached_property
+    def augmented(self) -> augment.Augmented:
+        """The task's training rows and their copies, made once and kept in the workdir."""
+        config = self.config.augmentation
+        return augment.load(
+            config,
+            self.task.task,
+            self.task.train,
+            self.workdir / "cache" / "augmented.jsonl",
+            seed=self.config.seed,
+            teacher=self.library.get("teacher") if config.relabel or config.filter else None,
+            max_length=self.config.max_length,
+        )
+
+    @functools.cached_property
     def corpus(self) -> Spans:
         """The text, tokenised now or before."""
         began = time.monotonic()
@@ -219,10 +236,15 @@ class Run:
           UserErrors: with every problem.
         """
         errors = self.library.check()
+        copied = self.config.augmentation
         used = {phase.data for phase in self.config.sections.values()}
-        for source, check in (("task", self._check_labels), ("corpus", self._check_corpus)):
+        for sources, check in (
+            ({"task", "augmentation"}, self._check_labels),
+            ({"augmentation"}, lambda: augment.open_engine(copied, self.config.seed)),
+            ({"corpus"}, self._check_corpus),
+        ):
             try:
-                if source in used:
+                if used & sources:
                     check()
             except UserError as error:
                 errors.append(error)
@@ -428,8 +450,15 @@ class Run:
             examples: ExampleSource = self._pretraining_text(phase, measured=False)
         elif phase.data == "corpus":
             examples = self.corpus
-        else:
+        elif phase.data == "task":
             examples = self.examples
+        else:
+            examples = encode_rows(
+                self.library.tokenizer,
+                self.augmented.rows,
+                max_length=self.config.max_length,
+                stride=self.task.task.stride,
+            )
         return PackedBatches(
             examples,
             batch_size=phase.batch_size,
