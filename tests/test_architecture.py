@@ -16,6 +16,7 @@ FLOORS = (
     ("objectives", "interop", "workdir", "recipe"),
     ("training", "evaluation"),
     ("library", "augment"),
+    ("datasets",),
     ("run",),
     ("cli",),
     ("__main__",),

@@ -150,8 +150,8 @@ def test_a_bert_from_nothing_learns_its_language_and_has_a_vocabulary_of_it(scra
 
 def test_no_measured_document_is_among_those_trained_on(scratch):
     phase = scratch.config.sections["pretrain"]
-    out = held_out(scratch.corpus.documents)
-    assert len(scratch.batches(phase).source) == (~out).sum() > 0
+    out = held_out(scratch.data.corpus.documents)
+    assert len(scratch.data.packed(phase, 1).source) == (~out).sum() > 0
     assert sum(batch.weights.sum() for batch in scratch.measured(phase)) == out.sum() == 4
 
 
