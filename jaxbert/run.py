@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,19 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbert.batch import Batch
 from jaxbert.config import PhaseConfig, RunConfig
-from jaxbert.data.encoding import count_cuts, encode_rows
-from jaxbert.data.examples import Examples, ExampleSource
-from jaxbert.data.heldout import pretraining_text
-from jaxbert.data.masking import MaskedBatches
-from jaxbert.data.packing import PackedBatches
-from jaxbert.data.pipeline import RandomAccess, iterate
-from jaxbert.data.prepare import check_reference, open_reference
-from jaxbert.data.progress import show_progress
-from jaxbert.data.rows import TaskData, load_task
-from jaxbert.data.spans import Spans
-from jaxbert.data.tasks import describe_task
+from jaxbert.data.pipeline import iterate
+from jaxbert.datasets import Datasets
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
@@ -113,15 +100,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     students = [phase for phase in finished.values() if phase["model"] == "student"]
     if students:
         summary["parameter_hash"] = students[-1]["parameter_hash"]
-    if any(phase.data == "task" for phase in config.sections.values()):
-        summary["task"] = {
-            "rows": job.task.rows,
-            "overlap": job.task.overlap,
-            "cuts": count_cuts(job.task.train, job.examples),
-            "all_answered": all_answered(job.task.train),
-        }
-    if any(phase.data == "corpus" for phase in config.sections.values()):
-        summary["corpus"] = job.corpus.facts
+    summary |= job.data.facts()
     write_json(workdir / "summary.json", summary)
     return summary
 
@@ -139,78 +118,7 @@ class Run:
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
         self.journal = Journal(workdir)
         self.library = Library(config, workdir)
-
-    @functools.cached_property
-    def task(self) -> TaskData:
-        """The labelled task."""
-        data = load_task(
-            describe_task(**dataclasses.asdict(self.config.task)), self.config.data_dir
-        )
-        print(
-            f"task {data.name}: {len(data.train):,} rows to train on, {len(data.dev):,} to choose "
-            f"on, {len(data.test):,} to report",
-            flush=True,
-        )
-        for reference, rows in data.rows.items():
-            if rows["skipped"]:
-                some = "; ".join(rows["problems"])
-                print(f"{reference}: {rows['skipped']:,} rows skipped: {some}", flush=True)
-        for split, count in data.overlap.items():
-            if count:
-                print(f"{count:,} {split} rows are among the training rows, too", flush=True)
-        return data
-
-    @functools.cached_property
-    def examples(self) -> Examples:
-        """The encoded training rows of the task."""
-        task = self.task
-        found = encode_rows(
-            self.library.tokenizer,
-            task.train,
-            max_length=self.config.max_length,
-            stride=task.task.stride,
-        )
-        cuts = count_cuts(task.train, found)
-        if cuts["truncated"]:
-            print(
-                f"{cuts['truncated']:,} training rows ({cuts['percent']} %) are cut to "
-                f"max_length = {self.config.max_length}",
-                flush=True,
-            )
-        return found
-
-    @functools.cached_property
-    def corpus(self) -> Spans:
-        """The text, tokenised now or before."""
-        began = time.monotonic()
-        config, library = self.config, self.library
-        cache = config.corpus_cache or os.environ.get("JAXBERT_CACHE")
-        with show_progress() as report:
-            corpus = open_reference(
-                config.corpus,
-                library.tokenizer,
-                library.tokenizer_folder,
-                cache=(Path(cache) if cache else self.workdir.parent / ".jaxbert") / "corpora",
-                data_dir=config.data_dir,
-                report=report,
-            )
-        spans = Spans(
-            corpus,
-            library.tokenizer,
-            max_length=config.max_length,
-            num_documents=config.num_documents,
-            seed=config.seed,
-        )
-        facts, left_out = spans.facts, corpus.manifest["empty"] + corpus.manifest["duplicates"]
-        print(
-            f"corpus: {facts['documents']:,} documents"
-            + f", without {left_out:,} empty or repeated ones" * bool(left_out)
-            + f"; {facts['spans']:,} spans, {time.monotonic() - began:.0f} s -> {corpus.folder}",
-            flush=True,
-        )
-        for part in spans.shares if len(spans.shares) > 1 else ():
-            print(f"corpus: {part['share']:.1%} {part['reference']}, {part['times']:.2f} times")
-        return spans
+        self.data = Datasets(config, self.library, workdir)
 
     def check(self) -> None:
         """What can be known to fail before anything compiles.
@@ -218,12 +126,10 @@ class Run:
         Raises:
           UserErrors: with every problem.
         """
-        errors = self.library.check()
-        used = {phase.data for phase in self.config.sections.values()}
-        for source, check in (("task", self._check_labels), ("corpus", self._check_corpus)):
+        errors = [*self.library.check(), *self.data.check()]
+        if self.data.reads("task", "augmentation"):
             try:
-                if source in used:
-                    check()
+                self._check_labels()
             except UserError as error:
                 errors.append(error)
         scoring = {p.trains for p in self.config.sections.values() if p.objective in CLASSIFIES}
@@ -247,19 +153,11 @@ class Run:
                     errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
         if errors:  # each once, however many models it was met in
             raise UserErrors(list({error.line: error for error in errors}.values()))
-        if "corpus" in used:
-            _ = self.corpus  # tokenised now, so that a line that is no text is said before all else
-        for phase in self.config.sections.values():
-            if phase.objective == "pretrain":
-                self._pretraining_text(phase, measured=True)
-
-    def _check_corpus(self) -> None:
-        """Finds the corpus."""
-        check_reference(self.config.corpus, self.config.data_dir)
+        self.data.tokenize()
 
     def _check_labels(self) -> None:
         """Reads the task, and holds the heads that models come with against it."""
-        task = self.task.task
+        task = self.data.task.task
         mine = task.classes
 
         def check(model: Model, whose: str, where: str, fix: str) -> None:
@@ -301,7 +199,7 @@ class Run:
             attention_dropout=phase.dropout,
         )
         if needs_classifier:
-            task = self.task.task
+            task = self.data.task.task
             config = config.replace(head=task.kind, num_labels=task.num_outputs)
         if phase.objective == "finetune":
             return Finetuning(config, phase.compat)
@@ -342,11 +240,8 @@ class Run:
         key = jax.random.key(self.config.seed)
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
-        batches = self.batches(phase)
-        source = batches.source
-        stream: RandomAccess = batches
-        if isinstance(objective, Pretraining):
-            stream = self._masked(batches, phase, self.config.seed)
+        batches = self.data.packed(phase, self.mesh.shape["data"] * phase.accumulation)
+        source, stream = batches.source, self.data.stream(phase, batches)
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
@@ -411,8 +306,8 @@ class Run:
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }
         if isinstance(objective, Pretraining):
-            result["held_out"] = measure(objective, state.params, frozen, self.measured(phase))
-        labels = self.task.labels if "classifier" in trained and self.config.task else ()
+            result["held_out"] = measure(objective, state.params, frozen, self.data.measured(phase))
+        labels = self.data.task.labels if "classifier" in trained and self.config.task else ()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
         print(
@@ -422,65 +317,14 @@ class Run:
         )
         return result
 
-    def batches(self, phase: PhaseConfig) -> PackedBatches:
-        """The phase's stream of batches, before anything is masked."""
-        if phase.objective == "pretrain":
-            examples: ExampleSource = self._pretraining_text(phase, measured=False)
-        elif phase.data == "corpus":
-            examples = self.corpus
-        else:
-            examples = self.examples
-        return PackedBatches(
-            examples,
-            batch_size=phase.batch_size,
-            row_length=self.config.max_length,
-            seed=self.config.seed,
-            packing=phase.packing,
-            multiple=self.mesh.shape["data"] * phase.accumulation,
-            vocab_size=self.library.vocab_size,
-        )
-
-    def _pretraining_text(self, phase: PhaseConfig, *, measured: bool) -> ExampleSource:
-        return pretraining_text(
-            self.corpus,
-            self.corpus.documents,
-            self.library.tokenizer,
-            pairs=phase.nsp,
-            measured=measured,
-            seed=0 if measured else self.config.seed,
-        )
-
-    def _masked(self, batches: PackedBatches, phase: PhaseConfig, seed: int) -> MaskedBatches:
-        return MaskedBatches(
-            batches,
-            self.library.tokenizer,
-            row_length=self.config.max_length,
-            seed=seed,
-            rate=phase.masking_rate,
-            whole_words=phase.whole_words,
-        )
-
-    def measured(self, phase: PhaseConfig) -> list[Batch]:
-        """What a phase that pre-trains is measured on, with the same masks for every seed."""
-        batches = PackedBatches(
-            self._pretraining_text(phase, measured=True),
-            batch_size=self.config.eval_batch_size,
-            row_length=self.config.max_length,
-            seed=0,
-            shuffle=False,
-            epochs=1,
-        )
-        masked = self._masked(batches, phase, seed=0)
-        return [masked[step] for step in range(len(batches))]
-
     def _evaluator(
         self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
     ) -> Callable[[Any], float | None]:
         """From trained parameters to the metric that selects, on what is not trained on."""
         if isinstance(objective, Pretraining):
-            text = self.measured(phase)
+            text = self.data.measured(phase)
             return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
-        task, rows = self.task.task, self.task.dev
+        task, rows = self.data.task.task, self.data.task.dev
         predict = RowPredictor(
             task.kind,
             self.library.tokenizer,
@@ -488,7 +332,7 @@ class Run:
             max_length=self.config.max_length,
             batch_size=self.config.eval_batch_size,
             stride=task.stride,
-            always=all_answered(self.task.train),
+            always=all_answered(self.data.task.train),
         )
 
         def evaluate(params: Any) -> float | None:

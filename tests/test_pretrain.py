@@ -37,15 +37,6 @@ def teacher(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def headed(tmp_path_factory, teacher, cache) -> Path:
-    """A head on a frozen encoder, with next sentences."""
-    workdir = tmp_path_factory.mktemp("runs") / "mlm"
-    flags = (*commands.SMALL, f"--config.teacher={teacher}", "--config.pretrain.nsp=true")
-    commands.train(f"{PRETRAIN}:frozen,smoke", workdir, *flags, cache=cache)
-    return workdir
-
-
-@pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
     """Documents of a language that is easily learned."""
     rng = np.random.default_rng(0)
@@ -56,6 +47,16 @@ def text(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(documents), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def headed(tmp_path_factory, teacher, text, cache) -> Path:
+    """A head on a frozen encoder, with next sentences."""
+    workdir = tmp_path_factory.mktemp("runs") / "mlm"
+    given = (f"--config.teacher={teacher}", f"--config.corpus=text:{text}")
+    flags = (*commands.SMALL, *given, "--config.pretrain.nsp=true")
+    commands.train(f"{PRETRAIN}:frozen,smoke", workdir, *flags, cache=cache)
+    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_transformers_computes_the_same_of_what_is_written(headed, within):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert transformers.AutoConfig.from_pretrained(folder).architectures == ["BertForPreTraining"]
     job = Run(resolve(commands.read(headed / "config.json"), {}), headed)
-    model, batch = read_model(folder), job.measured(job.config.sections["pretrain"])[0]
+    model, batch = read_model(folder), job.data.measured(job.config.sections["pretrain"])[0]
 
     @jax.jit
     def logits(params, batch):
@@ -150,9 +151,10 @@ def test_a_bert_from_nothing_learns_its_language_and_has_a_vocabulary_of_it(scra
 
 def test_no_measured_document_is_among_those_trained_on(scratch):
     phase = scratch.config.sections["pretrain"]
-    out = held_out(scratch.corpus.documents)
-    assert len(scratch.batches(phase).source) == (~out).sum() > 0
-    assert sum(batch.weights.sum() for batch in scratch.measured(phase)) == out.sum() == 2 * 15
+    out = held_out(scratch.data.corpus.documents)
+    assert len(scratch.data.packed(phase, 1).source) == (~out).sum() > 0
+    measured = scratch.data.measured(phase)
+    assert sum(batch.weights.sum() for batch in measured) == out.sum() == 2 * 15
 
 
 def test_a_model_without_a_head_is_told_the_command_that_trains_one(headed, teacher):

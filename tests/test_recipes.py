@@ -115,7 +115,7 @@ def test_the_corpus_can_be_parquet_files(teacher, cache, tmp_path):
     import pyarrow
 
     for part in range(2):
-        texts = [PARAGRAPH * (1 + i % 3) for i in range(20)]
+        texts = [f"{part} {i}. " + PARAGRAPH * (1 + i % 3) for i in range(20)]
         parquet.write_table(pyarrow.table({"text": texts}), tmp_path / f"part-{part}.parquet")
     flags = (
         f"--config.teacher={teacher}",

@@ -102,7 +102,8 @@ def test_metrics_hold_every_step_with_its_terms(runs):
             values.update({k: v for k, v in line.items() if k not in ("phase", "step")})
         assert sorted(steps) == [1, 2]
         for values in steps.values():
-            expected = {"seconds", "tokens", "real_tokens", "loss", "gradient_norm"} | terms
+            used = {"seconds", "data_wait", "data_wait_fraction", "tokens", "real_tokens"}
+            expected = used | {"loss", "gradient_norm"} | terms
             assert set(values) == expected
             assert all(np.isfinite(value) for value in values.values())
             assert 0 < values["real_tokens"] <= values["tokens"]
@@ -121,6 +122,8 @@ def test_the_summary_says_what_ran_and_what_came_out(runs):
             last = next(e for e in mine if "loss" in e)
             assert phase["steps"] == 2 and phase["seconds"] > 0
             assert phase["real_tokens"] == last["real_tokens"]
+            assert phase["data_wait_fraction"] == phase["data_wait"] / phase["seconds"] < 1
+            assert 0 < phase["fill"] <= 1 and 0 <= phase["truncated_share"] <= 1
             assert phase["final"]["loss"] == last["loss"]
             folder = workdir / "models" / phase["model"]
             assert parameter_hash(read_model(folder).params) == phase["parameter_hash"]

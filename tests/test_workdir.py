@@ -9,7 +9,15 @@ from jaxbert.errors import UserError
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.workdir import check_claim, claim, write_json
 
-FREE = {"log_every", "eval_batch_size", "data_dir", "data_workers", "mesh.data", "mesh.model"}
+FREE = {
+    "log_every",
+    "eval_batch_size",
+    "data_dir",
+    "data_workers",
+    "corpus_cache",
+    "mesh.data",
+    "mesh.model",
+}
 
 
 def small_config(**overrides):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from jaxbert.cli import predict
+from jaxbert.cli import augment, predict, prepare
 from jaxbert.errors import exit_on_user_error
 
-COMMANDS: dict[str, ModuleType] = {"predict": predict}
+COMMANDS: dict[str, ModuleType] = {"prepare": prepare, "augment": augment, "predict": predict}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -35,10 +35,7 @@ def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
     for line in itertools.chain(read_texts(path), [None]):
         if isinstance(line, BadRow):
             bad = bad or line
-        elif line is not None and line.text.strip(" \t"):
-            fields = _fields(line.text)
-            if fields[0] == _DOCUMENT and not sentence:
-                continue
+        elif line is not None and (fields := _fields(line.text)):
             width = width or len(fields)
             if len(fields) != width:
                 fix = f"write {width} columns on every line, as on the first one"
@@ -58,4 +55,7 @@ def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
 
 
 def _fields(text: str) -> list[str]:
+    """The columns of a line; none of one that parts two sentences."""
+    if not text.strip(" \t") or text.startswith(_DOCUMENT):
+        return []
     return text.split("\t") if "\t" in text else re.split(" +", text.strip(" "))

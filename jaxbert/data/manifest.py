@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbert.data.corpus import Part, Term, find_corpus
+from jaxbert.data.corpus import Term, find_corpus
+from jaxbert.data.documents import Part
 from jaxbert.data.progress import Report
 from jaxbert.data.tables import open_bytes
 from jaxbert.data.tokenizer import Tokenizer
-from jaxbert.data.transform import RECORD_PIECES, Shard, Unit, piece_dtype
+from jaxbert.data.transform import RECORD_PIECES, Shard, Unit, file_sha256, piece_dtype
 from jaxbert.errors import UserError
 
 FORMAT = 1
@@ -155,7 +156,7 @@ def write_manifest(plan: Plan, shards: Sequence[Shard], lengths: Sequence[Path],
         "dtype": piece_dtype(plan.identity["tokenizer"]["vocab_size"]).str,
         "record_pieces": RECORD_PIECES,
         **total,
-        "lengths_sha256": _inspect(out / LENGTHS).sha256,
+        "lengths_sha256": file_sha256(out / LENGTHS),
         "sources": sources,
         "shards": [dataclasses.asdict(shard) for shard in shards],
     }
@@ -177,9 +178,8 @@ class _File(NamedTuple):
 
 def _inspect(path: Path) -> _File:
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            size = unpacked = file.tell()
+        sha256, size = file_sha256(path), path.stat().st_size
+        unpacked = size
         if path.suffix in (".gz", ".zst"):
             unpacked = 0
             with open_bytes(path) as file:

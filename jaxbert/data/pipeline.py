@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -50,13 +55,26 @@ def iterate(
 
         if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which only absl.app parses
             flags.FLAGS.mark_as_parsed()
-        workers = min(workers, stop - start)
         # A batch is small: in shared memory it would cost more time, and leak if a run is killed.
         copied = grain.experimental.DatasetOptions(min_shm_size=2**30)
         stream = grain.experimental.WithOptionsIterDataset(stream, copied)
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(workers, prefetch))
+        settings = grain.MultiprocessingOptions(min(workers, stop - start), prefetch)
+        stream = stream.mp_prefetch(settings, worker_init_fn=_begin_worker)
     iterator = iter(stream)
     try:
         yield from iterator
     finally:
         iterator.close()  # ends threads and processes, now and not when garbage is collected
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Makes a worker leave Ctrl-C to its parent, and end with it however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -9,11 +9,8 @@ preparation again, with any number of workers, goes on from there.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
-import hashlib
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -28,13 +25,22 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.corpus import close_corpus, find_corpus
+from jaxbert.data.corpus import find_corpus
 from jaxbert.data.dedup import find_duplicates
+from jaxbert.data.documents import close_rows
 from jaxbert.data.manifest import MANIFEST, Plan, count_cores, make_plan, write_manifest
 from jaxbert.data.prepared import Corpus, open_corpus
 from jaxbert.data.progress import Report
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
-from jaxbert.data.transform import Shard, Unit, read_keys, write_shard
+from jaxbert.data.transform import (
+    Shard,
+    Unit,
+    finished_shard,
+    lengths_path,
+    read_keys,
+    save,
+    write_shard,
+)
 from jaxbert.errors import UserError
 
 _SMALL = 8 << 20  # bytes of text; with less, one process ends before others have begun
@@ -62,28 +68,54 @@ def prepare(
     Raises:
       UserError: the folder holds something else, there is too little room, or something is no text.
     """
-    work = out / "unfinished"
     workers = workers or (count_cores() if plan.size > _SMALL else 1)
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with _alone(work):
-            if not (out / MANIFEST).is_file():
-                _claim(plan, out, work)
+        with unfinished(plan, out) as work:
+            if work is not None:
                 with _pool(min(workers, len(plan.units))) as pool:
                     _work(plan, tokenizer_folder, out, work, pool, report)
-            shutil.rmtree(work)
-    except OSError as error:
-        raise UserError(f"it cannot be written ({error})", str(out), "give another") from error
     except BrokenProcessPool as error:
         fix = "run the same command again, with fewer workers if memory was short"
         raise UserError("a worker process has died", str(out), fix) from error
     finally:
-        close_corpus()
-    corpus = open_corpus(out, verify=True)
-    if corpus.manifest["key"] != plan.key:
-        what = "it holds a corpus of other text, another tokenizer or other options"
-        raise UserError(what, str(out), "give another folder, or remove it")
-    return corpus
+        close_rows()
+    return open_corpus(out, verify=True)
+
+
+@contextlib.contextmanager
+def unfinished(plan: Plan, out: Path) -> Iterator[Path | None]:
+    """Holds a folder while it is worked on; waits for another process that does.
+
+    Args:
+      plan: what it is to hold.
+      out: the folder; made if absent.
+
+    Yields:
+      Where unfinished work is kept, which is removed in the end; None if there is no work.
+
+    Raises:
+      UserError: the folder holds something else, or there is too little room.
+    """
+    work = out / "unfinished"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            finished = (out / MANIFEST).is_file()
+            if not finished:
+                _claim(plan, out, work)
+            elif open_corpus(out).manifest["key"] != plan.key:
+                shutil.rmtree(work)
+                what = "it holds a corpus of other text, another tokenizer or other options"
+                raise UserError(what, str(out), "give another folder, or remove it")
+            try:
+                yield None if finished else work
+            except UserError:  # of the text: once it is mended, it is another
+                shutil.rmtree(out)
+                raise
+            shutil.rmtree(work)
+    except OSError as error:
+        raise UserError(f"it cannot be written ({error})", str(out), "give another") from error
 
 
 def check_reference(reference: str, data_dir: str = "") -> None:
@@ -125,11 +157,11 @@ def open_reference(
     )
     out = cache / plan.key[:32]
     if plan.size > _LARGE and not (out / MANIFEST).is_file():
-        size, command = (
-            f"{plan.size / 1e6:,.0f} MB",
-            "jaxbert prepare, --config.corpus=prepared:DIR",
+        print(
+            f"corpus: {plan.size / 1e6:,.0f} MB of text are tokenised first; "
+            "jaxbert prepare does it beforehand, for --config.corpus=prepared:DIR",
+            flush=True,
         )
-        print(f"corpus: {size} of text is tokenised first; beforehand: {command}", flush=True)
     return prepare(plan, tokenizer_folder, out, report=report)
 
 
@@ -150,14 +182,6 @@ def _claim(plan: Plan, out: Path, work: Path) -> None:
         what = f"needs {plan.size / 1e9:.1f} GB, has {free / 1e9:.1f} GB"
         raise UserError(what, str(out), "make room, or give another folder")
     path.write_text(plan.key)
-
-
-@contextlib.contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Waits until no other process works there."""
-    with (work / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 Pool = Callable[[Callable[..., Any], Sequence[Any]], Iterator[Any]]
@@ -190,22 +214,18 @@ def _work(
     fingerprint = plan.identity["tokenizer"]["fingerprint"]
     make = functools.partial(_make_shard, out, work, tokenizer_folder, fingerprint)
     shards = each("tokenising", make, tasks)
-    write_manifest(plan, shards, [_lengths_path(work, unit) for unit in plan.units], out)
+    write_manifest(plan, shards, [lengths_path(unit, work) for unit in plan.units], out)
 
 
 def _keys_path(work: Path, unit: Unit) -> Path:
     return work / f"{unit.number:06d}.keys.npy"
 
 
-def _lengths_path(work: Path, unit: Unit) -> Path:
-    return work / f"{unit.number:06d}.lengths.npy"
-
-
 def _write_keys(work: Path, unit: Unit) -> int:
     """Writes the keys of a unit's documents, unless they are there; returns how many."""
     path = _keys_path(work, unit)
     if not path.is_file():
-        _save(path, read_keys(unit))
+        save(path, read_keys(unit))
     return len(np.load(path, mmap_mode="r"))
 
 
@@ -218,33 +238,13 @@ def _make_shard(
 ) -> Shard:
     """Writes the shard of a unit, unless it is there as it was written."""
     unit, (first, last) = task
-    record = work / f"{unit.number:06d}.json"
-    if record.is_file():
-        shard = Shard(**json.loads(record.read_text(encoding="utf-8")))
-        with contextlib.suppress(OSError), (out / shard.name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256:
-                return shard
     duplicate = np.load(work / _DUPLICATES, mmap_mode="r")[first:last] if last else None
-    shard, lengths = write_shard(
-        unit, duplicate, _open_tokenizer(tokenizer_folder, fingerprint), out
-    )
-    _save(_lengths_path(work, unit), lengths)
-    partial = record.with_suffix(".partial")
-    partial.write_text(json.dumps(dataclasses.asdict(shard)), encoding="utf-8")
-    partial.replace(record)
-    return shard
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    """Writes an npy file in one piece."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, array)
-    partial.replace(path)
+    tokenizer = open_tokenizer(tokenizer_folder, fingerprint)
+    return finished_shard(unit, out, work) or write_shard(unit, duplicate, tokenizer, out, work)
 
 
 @functools.lru_cache(maxsize=1)
-def _open_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
+def open_tokenizer(folder: Path, fingerprint: str) -> Tokenizer:
     """The plan's tokenizer, loaded once a process."""
     tokenizer = load_tokenizer(folder)
     if tokenizer.fingerprint != fingerprint:
@@ -262,8 +262,13 @@ def _pool(workers: int) -> Iterator[Pool]:
     # Not forked: the locks of whatever threads run here would be copied as they stand.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as executor:
+
+        def ordered(function: Callable[..., Any], tasks: Sequence[Any]) -> Iterator[Any]:
+            for future in [executor.submit(function, task) for task in tasks]:
+                yield future.result()
+
         try:
-            yield executor.map
+            yield ordered
         except BaseException:  # what is under way would only be waited for
             for child in set(multiprocessing.active_children()) - before:
                 child.terminate()

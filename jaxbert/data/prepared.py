@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxbert.data.examples import bounds, stretches
 from jaxbert.data.manifest import FORMAT, LENGTHS, MANIFEST, RECORDS
+from jaxbert.data.transform import file_sha256
 from jaxbert.errors import UserError
 
 _AGAIN = "copy the folder again, or prepare it again"
@@ -57,8 +58,7 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
 
 
 def _verify(path: Path, sha256: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != sha256:
         raise UserError(f"it has changed: SHA-256 {found} instead of {sha256}", str(path), _AGAIN)
 
@@ -108,7 +108,7 @@ class Corpus:
     @functools.cached_property
     def manifest_sha256(self) -> str:
         """Of the manifest, which has the hashes of all else."""
-        return hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
+        return file_sha256(self.folder / MANIFEST)
 
     def check_tokenizer(self, fingerprint: str, owner: str) -> None:
         """Raises a UserError unless the corpus is in the pieces of the tokenizer of `owner`."""

@@ -146,7 +146,7 @@ def open_huggingface(name: str, split: str, column: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        fix = 'pip install "jaxbert[datasets]" (or datasets)'
+        fix = "pip install datasets (the `.[datasets]` extra)"
         raise UserError("the library datasets is not installed", f"hf:{name}", fix) from error
     folder = Path(name).expanduser()
     try:
@@ -161,12 +161,13 @@ def open_huggingface(name: str, split: str, column: str) -> Any:
             rows = datasets.load_dataset(hub, config or None, split=split)
     except Exception as error:  # the library's own, and those of what it reads with
         what = f"it cannot be opened ({type(error).__name__}: {error})"
-        fix = "give hf:FOLDER:SPLIT:FIELD or hf:ORG/NAME[/CONFIG]:SPLIT:FIELD"
+        fix = "give hf:FOLDER:SPLIT:FIELD or hf:ORG/NAME[/CONFIG]:SPLIT:FIELD; without a network, "
+        fix += "HF_HUB_OFFLINE=1 reads what its cache holds"
         raise UserError(what, f"hf:{name}:{split}", fix) from error
     if column not in rows.column_names:
         fix = f"it has {', '.join(rows.column_names)}"
         raise UserError(f"no column {column!r}", f"hf:{name}:{split}", fix)
-    return rows
+    return rows.select_columns([column])
 
 
 def check_features(name: str, rows: Sequence[dict[str, Any]], features: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ def read_squad(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
 
     Args:
       path: plain, .gz or .zst; read into memory as a whole.
-      columns: those that are wanted.
+      columns: those that are wanted; without ``answers`` there need be none.
 
     Raises:
       UserError: unreadable, no JSON, not of this form, or another column.
@@ -39,7 +39,7 @@ def read_squad(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"it cannot be read ({error})", str(path), "copy the file again") from error
     for where, context, question in _questions(str(path), found):
-        row = _row(where, context, question)
+        row = _row(where, context, question, answered="answers" in columns)
         if isinstance(row, Record):
             missing = [column for column in columns if column not in row.values]
             if missing:
@@ -64,12 +64,12 @@ def _items(where: str, owner: Any, key: str) -> Iterator[tuple[int, Any]]:
     return enumerate(items)
 
 
-def _row(where: str, context: Any, question: Any) -> Record | BadRow:
+def _row(where: str, context: Any, question: Any, *, answered: bool) -> Record | BadRow:
     if not isinstance(question, Mapping):
         return BadRow(f"a JSON {type(question).__name__} instead of an object", where)
     given = question.get("answers")
-    if question.get("is_impossible"):
-        given = []  # what stands there then is plausible at best
+    if question.get("is_impossible") or not answered:
+        given = []  # what stands there then is plausible at best, or not asked for
     elif not given:
         fix = "give one, or is_impossible"
         return BadRow("a question without an answer", f"{where}.answers", fix)

@@ -12,15 +12,19 @@ the whole of it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+import json
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxbert.data.corpus import Part, Source, read_documents
+from jaxbert.data.corpus import read_documents
+from jaxbert.data.documents import Part, Source
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 
@@ -99,58 +103,53 @@ def read_keys(unit: Unit) -> np.ndarray:
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
 
 
-def shard_name(number: int) -> str:
-    """The file of a unit."""
-    return f"{number:06d}.array_record"
+def finished_shard(unit: Unit, out: Path, work: Path) -> Shard | None:
+    """Returns what was written of a unit, if it was finished and is there as it was written."""
+    try:
+        shard = Shard(**json.loads(_record(unit, work).read_text(encoding="utf-8")))
+        return shard if file_sha256(out / shard.name) == shard.sha256 else None
+    except OSError:
+        return None
 
 
 def write_shard(
-    unit: Unit, duplicate: np.ndarray | None, tokenizer: Tokenizer, folder: Path
-) -> tuple[Shard, np.ndarray]:
+    unit: Unit, duplicate: np.ndarray | None, tokenizer: Tokenizer, out: Path, work: Path
+) -> Shard:
     """Tokenises a unit into a shard, put in place in one piece.
 
     Args:
       unit: what to read.
       duplicate: bool [documents of the unit], those to leave out; None for none.
       tokenizer: gives the pieces.
-      folder: where the shard is written.
-
-    Returns:
-      What was written, and int32 [documents], the pieces of each.
+      out: where the shard is put in the end.
+      work: where it is written, and, then, the lengths of its documents and its record.
 
     Raises:
       UserError: something that is no text, with its place, or a source that has changed.
+      OSError: it cannot be written.
     """
-    from array_record.python import array_record_module
-
-    path = folder / shard_name(unit.number)
-    partial = path.with_suffix(".partial")
+    path = out / f"{unit.number:06d}.array_record"
+    partial = _partial(work / path.name)
     dtype = piece_dtype(tokenizer.vocab_size)
-    writer = array_record_module.ArrayRecordWriter(str(partial), _WRITER)
     lengths: list[int] = []
     read = records = text_bytes = 0
-    for texts in _batches(unit):
-        first, read = read, read + len(texts)
-        if duplicate is not None:
-            flags = duplicate[first:read].tolist()
-            texts = [text for text, left_out in zip(texts, flags, strict=False) if not left_out]
-        for text, pieces in zip(texts, tokenizer.encode(texts), strict=True):
-            if not len(pieces):
-                continue
-            lengths.append(len(pieces))
-            text_bytes += len(text.encode())
-            for start in range(0, len(pieces), RECORD_PIECES):
-                writer.write(pieces[start : start + RECORD_PIECES].astype(dtype).tobytes())
-                records += 1
-    writer.close()
+    with _writer(partial) as write:
+        for texts in _batches(unit):
+            first, read = read, read + len(texts)
+            if duplicate is not None:
+                flags = duplicate[first:read].tolist()
+                texts = [text for text, left_out in zip(texts, flags, strict=False) if not left_out]
+            for text, pieces in zip(texts, tokenizer.encode(texts), strict=True):
+                if not len(pieces):
+                    continue
+                lengths.append(len(pieces))
+                text_bytes += len(text.encode())
+                for start in range(0, len(pieces), RECORD_PIECES):
+                    write(pieces[start : start + RECORD_PIECES].astype(dtype).tobytes())
+                    records += 1
     if duplicate is not None and len(duplicate) != read:
-        partial.unlink()
         what = f"it has {read} documents and had {len(duplicate)}: it has changed meanwhile"
         raise UserError(what, unit.parts[0].path, "run the command again when it stays the same")
-    with partial.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    size = partial.stat().st_size
-    partial.replace(path)
     left_out = 0 if duplicate is None else int(duplicate.sum())
     shard = Shard(
         name=path.name,
@@ -161,10 +160,57 @@ def write_shard(
         records=records,
         pieces=sum(lengths),
         text_bytes=text_bytes,
-        size=size,
-        sha256=sha256,
+        size=partial.stat().st_size,
+        sha256=file_sha256(partial),
     )
-    return shard, np.array(lengths, np.int32)
+    partial.replace(path)
+    save(lengths_path(unit, work), np.array(lengths, np.int32))
+    record = _record(unit, work)
+    partial = _partial(record)
+    partial.write_text(json.dumps(dataclasses.asdict(shard)), encoding="utf-8")
+    partial.replace(record)
+    return shard
+
+
+def lengths_path(unit: Unit, work: Path) -> Path:
+    """Where the pieces of a unit's documents, int32 [documents] (npy), are written."""
+    return work / f"{unit.number:06d}.lengths.npy"
+
+
+def _record(unit: Unit, work: Path) -> Path:
+    return work / f"{unit.number:06d}.json"
+
+
+def _partial(path: Path) -> Path:
+    """A name of its own: Beam may run one unit twice at the same time."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """Writes an npy file in one piece."""
+    partial = _partial(path)
+    with partial.open("wb") as file:
+        np.save(file, array)
+    partial.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _writer(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Gives what writes a record."""
+    from array_record.python import array_record_module
+
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(path), _WRITER)
+        yield writer.write
+        writer.close()
+    except RuntimeError as error:  # how the library says that a disk is full
+        raise OSError(str(error)) from error
 
 
 def piece_dtype(vocab_size: int) -> np.dtype:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import tokenizers
 
-from jaxbert.data.corpus import close_corpus, find_corpus, read_documents
+from jaxbert.data.corpus import find_corpus, read_documents
+from jaxbert.data.documents import close_rows
 from jaxbert.errors import UserError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -101,7 +102,7 @@ def read_sample(reference: str, count: int, data_dir: str = "") -> Iterator[str]
     for source, part in parts:
         each = -(-count // len(parts)) if count else None
         yield from itertools.islice(read_documents(source, part), each)
-    close_corpus()
+    close_rows()
 
 
 def to_wordpiece(learned: Sequence[str]) -> list[str]:

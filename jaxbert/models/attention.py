@@ -69,7 +69,13 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, bias: Array, positions: Array, *, deterministic: bool = True
+        self,
+        x: Array,
+        bias: Array,
+        positions: Array,
+        *,
+        deterministic: bool = True,
+        places: Array | None = None,
     ) -> AttentionOutput:
         """Attends within x.
 
@@ -78,25 +84,36 @@ class SelfAttention(nn.Module):
           bias: float32, broadcastable to [B, H, T, T], added to the scores.
           positions: int32 [B, T], read when ``rotary``.
           deterministic: True turns dropout off; otherwise an rng named ``dropout`` is needed.
+          places: int32 [B, Q], the positions that attend; None = all, so that Q = T.
+
+        Returns:
+          What ``AttentionOutput`` says, with Q in the place of T where it counts queries.
         """
         width = x.shape[-1]
         head_size = width // self.num_heads
-        heads = (*x.shape[:2], self.num_heads, head_size)  # [B, T, H, K]
 
         def project(name: str, value: Array) -> Array:
             return Linear(width, self.dtype, self.initializer_range, name=name)(value)
 
-        queries, keys, values = (
-            project(name, x).reshape(heads) for name in ("query", "key", "value")
-        )
+        def split(value: Array) -> Array:
+            return value.reshape(*value.shape[:2], self.num_heads, head_size)  # [B, T, H, K]
+
+        asking, asked_at = x, positions
+        if places is not None:
+            asking = jnp.take_along_axis(x, places[:, :, None], axis=1)  # [B, Q, D]
+            asked_at = jnp.take_along_axis(positions, places, axis=1)
+            if bias.shape[2] > 1:
+                bias = jnp.take_along_axis(bias, places[:, None, :, None], axis=2)
+        queries = split(project("query", asking))
+        keys, values = (split(project(name, x)) for name in ("key", "value"))
         q, k = queries, keys
         if self.rotary:
-            q, k = rotate(q, positions), rotate(k, positions)
+            q, k = rotate(q, asked_at), rotate(k, positions)
         scores = (
             einsum("bqhk,bthk->bhqt", q, k, self.dtype) / jnp.sqrt(jnp.float32(head_size)) + bias
         )  # [B, H, T, T]
         probabilities = nn.softmax(scores, axis=-1)
         probabilities = nn.Dropout(self.dropout)(probabilities, deterministic=deterministic)
         mixed = einsum("bhqt,bthk->bqhk", probabilities, values, self.dtype)
-        output = project("output", mixed.reshape(x.shape))
+        output = project("output", mixed.reshape(asking.shape))
         return AttentionOutput(output, scores, queries, keys, values)

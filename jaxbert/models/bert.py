@@ -219,6 +219,7 @@ class Bert(nn.Module):
         collect: Collect = Collect(),
         deterministic: bool = True,
         key_mask_only: bool = False,
+        places: Array | None = None,
     ) -> EncoderOutput:
         """Encodes a batch.
 
@@ -228,6 +229,7 @@ class Bert(nn.Module):
           deterministic: True turns dropout off; otherwise an rng named ``dropout`` is needed.
           key_mask_only: mask as the original BERT does, -10000 at padded keys alone, and count
             positions on through the padding; right only for one example a row.
+          places: int32 [B, Q], the positions whose last hidden state is wanted, [B, Q, D].
         """
         bias, positions = segment_bias(batch.segments), batch.positions
         if key_mask_only:
@@ -236,7 +238,9 @@ class Bert(nn.Module):
                 np.arange(positions.shape[1], dtype=np.int32), positions.shape
             )
         x = self.embeddings(batch.tokens, batch.token_types, positions, deterministic)
-        return self.encoder(x, bias, positions, collect=collect, deterministic=deterministic)
+        return self.encoder(
+            x, bias, positions, collect=collect, deterministic=deterministic, places=places
+        )
 
     def pool(self, last_hidden: Array, starts: Array) -> Array:
         """Pools [B, T, D] at the [CLS] positions [B, S]: float32 [B, S, D]."""
@@ -387,6 +391,13 @@ def class_logits(
         method="classify",
     )
     return cast(Array, logits)
+
+
+def fill_logits(config: BertConfig, params: Params, batch: Any) -> Array:
+    """Word piece logits float32 [B, M, V] at ``batch.places``, int32 [B, M], dropout off."""
+    output = Bert(config).apply({"params": params}, batch, places=batch.places)
+    hidden = cast(EncoderOutput, output).last_hidden
+    return cast(Array, Bert(config).apply({"params": params}, hidden, method="mlm_logits"))
 
 
 def masked_lm_logits(config: BertConfig, params: Params, hidden: Array, places: Array) -> Array:

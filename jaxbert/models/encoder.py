@@ -37,6 +37,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 # Rows x positions from which a scan is unrolled. XLA's CPU backend runs the inside of a loop
 # slower, but outside of one it copies each layer's weights, which only many positions pay for.
 UNROLL_FROM = 512
+_BELOW_AND_TOP = (slice(-1), -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +106,17 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, bias: Array, positions: Array, deterministic: bool
+        self,
+        x: Array,
+        bias: Array,
+        positions: Array,
+        deterministic: bool,
+        places: Array | None = None,
     ) -> tuple[Array, AttentionOutput]:
-        """Maps x [B, T, D] to the layer's output [B, T, D] and what its attention computed."""
+        """Maps x [B, T, D] to the layer's output [B, T, D] and what its attention computed.
+
+        With ``places``, int32 [B, Q], the output is that of those positions, [B, Q, D].
+        """
         drop = functools.partial(nn.Dropout(self.hidden_dropout), deterministic=deterministic)
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps)
         linear = functools.partial(
@@ -120,7 +129,9 @@ class EncoderLayer(nn.Module):
             self.dtype,
             self.initializer_range,
             name="attention",
-        )(x, bias, positions, deterministic=deterministic)
+        )(x, bias, positions, deterministic=deterministic, places=places)
+        if places is not None:
+            x = jnp.take_along_axis(x, places[:, :, None], axis=1)
         x = norm(name="attention_norm")(x + drop(attention.output))
         hidden = linear(self.intermediate_size, name="intermediate")(x)  # [B, T, F]
         hidden = ACTIVATIONS[self.activation](hidden)
@@ -167,6 +178,7 @@ class Encoder(nn.Module):
         *,
         collect: Collect = Collect(),
         deterministic: bool = True,
+        places: Array | None = None,
     ) -> EncoderOutput:
         """Runs the stack.
 
@@ -176,7 +188,10 @@ class Encoder(nn.Module):
           positions: int32 [B, T], read by rotary attention.
           collect: what to return beside the last hidden state.
           deterministic: True turns dropout off; otherwise an rng named ``dropout`` is needed.
+          places: int32 [B, Q], the positions whose last hidden state is wanted, [B, Q, D]: the last
+            layer asks and feeds forward at no other. Not with ``collect``.
         """
+        assert places is None or (collect.empty and collect.last)
         layer = EncoderLayer(
             self.num_heads,
             self.intermediate_size,
@@ -200,10 +215,12 @@ class Encoder(nn.Module):
         key = jax.random.key(0) if deterministic else self.make_rng("dropout")
         keys = jax.random.split(key, self.num_layers)
 
-        def run(x: Array, params: Any, key: Array) -> tuple[Array, AttentionOutput]:
+        def run(
+            x: Array, params: Any, key: Array, places: Array | None = None
+        ) -> tuple[Array, AttentionOutput]:
             rngs = {"dropout": key}
             return layer.apply(  # type: ignore[return-value]
-                {"params": params}, x, bias, positions, deterministic, rngs=rngs
+                {"params": params}, x, bias, positions, deterministic, places, rngs=rngs
             )
 
         if collect.empty and collect.last:
@@ -212,7 +229,13 @@ class Encoder(nn.Module):
                 return run(x, *layer)[0], None
 
             unroll = x.shape[0] * x.shape[1] >= UNROLL_FROM
-            last, _ = jax.lax.scan(body, x, (params, keys), unroll=unroll)
+            stack = (params, keys)
+            if places is None:
+                last, _ = jax.lax.scan(body, x, stack, unroll=unroll)
+            else:
+                below, top = (jax.tree.map(lambda a, at=at: a[at], stack) for at in _BELOW_AND_TOP)
+                x, _ = jax.lax.scan(body, x, below, unroll=unroll)
+                last, _ = run(x, top[0], top[1], places)
             return EncoderOutput(last, {}, {}, {}, {}, {})
 
         hidden, seen = {0: x}, []

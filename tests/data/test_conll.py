@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxbert.data.conll import read_conll
 from jaxbert.data.rows import load_task
@@ -79,6 +81,40 @@ def test_a_column_that_is_not_there_is_said(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             list(read_conll(path, ["0", column]))
+
+
+FINE = [b"Ada B-PER", b"left O", b"Rome\tB-LOC", b"\xe2\x80\xa8x O", b" a  O ", b"Rome I-LOC"]
+BLANK = [b"", b" ", b"\t", b"\r", b"-DOCSTART- O"]
+BAD = [b"x", b"a b c", b"caf\xe9 O", b"n\0 O", b"Rome B-XYZ", b"\xe2\x80\xa8 O", b"\tO"]
+LINES = st.sampled_from([*FINE, *BLANK, *BAD])
+
+
+@given(lines=st.lists(LINES, max_size=30), end=st.sampled_from([b"", b"\n"]))
+def test_every_sentence_is_used_or_reported_whatever_stands_in_the_file(
+    lines, end, tmp_path_factory
+):
+    path = tmp_path_factory.mktemp("conll") / "a.txt"
+    good = [b"Ada B-PER", b"left O", b""] * 2
+    path.write_bytes(b"\n".join([*good, *lines]) + end)
+    # What stands between blank lines and those between two documents.
+    blocks: list[list[bytes]] = [[]]
+    for line in lines:
+        if not line.strip(b" \t\r") or line.startswith(b"-DOCSTART-"):
+            blocks.append([])
+        else:
+            blocks[-1].append(line)
+    source = f"conll:{path}"
+    task = describe_task(
+        "mine", source=source, dev=source, test=source, on_bad_row="skip", labels=("PER", "LOC")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxbert.data.rows._TOO_MANY", 1.0)
+        data = load_task(task)
+    record = data.rows[source]
+    assert record["read"] == 2 + sum(map(bool, blocks)) == record["used"] + record["skipped"]
+    certain = sum(bool(block) and set(block) <= {b"Ada B-PER", b"left O"} for block in blocks)
+    possible = sum(bool(block) and set(block) <= set(FINE) for block in blocks)
+    assert 2 + certain <= record["used"] <= 2 + possible
 
 
 LABELS = {"labels": ("PER", "ORG", "LOC", "MISC")}

@@ -254,6 +254,21 @@ def test_every_row_is_used_or_reported(kind, hostile, tmp_path_factory):
         assert ((data.train.labels >= low) & (data.train.labels <= high)).all()
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_hash_of_rows_is_of_every_label_and_parts_of_them_keep_theirs(kind, tmp_path):
+    text, labels = GOOD[kind]
+
+    def rows(order):
+        values = [{"a": text, "b": CONTEXT, "gold": labels[i]} for i in order]
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, values)), encoding="utf-8")
+        source = f"jsonl:{tmp_path}/a.jsonl"
+        return load(source, label="gold", kind=kind, **KINDS[kind]).train
+
+    one = rows((0, 1, 0))
+    assert one.sha256 != rows((0, 0, 1)).sha256
+    assert one.take(np.array([True, True, False])).sha256 == rows((0, 1)).sha256
+
+
 # --- TFDS -----------------------------------------------------------------------------------------
 
 

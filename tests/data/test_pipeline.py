@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import chex
@@ -137,6 +141,50 @@ def test_threads_run_ahead_and_end_with_the_iterator(batches):
     next(stream)
     assert made.wait(timeout=30), "nothing was made ahead of the step"
     stream.close()
+
+
+ENDLESS = """
+import multiprocessing, time
+import numpy as np
+from jaxbert.data.examples import Examples
+from jaxbert.data.packing import PackedBatches
+from jaxbert.data.pipeline import iterate
+
+if __name__ == "__main__":
+    examples = Examples.join([np.ones(3, np.int32)] * 9)
+    batches = PackedBatches(examples, batch_size=2, row_length=6, seed=0)
+    stream = iterate(batches, 0, 10**9, workers=2)
+    next(stream)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux has /proc")
+def test_worker_processes_do_not_outlive_a_run_that_is_killed(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root},
+    ) as process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2 and all(map(alive, workers))
+        process.kill()
+    until = time.monotonic() + 60
+    while any(map(alive, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
 
 
 def test_an_error_in_a_data_thread_reaches_the_caller(batches):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import json
+import pickle
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -99,3 +101,73 @@ def test_a_corpus_without_text_and_sizes_that_do_not_fit_are_refused(prepared, t
         (name,) = options
         with pytest.raises(UserError, match=f"{name} is {options[name]}"):
             Spans(corpus, tokenizer, **{"max_length": 16, **options})
+
+
+def test_what_is_gathered_is_a_part_of_the_whole(prepared, tokenizer):
+    corpus = prepared(["film " * n for n in range(1, 90)])
+    spans = Spans(corpus, tokenizer, max_length=16, num_documents=70, seed=2)
+    whole = everything(spans)
+    ids = np.random.default_rng(0).integers(0, len(spans), 200)
+    for source in (spans, pickle.loads(pickle.dumps(spans))):
+        found, expected = source.gather(ids), whole.gather(ids)
+        assert found.sha256 == expected.sha256
+    assert len(spans.gather(ids[:0])) == 0
+
+
+def test_the_hash_is_of_the_text_the_cut_and_the_draw_alone(prepared, tokenizer):
+    texts = ["film " * n for n in range(1, 40)]
+    corpus, other = prepared(texts), prepared([*texts, "end"])
+
+    def sha256(corpus=corpus, **options):
+        return Spans(corpus, tokenizer, **{"max_length": 16, **options}).sha256
+
+    assert sha256() == sha256(seed=1) == sha256(num_documents=99)
+    different = [sha256(), sha256(other), sha256(max_length=20), sha256(num_documents=20)]
+    different.append(sha256(num_documents=20, seed=1))
+    assert len(set(different)) == len(different)
+
+
+def test_an_epoch_holds_the_pieces_of_each_source_in_its_share(prepared, tokenizer):
+    words = [["film"], ["actor"], ["scene"]]
+    sources = [
+        [f"{w} " * n for n in range(1, top)] for (w,), top in zip(words, (60, 90, 30), strict=True)
+    ]
+    shares = (2.5, 5, 2.5)
+    corpus = prepared(*sources, shares=shares)
+    spans = Spans(corpus, tokenizer, max_length=32)
+    whole = everything(spans)
+    np.testing.assert_array_equal(spans.lengths, whole.lengths)
+    rows = [tuple(row) for row in np.split(whole.tokens, whole.offsets[1:-1])]
+    held = []
+    for number, ((word,), texts) in enumerate(zip(words, sources, strict=True)):
+        piece = tokenizer.encode([word])[0][0]
+        mine = [row for row in rows if piece in row]
+        held.append(sum(map(len, mine)))
+        counts = collections.Counter(mine)
+        alone = collections.Counter(
+            tuple(row)
+            for row in np.split(*_cut(everything(Spans(prepared(texts), tokenizer, max_length=32))))
+        )
+        facts = spans.shares[number]
+        assert facts["spans"] == alone.total() and set(counts) == set(alone)
+        for row, once in alone.items():  # so many whole times, or one time more
+            times = int(facts["times"])
+            assert once * times <= counts[row] <= once * (times + 1)
+        assert facts["share"] == held[-1] / len(whole.tokens)
+    for share, pieces in zip(shares, held, strict=True):
+        assert abs(pieces - share / 10 * len(whole.tokens)) <= 2 * 32  # within a span each
+    assert min(facts["times"] for facts in spans.shares) == 1.0
+    assert spans.facts["epoch"] == len(spans) > spans.facts["spans"]
+
+
+def _cut(examples):
+    return examples.tokens, examples.offsets[1:-1]
+
+
+def test_sources_without_shares_stand_there_once(prepared, tokenizer):
+    one, other = ["film one", "film two"], ["actor " * 50]
+    both = everything(Spans(prepared(one, other), tokenizer, max_length=32))
+    apart = [everything(Spans(prepared(s), tokenizer, max_length=32)) for s in (one, other)]
+    np.testing.assert_array_equal(both.tokens, np.concatenate([part.tokens for part in apart]))
+    with pytest.raises(UserError, match=r"a source with a share has no text, jsonl:.*1.jsonl:text"):
+        Spans(prepared(one, [""], shares=(1, 1)), tokenizer, max_length=32)

@@ -159,6 +159,12 @@ def test_a_byte_order_mark_is_none_of_the_json_and_another_column_is_said(tmp_pa
         list(read_squad(tmp_path / "a.json", ["title"]))
 
 
+def test_questions_to_predict_need_no_answers(tmp_path):
+    write(tmp_path / "a.json", squad({"id": "q", "question": "When?"}))
+    (row,) = read_squad(tmp_path / "a.json", ["question", "context"])
+    assert (row.values["question"], row.values["context"]) == ("When?", CONTEXT)
+
+
 def test_rows_without_any_answer_teach_nothing(tmp_path):
     with pytest.raises(UserError, match=r"all 1 training rows have no answer.*with answers"):
         load(write(tmp_path / "a.json", squad(IMPOSSIBLE)))

@@ -163,3 +163,12 @@ def test_parameters_are_stacked_and_layers_differ_from_the_start():
     assert np.std(kernel) == pytest.approx(0.02, rel=0.2)
     chex.assert_tree_all_finite(params)
     assert all(leaf.shape[0] == L and leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_the_states_at_some_places_are_those_of_the_whole_stack(within, rotary):
+    stack = module(rotary=rotary)
+    places = np.array([[4, 0, 2], [1, 1, 3]], np.int32)
+    whole = run(stack, variables()).last_hidden
+    some = stack.apply(variables(), X, BIAS, POSITIONS, places=places).last_hidden
+    within(some, np.take_along_axis(np.asarray(whole), places[:, :, None], axis=1))

@@ -1,0 +1,105 @@
+"""Writes a task's training rows and copies of them with other words (Jiao et al. 2020)."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxbert.config import AugmentationConfig, TaskConfig
+from jaxbert.errors import UserError
+from jaxbert.recipe import read_section
+
+HELP = "copies of labelled rows in which words are replaced"
+_TASK = "task."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags: the keys of the config sections ``augmentation`` and ``task``."""
+    parser.add_argument("--out", type=Path, required=True, help="the file to write, JSON Lines")
+    parser.add_argument("--workdir", type=Path, help="a run whose task it is, and whose teacher")
+    parser.add_argument("--teacher", default="", help="for relabel and filter: a model reference")
+    parser.add_argument("--seed", type=int, default=0, help="of every draw")
+    parser.add_argument("--data_dir", default="", help="where prepared TFDS data lie")
+    parser.add_argument("--max_length", type=int, default=128, help="pieces that the teacher reads")
+    for prefix, section in (("", AugmentationConfig), (_TASK, TaskConfig)):
+        for field in dataclasses.fields(section):
+            switch: dict[str, Any] = {}
+            if field.default is False:
+                switch = {"nargs": "?", "const": "true"}
+            hint = f"config key {prefix or 'augmentation.'}{field.name}"
+            parser.add_argument(f"--{prefix}{field.name}", help=hint, metavar="VALUE", **switch)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+      UserError: what the user can fix.
+    """
+    given = {key: value for key, value in vars(args).items() if value is not None}
+    names = [field.name for field in dataclasses.fields(AugmentationConfig)]
+    texts = {name: given[name] for name in names if name in given}
+    config = read_section(AugmentationConfig, texts, "augmentation")
+    if not config:
+        raise UserError("there is no masked language model", "flag --model", "give a reference")
+    said, data_dir, max_length = _task(args, given)
+
+    # Only now what imports jax: a wrong flag is said at once.
+    from jaxbert.augment import augment, write_rows
+    from jaxbert.data.rows import load_task
+    from jaxbert.data.tasks import describe_task
+    from jaxbert.interop import hub
+    from jaxbert.interop.huggingface import read_model
+
+    data = load_task(describe_task(**said), data_dir)
+    reference = args.teacher or (f"run:{args.workdir}#teacher" if args.workdir else "")
+    teacher = None
+    if (config.relabel or config.filter) and reference:
+        teacher = read_model(hub.resolve(reference))
+    state = augment(
+        config,
+        data.task,
+        data.train,
+        args.out,
+        seed=args.seed,
+        teacher=teacher,
+        max_length=max_length,
+    )
+    flags = {"source": f"jsonl:{args.out}"}
+    for split, rows in (("dev", data.dev), ("test", data.test)):
+        # A part of the source, chosen by hash, would be chosen anew among the copies.
+        path = args.out.with_name(f"{args.out.stem}.{split}.jsonl")
+        write_rows(data.task, rows, path)
+        flags[split] = f"jsonl:{path}"
+    flags |= {"columns": ",".join(data.task.columns), "label": data.task.label}
+    flags |= {"name": data.task.name, "kind": data.task.kind, "labels": ",".join(data.task.labels)}
+    counts = state["counts"]
+    print(
+        f"augment: {counts['rows']:,} rows and {counts['copies']:,} copies, "
+        f"{counts['same']:,} left out as repeated, {counts['filtered']:,} by the teacher "
+        f"-> {args.out}"
+    )
+    print("train on it with", " ".join(f"--config.task.{k}={v}" for k, v in flags.items() if v))
+
+
+def _task(args: argparse.Namespace, given: dict[str, Any]) -> tuple[dict[str, Any], str, int]:
+    """What is said of the task, by flags or by a run; the TFDS folder; the longest example."""
+    texts = {key.removeprefix(_TASK): v for key, v in given.items() if key.startswith(_TASK)}
+    task = read_section(TaskConfig, texts, "task")
+    if args.workdir is None:
+        if not task:
+            fix = "give --workdir of a run, or --task.name and so on"
+            raise UserError("there is no task", "flag --workdir", fix)
+        return dataclasses.asdict(task), args.data_dir, args.max_length
+    if task:
+        fix = "give the one or the others"
+        raise UserError("a run has a task of its own", "flags --workdir and --task", fix)
+    path = args.workdir / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"not a run ({error})", str(path), "give the --workdir of one") from error
+    return config["task"], args.data_dir or config["data_dir"], config["max_length"]

@@ -1,0 +1,126 @@
+"""Copies of a task's rows: what may change in a row, and a row as a file holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from jaxbert.data.augmentation import Replacement
+from jaxbert.data.labels import Answer
+from jaxbert.data.rows import Rows
+from jaxbert.data.tasks import Task
+from jaxbert.data.wording import Sentence, Wording
+
+
+def sentences_of(wording: Wording, rows: Rows, index: int) -> list[Sentence]:
+    """The texts of a row, in the order of its columns.
+
+    Of tagging, each word stays one, so that its tag stays its own. Of spans, no word that an answer
+    touches may be replaced.
+    """
+    if rows.words is not None:
+        return [wording.sentence(rows.words[index])]
+    if rows.pairs is None:
+        return [wording.cut(rows.texts[index])]
+    answers = () if rows.answers is None else rows.answers[index]
+    protected = [(answer.start, answer.start + len(answer.text)) for answer in answers]
+    return [wording.cut(rows.texts[index]), wording.cut(rows.pairs[index], protected)]
+
+
+def record_of(
+    task: Task,
+    rows: Rows,
+    index: int,
+    sentences: Sequence[Sentence],
+    replaced: Sequence[Sequence[Replacement]],
+) -> dict[str, Any]:
+    """A copy of a row: its columns and its label under their names, as JSON holds them.
+
+    Args:
+      task: of the rows.
+      rows: of one task.
+      index: the row that is copied.
+      sentences: its texts.
+      replaced: what is replaced in each of them; nothing for the row itself.
+    """
+    copies = [_replace(s, changes) for s, changes in zip(sentences, replaced, strict=True)]
+    if rows.tags is not None:
+        tags = [task.classes[tag] for tag in rows.tags[index]]
+        return {task.columns[0]: copies[0], task.label: tags}
+    values: dict[str, Any] = {
+        column: "".join(parts) for column, parts in zip(task.columns, copies, strict=True)
+    }
+    if rows.answers is not None:
+        moved = [_move(answer, sentences[1], replaced[1]) for answer in rows.answers[index]]
+        values[task.label] = {
+            "text": [answer.text for answer in moved],
+            "answer_start": [answer.start for answer in moved],
+        }
+    elif rows.labels is not None:
+        values[task.label] = label_of(task, rows.labels[index])
+    return values
+
+
+def label_of(task: Task, label: Any) -> Any:
+    """A label as a file holds it: a name, a list of names, or a number.
+
+    Args:
+      task: of classification, multi_label or regression.
+      label: as `Rows.labels` has it.
+    """
+    if task.kind == "regression":
+        return float(str(label))  # as short as float32 allows
+    if task.kind == "multi_label":
+        return [name for name, marked in zip(task.labels, label, strict=True) if marked]
+    return task.labels[int(label)]
+
+
+def changes_of(
+    columns: Sequence[str],
+    sentences: Sequence[Sentence],
+    replaced: Sequence[Sequence[Replacement]],
+    words: bool,
+) -> list[tuple[str, int, str, str]]:
+    """What was replaced: column, where, the old word, the new one.
+
+    Args:
+      columns: of the texts.
+      sentences: the texts of the row.
+      replaced: what is replaced in each of them.
+      words: True for sentences of words: then places count words, else characters of the original.
+    """
+    return [
+        (
+            column,
+            change.part if words else sentence.start(change.part),
+            sentence.parts[change.part],
+            change.new,
+        )
+        for column, sentence, changes in zip(columns, sentences, replaced, strict=True)
+        for change in changes
+    ]
+
+
+def written(task: Task) -> Task:
+    """The task as the file of its copies has it: tags are written in IOB2, whatever they were."""
+    if task.kind == "tagging" and task.scheme != "none":
+        return dataclasses.replace(task, scheme="IOB2")
+    return task
+
+
+def _replace(sentence: Sentence, changes: Sequence[Replacement]) -> list[str]:
+    parts = list(sentence.parts)
+    for change in changes:
+        parts[change.part] = change.new
+    return parts
+
+
+def _move(answer: Answer, sentence: Sentence, changes: Sequence[Replacement]) -> Answer:
+    """The answer where it stands in a copy, of which the answer itself is a part unchanged."""
+    shift = sum(
+        len(change.new) - len(sentence.parts[change.part])
+        for change in changes
+        if sentence.start(change.part) < answer.start
+    )
+    return Answer(answer.start + shift, answer.text)
