@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-full | lint | clean
+# make setup | quickstart | test | test-full | test-beam | lint | clean
 #
 # PYTHON picks the interpreter: python3.11 if it runs (a command that exists may still be a
 # version manager's empty shim), else python3.12, else python3. Another Python version gets an environment of its
@@ -20,7 +20,7 @@ endif
 # The tests allocate as train.py does.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup quickstart test test-full lint clean
+.PHONY: setup quickstart test test-full test-beam lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed-quickstart
@@ -37,6 +37,10 @@ test: $(VENV)/.installed-test
 
 test-full: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+# Apache Beam in an environment of its own: its pins and jax's do not go together.
+test-beam: $(VENV)/.installed-test $(VENV)-beam/.installed
+	BEAM_PYTHON=$(abspath $(VENV))-beam/bin/python $(BIN)/python -m pytest -m slow tests/data/test_beam.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -57,6 +61,14 @@ $(VENV)/.installed-quickstart: setup.cfg pyproject.toml jaxbert/__init__.py | $(
 
 $(VENV)/.installed-test: $(VENV)/.installed-quickstart
 	$(PIP) install --editable ".[test]"
+	@touch $@
+
+$(VENV)-beam/.installed: setup.cfg | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)-beam
+	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $$($(BIN)/python -c 'import configparser as c; p = c.RawConfigParser(); \
+	  p.read("setup.cfg"); print(p["options.extras_require"]["beam"].replace(" ", ""))') \
+	  array_record tokenizers sentencepiece numpy pyarrow
 	@touch $@
 
 $(BIN)/python:

