@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import commands
@@ -12,7 +13,8 @@ import pytest
 from jaxbert.data.heldout import held_out
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.interop.huggingface import read_model, require_masked_lm
+from jaxbert.evaluation.fill_mask import check_masked_lm
+from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import encode, masked_lm_logits, next_sentence_logits
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import Run, run
@@ -157,12 +159,15 @@ def test_no_measured_document_is_among_those_trained_on(scratch):
     assert sum(batch.weights.sum() for batch in measured) == out.sum() == 2 * 15
 
 
-def test_a_model_without_a_head_is_told_the_command_that_trains_one(headed, teacher):
-    require_masked_lm(read_model(headed / "models" / "student"), str(headed))
+def test_a_model_without_a_head_is_told_a_command_that_trains_one(headed, teacher):
+    check_masked_lm(read_model(headed / "models" / "student").params, str(headed))
     with pytest.raises(UserError, match="has no masked-LM head") as error:
-        require_masked_lm(read_model(teacher), "pkg:encoder")
-    said = "--config=configs/bert_pretrain.py --workdir=runs/mlm --config.teacher=pkg:encoder"
-    assert f"python train.py {said}" in error.value.line
+        check_masked_lm(read_model(teacher).params, "pkg:encoder")
+    flags = dict(re.findall(r"--([\w.]+)=([^\s,]+)", error.value.line))
+    assert flags.pop("workdir") == "runs/mlm"
+    config = resolve(load_recipe(flags.pop("config")), {k[7:]: v for k, v in flags.items()})
+    assert config.teacher == "pkg:encoder"
+    assert config.sections["pretrain"].start == "given_teacher"
 
 
 def test_a_corpus_of_too_few_documents_is_refused_before_anything_is_made(tmp_path):
