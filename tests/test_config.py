@@ -234,7 +234,7 @@ def test_lists_on_the_command_line_are_items_between_commas(text, labels):
     [
         ("tinybert_general", "full", "paper"),
         ("tinybert_task", "full", "paper"),
-        ("bert_pretrain", "unfrozen", "scratch"),
+        ("bert_pretrain", "frozen", "scratch"),
     ],
 )
 def test_two_recipes_of_one_file_exclude_each_other(recipe, one, two):

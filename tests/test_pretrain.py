@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import commands
@@ -12,7 +13,8 @@ import pytest
 from jaxbert.data.heldout import held_out
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.interop.huggingface import read_model, require_masked_lm
+from jaxbert.evaluation.fill_mask import check_masked_lm
+from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import encode, masked_lm_logits, next_sentence_logits
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import Run, run
@@ -37,25 +39,26 @@ def teacher(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def headed(tmp_path_factory, teacher, cache) -> Path:
-    """The default recipe with next sentences."""
-    workdir = tmp_path_factory.mktemp("runs") / "mlm"
-    flags = (*commands.SMALL, f"--config.teacher={teacher}", "--config.pretrain.nsp=true")
-    commands.train(f"{PRETRAIN}:smoke", workdir, *flags, cache=cache)
-    return workdir
-
-
-@pytest.fixture(scope="module")
 def text(tmp_path_factory) -> Path:
-    """Two hundred documents of a language that is easily learned."""
+    """Documents of a language that is easily learned."""
     rng = np.random.default_rng(0)
     documents = [
         " ".join(f"{rng.choice(NAMES)} has many {rng.choice(THINGS)} ." for _ in range(12))
-        for _ in range(200)
+        for _ in range(1_500)
     ]
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n\n".join(documents), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def headed(tmp_path_factory, teacher, text, cache) -> Path:
+    """A head on a frozen encoder, with next sentences."""
+    workdir = tmp_path_factory.mktemp("runs") / "mlm"
+    given = (f"--config.teacher={teacher}", f"--config.corpus=text:{text}")
+    flags = (*commands.SMALL, *given, "--config.pretrain.nsp=true")
+    commands.train(f"{PRETRAIN}:frozen,smoke", workdir, *flags, cache=cache)
+    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_transformers_computes_the_same_of_what_is_written(headed, within):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert transformers.AutoConfig.from_pretrained(folder).architectures == ["BertForPreTraining"]
     job = Run(resolve(commands.read(headed / "config.json"), {}), headed)
-    model, batch = read_model(folder), job.measured(job.config.sections["pretrain"])[0]
+    model, batch = read_model(folder), job.data.measured(job.config.sections["pretrain"])[0]
 
     @jax.jit
     def logits(params, batch):
@@ -152,15 +155,19 @@ def test_no_measured_document_is_among_those_trained_on(scratch):
     phase = scratch.config.sections["pretrain"]
     out = held_out(scratch.data.corpus.documents)
     assert len(scratch.data.packed(phase, 1).source) == (~out).sum() > 0
-    assert sum(batch.weights.sum() for batch in scratch.measured(phase)) == out.sum() == 4
+    measured = scratch.data.measured(phase)
+    assert sum(batch.weights.sum() for batch in measured) == out.sum() == 2 * 15
 
 
-def test_a_model_without_a_head_is_told_the_command_that_trains_one(headed, teacher):
-    require_masked_lm(read_model(headed / "models" / "student"), str(headed))
+def test_a_model_without_a_head_is_told_a_command_that_trains_one(headed, teacher):
+    check_masked_lm(read_model(headed / "models" / "student").params, str(headed))
     with pytest.raises(UserError, match="has no masked-LM head") as error:
-        require_masked_lm(read_model(teacher), "pkg:encoder")
-    said = "--config=configs/bert_pretrain.py --workdir=runs/mlm --config.teacher=pkg:encoder"
-    assert f"python train.py {said}" in error.value.line
+        check_masked_lm(read_model(teacher).params, "pkg:encoder")
+    flags = dict(re.findall(r"--([\w.]+)=([^\s,]+)", error.value.line))
+    assert flags.pop("workdir") == "runs/mlm"
+    config = resolve(load_recipe(flags.pop("config")), {k[7:]: v for k, v in flags.items()})
+    assert config.teacher == "pkg:encoder"
+    assert config.sections["pretrain"].start == "given_teacher"
 
 
 def test_a_corpus_of_too_few_documents_is_refused_before_anything_is_made(tmp_path):

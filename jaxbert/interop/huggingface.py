@@ -91,22 +91,6 @@ def read_model(folder: Path) -> Model:
     return Model(config, params, read_labels(values, config.num_classes, path), folder)
 
 
-def require_masked_lm(model: Model, reference: str) -> None:
-    """Raises a UserError with the command that trains one unless a model has a masked-LM head.
-
-    Args:
-      model: to predict pieces with.
-      reference: what the user calls it.
-    """
-    if "mlm" not in model.params:
-        raise UserError(
-            "it has no masked-LM head, as most encoders do not",
-            f"model {reference} ({model.folder})",
-            "train one, python train.py --config=configs/bert_pretrain.py --workdir=runs/mlm "
-            f"--config.teacher={reference}, and give run:runs/mlm",
-        )
-
-
 def _canonical_names(tensors: Tensors) -> tuple[dict[str, str], dict[str, str]]:
     """Canonical name -> name in the file, and the second names: in the file -> canonical."""
     names: dict[str, str] = {}
