@@ -15,6 +15,7 @@ from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.fill_mask import check_masked_lm
 from jaxbert.interop.huggingface import read_model
+from jaxbert.library import Library
 from jaxbert.models.bert import encode, masked_lm_logits, next_sentence_logits
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import Run, run
@@ -149,6 +150,27 @@ def test_a_bert_from_nothing_learns_its_language_and_has_a_vocabulary_of_it(scra
     assert found["most_frequent_accuracy"] < 0.3
     assert certain - 0.15 < found["mlm_accuracy"] < certain + 0.1
     assert set(model.params) == {"embeddings", "encoder", "pooler", "mlm"}
+
+
+def test_a_vocabulary_is_kept_given_or_that_of_the_model_that_is_continued(
+    scratch, teacher, tmp_path
+):
+    assert scratch.library.tokenizer_folder == scratch.workdir / "vocabulary"
+    mine, theirs = scratch.library.tokenizer.fingerprint, load_tokenizer(teacher).fingerprint
+
+    def library(**given: object) -> Library:
+        recipe = load_recipe(f"{PRETRAIN}:scratch,smoke") | given
+        return Library(resolve(recipe, {"max_length": "40"}), tmp_path)
+
+    given = library(vocabulary=str(teacher))
+    assert given.tokenizer.fingerprint == theirs
+    assert given.student_config.vocab_size == given.tokenizer.vocab_size
+    continued = library(init_from=str(scratch.workdir))
+    assert continued.tokenizer.fingerprint == mine and not continued.check()
+    other = library(init_from=str(scratch.workdir), vocabulary=str(teacher))
+    (error,) = other.check()
+    assert "the student's vocabulary is not the config's" in error.line
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_measured_document_is_among_those_trained_on(scratch):

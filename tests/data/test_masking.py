@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
+import chex
 import numpy as np
 import pytest
 
+from jaxbert.data.examples import Examples
 from jaxbert.data.masking import MaskedBatches, _take_in_order
-from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.packing import PackedBatches
+from jaxbert.data.pipeline import iterate
 from jaxbert.data.tokenizer import load_tokenizer, special_ids
 from jaxbert.errors import UserError
 
@@ -115,6 +119,16 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(pieces):
     assert len({batch.places.tobytes() for batch in forward}) == 40
     other = masked(plain, pieces, seed=4)
     assert any((other[s].places != forward[s].places).any() for s in range(3))
+
+
+def test_resuming_at_every_step_of_two_epochs_gives_the_whole_rest(pieces):
+    plain = stream(pieces)
+    batches = masked(plain, pieces, whole_words=True)
+    stop = int(np.ceil(2 * plain.steps_per_epoch))
+    whole = list(iterate(batches, 0, stop))
+    again = pickle.loads(pickle.dumps(batches))  # as another process has it
+    for start in range(stop):
+        chex.assert_trees_all_equal(list(iterate(again, start, stop, threads=2)), whole[start:])
 
 
 def test_rows_that_complete_a_batch_for_more_devices_change_no_mask(pieces):

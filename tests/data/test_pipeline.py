@@ -18,13 +18,15 @@ from jaxbert.batch import Batch
 from jaxbert.data.examples import Examples, ExampleSource, Marks
 from jaxbert.data.manifest import make_plan
 from jaxbert.data.packing import PackedBatches
+from jaxbert.data.pairs import SentencePairs
 from jaxbert.data.pipeline import iterate
 from jaxbert.data.prepare import prepare
 from jaxbert.data.spans import Spans
 from jaxbert.data.tokenizer import load_tokenizer
 
 LABELLED = ("classes", "pairs", "scores", "several labels", "answers", "tags")
-KINDS = ("text", *LABELLED, "prepared text")
+ON_DISK = ("prepared text", "pairs of prepared text")
+KINDS = ("text", *LABELLED, *ON_DISK)
 
 
 def in_memory(kind: str) -> Examples:
@@ -49,8 +51,8 @@ def in_memory(kind: str) -> Examples:
     return Examples.join(pieces, seconds=seconds, labels=labels.get(kind), marks=marks)
 
 
-def on_disk(folder: Path) -> Spans:
-    """24 spans of two prepared sources with shares, some of them twice."""
+def on_disk(folder: Path) -> dict[str, ExampleSource]:
+    """24 spans of two prepared sources with shares, some of them twice, and pairs of them."""
     words = [f"w{i}" for i in range(20)]
     vocab = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])
     (folder / "vocab.txt").write_text(vocab, encoding="utf-8")
@@ -61,13 +63,15 @@ def on_disk(folder: Path) -> Spans:
     tokenizer = load_tokenizer(folder)
     reference = f"0.6 text:{folder / 'a'} + 0.4 text:{folder / 'b'}"
     corpus = prepare(make_plan(reference, tokenizer, shard_size=500), folder, folder / "prepared")
-    return Spans(corpus, tokenizer, max_length=20, seed=1)
+    spans = Spans(corpus, tokenizer, max_length=20, seed=1)
+    pairs = SentencePairs(spans, spans.documents, tokenizer, seed=1)
+    return dict(zip(ON_DISK, (spans, pairs), strict=True))
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> dict[str, ExampleSource]:
-    found: dict[str, ExampleSource] = {kind: in_memory(kind) for kind in KINDS[:-1]}
-    return found | {"prepared text": on_disk(tmp_path_factory.mktemp("corpus"))}
+    found: dict[str, ExampleSource] = {kind: in_memory(kind) for kind in ("text", *LABELLED)}
+    return found | on_disk(tmp_path_factory.mktemp("corpus"))
 
 
 def stream(source: ExampleSource, packing: bool) -> PackedBatches:
