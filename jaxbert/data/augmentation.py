@@ -151,7 +151,7 @@ class Augmenter:
         """
         self._encode({part for row in rows for sentence in row for part in sentence.parts})
         found: list[list[list[list[Replacement]]]] = []
-        ready: collections.deque[_Waiting] = collections.deque()
+        ready: collections.deque[_Copy] = collections.deque()
         for row, number in zip(rows, ids, strict=True):
             found.append([])
             count = sum(len(sentence.words) for sentence in row)
@@ -168,33 +168,48 @@ class Augmenter:
                 for copy, draw in enumerate(mine):
                     if (draw[:, 0] < self._recipe.probability).any():
                         into = found[-1][copy][index]
-                        steps = self._replace(sentence, original, draw, into)
-                        ready.append((steps, None))
+                        ready.append(_Copy(self._replace(sentence, original, draw, into)))
         self._run(ready)
         return found
 
     def _replace(
         self, sentence: Sentence, original: np.ndarray, draw: np.ndarray, into: list[Replacement]
-    ) -> Generator[Question, np.ndarray, None]:
+    ) -> _Steps:
         """Replaces the words that are drawn; yields questions and is sent their answers."""
         chosen = draw[:, 0] < self._recipe.probability
+        places = [place for place, here in zip(sentence.words, chosen, strict=True) if here]
         pieces = [self._pieces[part] for part in sentence.parts]
-        for place, pick in zip(np.array(sentence.words)[chosen], draw[chosen, 1], strict=True):
+        cumulative = self._recipe.mode == "cumulative"
+        answers: dict[int, np.ndarray] = {}
+        # In the original, nothing has to wait for what comes before it.
+        if not cumulative and (asked := self._questions(pieces, places, original)):
+            answers = dict(zip(asked, (yield list(asked.values())), strict=True))
+        for place, pick in zip(places, draw[chosen, 1], strict=True):
             old = sentence.parts[place]
+            if cumulative and (asked := self._questions(pieces, [place], original)):
+                [answers[place]] = yield list(asked.values())
             if len(pieces[place]) == 1:
-                question = self._question(pieces, place, original)
-                if question is None:  # beyond what the model reads
-                    continue
-                options = [self._words[piece] for piece in (yield question)]
+                options = [self._words[piece] for piece in answers.get(place, ())]
             else:
                 options = self._nearest(old)
             if not options:
                 continue
             new = match_case(old, options[int(pick * len(options))])
-            into.append(Replacement(int(place), new))
-            if self._recipe.mode == "cumulative":
+            into.append(Replacement(place, new))
+            if cumulative:
                 self._encode({new})
                 pieces[place] = self._pieces[new]
+
+    def _questions(
+        self, pieces: Sequence[np.ndarray], places: Sequence[int], original: np.ndarray
+    ) -> dict[int, Question]:
+        """What to ask the model, of those places that hold one piece and that it can read."""
+        found = {
+            place: self._question(pieces, place, original)
+            for place in places
+            if len(pieces[place]) == 1
+        }
+        return {place: question for place, question in found.items() if question is not None}
 
     def _question(
         self, pieces: Sequence[np.ndarray], place: int, original: np.ndarray
@@ -228,7 +243,7 @@ class Augmenter:
         if new:
             self._pieces.update(zip(new, self._tokenizer.encode(new), strict=True))
 
-    def _run(self, ready: collections.deque[_Waiting]) -> None:
+    def _run(self, ready: collections.deque[_Copy]) -> None:
         """Runs copies to their ends. A batch is answered when the most questions of its width wait.
 
         Batches are full until few copies are left, however unequal the rows are.
@@ -237,18 +252,17 @@ class Augmenter:
         answered: dict[tuple, np.ndarray] = {}
         while ready or waiting:
             while ready:
-                steps, answer = ready.popleft()
-                try:
-                    question = next(steps) if answer is None else steps.send(answer)
-                except StopIteration:
-                    continue
-                key = question.key
-                if key in answered:
-                    ready.append((steps, answered[key]))
-                    continue
-                width = self._fill.width(len(question.tokens))
-                asked = waiting.setdefault(width, {}).setdefault(key, _Asked(question, []))
-                asked.steps.append(steps)
+                copy = ready.popleft()
+                for slot, question in enumerate(copy.go_on()):
+                    key = question.key
+                    if key in answered:
+                        copy.tell(slot, answered[key])
+                        continue
+                    width = self._fill.width(len(question.tokens))
+                    asked = waiting.setdefault(width, {}).setdefault(key, _Asked(question, []))
+                    asked.copies.append((copy, slot))
+                if copy.may_go_on:
+                    ready.append(copy)
             if not waiting:
                 return
             width = max(waiting, key=lambda w: (len(waiting[w]) / self._fill.rows(w), w))
@@ -261,15 +275,48 @@ class Augmenter:
             self.asked += len(batch)
             for key, asked, answer in zip(keys, batch, answers, strict=True):
                 answered[key] = answer
-                ready.extend((steps, answer) for steps in asked.steps)
+                for copy, slot in asked.copies:
+                    copy.tell(slot, answer)
+                    if copy.may_go_on:
+                        ready.append(copy)
 
 
-_Steps = Generator[Question, np.ndarray, None]
-_Waiting = tuple[_Steps, np.ndarray | None]
+_Steps = Generator[list[Question], list[np.ndarray], None]
+
+
+class _Copy:
+    """A text of a copy that is under way.
+
+    Attributes:
+      may_go_on: whether it has all the answers that it waits for.
+    """
+
+    def __init__(self, steps: _Steps) -> None:
+        self._steps = steps
+        self._answers: dict[int, np.ndarray] = {}
+        self._wanted = -1  # not begun
+
+    def go_on(self) -> list[Question]:
+        """Goes on to its next questions, at least one; there are none at its end."""
+        answers = [self._answers[slot] for slot in range(self._wanted)]
+        try:
+            questions = next(self._steps) if self._wanted < 0 else self._steps.send(answers)
+        except StopIteration:
+            questions = []
+        self._answers, self._wanted = {}, len(questions)
+        return questions
+
+    def tell(self, slot: int, answer: np.ndarray) -> None:
+        """Answers one of its questions."""
+        self._answers[slot] = answer
+
+    @property
+    def may_go_on(self) -> bool:
+        return 0 < self._wanted == len(self._answers)
 
 
 class _Asked(NamedTuple):
-    """A question, and the copies that wait for its answer."""
+    """A question, and the copies that wait for its answer, each with the question's number."""
 
     question: Question
-    steps: list[_Steps]
+    copies: list[tuple[_Copy, int]]

@@ -14,8 +14,11 @@ from jaxbert.errors import UserError
 from jaxbert.models.bert import BertConfig, Params, fill_logits
 
 GROUPS = ("embeddings", "encoder", "mlm")
-_WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
-_POSITIONS = 4096  # rows x width of a batch; with the width, it fixes the shape of every program
+_WIDTHS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 384)
+# Rows x width of a batch, which with the width fixes the shape of every program: small on a CPU,
+# whose caches hold the logits then, and where what is missing in the last batches costs more.
+_POSITIONS = {"cpu": 2048}
+_POSITIONS_ELSEWHERE = 16_384
 
 
 @functools.cache
@@ -63,7 +66,7 @@ class MaskedLM:
 
     def rows(self, width: int) -> int:
         """How many questions of a width are answered at once."""
-        return max(1, _POSITIONS // width)
+        return max(1, _POSITIONS.get(jax.default_backend(), _POSITIONS_ELSEWHERE) // width)
 
     def __call__(self, width: int, questions: Sequence[Question]) -> np.ndarray:
         """Returns int32 [n, K], the likeliest words' pieces, the likeliest first.
