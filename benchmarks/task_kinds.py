@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STEPS = {"sst2": 1_000, "cola": 800, "rte": 300, "stsb": 600, "names": 400, "spans": 160}
+STEPS = {"sst2": 600, "cola": 400, "rte": 200, "stsb": 400, "names": 300, "spans": 120}
 
 
 def flags(task: str, args: argparse.Namespace) -> list[str]:
