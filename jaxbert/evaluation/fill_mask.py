@@ -97,5 +97,5 @@ def check_masked_lm(params: Params, reference: str) -> None:
         "the model has no masked-LM head, so that it predicts no words",
         f"model {reference}",
         "train one on it: python train.py --config=configs/bert_pretrain.py --workdir=runs/mlm "
-        f"--config.init_from={reference}, then give run:runs/mlm",
+        f"--config.teacher={reference}, then give run:runs/mlm",
     )

@@ -83,5 +83,5 @@ def test_only_whole_words_are_candidates(model):
 
 
 def test_a_model_that_predicts_no_words_is_refused_with_the_command_that_mends_it():
-    with pytest.raises(UserError, match=r"no masked-LM head.*bert_pretrain.*init_from=my/model"):
+    with pytest.raises(UserError, match=r"no masked-LM head.*bert_pretrain.*teacher=my/model"):
         check_masked_lm({"embeddings": {}, "encoder": {}}, "my/model")
