@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import commands
@@ -27,7 +26,6 @@ from jaxbert.evaluation.predict import predict
 from jaxbert.interop.huggingface import read_model, write_model
 from jaxbert.models.bert import init_params
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.run import run
 
 TASK = Task("mine", "tsv:mine.tsv", ("text",), ("bad", "good"))
 LINES = [f"The {word} film number {i}, which is {word}" for i in range(4) for word in ("a", "fine")]
@@ -295,46 +293,38 @@ def test_the_command_killed_and_run_again_writes_the_same_file(model, tmp_path, 
     assert again.train.sha256 == read_rows(task, out).sha256
 
 
-@pytest.fixture
-def fast_compilation() -> Iterator[None]:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("fast_compilation")
-def test_a_run_trains_on_rows_and_their_copies(model, tmp_path):
-    source = write_source(tmp_path, 200)
+def test_a_run_trains_on_rows_and_their_copies(model, tmp_path, tmp_path_factory):
+    source = write_source(tmp_path, 120)
     said = {
-        "teacher": str(commands.write_small_teacher(tmp_path / "teacher")),
+        "teacher": commands.write_small_teacher(tmp_path / "teacher"),
         "phases": "finetune,intermediate",
+        "finetune.eval_every": 2,
         "intermediate.data": "augmentation",
-        "augmentation.model": str(model),
-        "augmentation.copies": "3",
-        "augmentation.candidates": "5",
-        "augmentation.relabel": "true",
+        "augmentation.model": model,
+        "augmentation.copies": 3,
+        "augmentation.candidates": 5,
+        "augmentation.relabel": True,
         "task.name": "mine",
         "task.source": f"tsv:{source}",
         "task.columns": "text",
         "task.labels": "bad,good",
-        "max_length": "48",
-        "dtype": "float32",
     }
-    settings = resolve(load_recipe(f"{commands.TASK}:smoke"), said)
-    summary = run(settings, tmp_path / "run")
+    flags = [*commands.SMALL, *(f"--config.{key}={value}" for key, value in said.items())]
+    workdir, cache = tmp_path / "run", commands.shared_cache(tmp_path_factory)
+    commands.train(f"{commands.TASK}:smoke", workdir, *flags, cache=cache)
+    summary = commands.read(workdir / "summary.json")
     counts = summary["augmentation"]["counts"]
     rows = summary["task"]["rows"][f"tsv:{source}"]["used"]
     assert counts["rows"] < rows and counts["copies"] > counts["rows"]
     total = counts["rows"] + counts["copies"]
-    phases = summary["phases"]
     # Steps are epochs of what is read: of the rows alone, and of the rows with their copies.
     for name, size in (("finetune", counts["rows"]), ("intermediate", total)):
-        read = phases[name]["examples"] / phases[name]["epochs"]
-        assert abs(read - size) < 1
-    cached = tmp_path / "run" / "cache" / "augmented.jsonl"
+        phase = summary["phases"][name]
+        assert abs(phase["examples"] / phase["epochs"] - size) < 1
+    cached = workdir / "cache" / "augmented.jsonl"
     assert len(lines(cached)) == total
     before = cached.stat().st_mtime_ns
-    assert run(settings, tmp_path / "run")["parameter_hash"] == summary["parameter_hash"]
+    commands.train(f"{commands.TASK}:smoke", workdir, *flags, cache=cache)
     assert cached.stat().st_mtime_ns == before
 
 
