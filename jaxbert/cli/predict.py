@@ -44,8 +44,11 @@ def run(args: argparse.Namespace) -> None:
     _check(args)
     predict = _Model(args)
     if args.glue:
-        for path, count in _glue(args, predict):
-            print(f"{path}: {count:,} rows", flush=True)
+        try:
+            for path, count in _glue(args, predict):
+                print(f"{path}: {count:,} rows", flush=True)
+        except OSError as error:
+            raise _unwritable(args.out, error) from error
         return
     from jaxbert.data.unlabelled import read_unlabelled
 
@@ -61,8 +64,12 @@ def run(args: argparse.Namespace) -> None:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         partial.replace(args.out)
     except OSError as error:
-        raise UserError(f"cannot write there: {error}", str(args.out), "give another") from error
+        raise _unwritable(args.out, error) from error
     print(f"{args.out}: {len(rows):,} rows", flush=True)
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write there: {error}", str(out), "give another")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -104,6 +111,11 @@ class _Model:
         self._model = read_model(folder)
         head, labels = self._model.config.head, self._model.labels
         columns = tuple(args.columns.split(",")) if args.columns else ()
+        known = {"tagging": (1,), "spans": (2,)}.get(head, (1, 2))
+        wanted = (len(finished.task.columns),) if finished else known
+        if columns and len(columns) not in wanted:
+            fix = f"give {' or '.join(map(str, wanted))}, which the model reads"
+            raise UserError(f"{len(columns)} columns", "flag --columns", fix)
         config: dict[str, Any] = finished.config if finished else {}
         if finished is None:
             # The names of tags are the classes themselves.

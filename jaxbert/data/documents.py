@@ -108,6 +108,8 @@ class TextFiles:
                 raise line.error
             if self.whole or line.text.strip():
                 if not inside:
+                    if line.start >= part.stop:  # no document begins in this part
+                        return
                     continue
                 if lines and length + len(line.text) >= LONGEST_DOCUMENT:
                     yield "\n".join(lines)

@@ -218,12 +218,14 @@ def _tag(task: Task, tag: Any, where: str) -> str:
 def label_number(label: Any, labels: Sequence[str]) -> int | None:
     """The number of a label given by name or by number; None if there is no such label.
 
-    A number or a truth value is a name first, as JSON writes it. It is a position only if no name
-    is a number, and a truth value only if none is ``true`` or ``false`` either: a 4 among 1 to 5
-    stars is the fourth class, and never the fifth.
+    A number or a truth value is a name first, as JSON writes it, a truth value in whatever case. It
+    is a position only if no name is a number, and a truth value only if none is ``true`` or
+    ``false`` either: a 4 among 1 to 5 stars is the fourth class, and never the fifth.
     """
     truth = isinstance(label, (bool, np.bool_))
     name = str(label).lower() if truth else str(label)
+    if truth:
+        labels = [known.lower() for known in labels]
     if not isinstance(label, (str, int, np.integer, np.bool_)):
         return None
     if name in labels:

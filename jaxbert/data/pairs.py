@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 
 from jaxbert.data.examples import Examples, ExampleSource, stretches
+from jaxbert.data.plan import mix
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 
@@ -173,11 +174,4 @@ def _uniform(seed: int, ids: np.ndarray, draws: int) -> np.ndarray:
     """
     start = np.random.SeedSequence((seed, _STREAM)).generate_state(1, np.uint64)
     steps = (ids[:, None] * draws + np.arange(1, draws + 1)).astype(np.uint64)  # [n, draws]
-    return (_mix(start + steps * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's last steps, on uint64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return (mix(start + steps * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53

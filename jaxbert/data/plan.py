@@ -39,7 +39,7 @@ class EpochPlan:
     def __init__(
         self, lengths: np.ndarray, row_length: int, *, seed: int, packing: bool, shuffle: bool
     ) -> None:
-        self._key, self._shuffle = _mix(np.array([seed], np.uint64)), shuffle
+        self._key, self._shuffle = mix(np.array([seed], np.uint64)), shuffle
         self._order: np.ndarray | None = None
         self.rows, self.slots = len(lengths), 1
         if packing:
@@ -78,7 +78,7 @@ class EpochPlan:
         """The permutation `name` of an epoch; all int64 [n]."""
         if not self._shuffle:
             return index
-        key = _mix(_mix(self._key + epoch.astype(np.uint64)) + name.astype(np.uint64))
+        key = mix(mix(self._key + epoch.astype(np.uint64)) + name.astype(np.uint64))
         return permute(index, size, key)
 
 
@@ -180,7 +180,7 @@ def _hash(x: np.ndarray, key: np.ndarray, number: int) -> np.ndarray:
     return (x ^ (x >> np.uint64(32))) * np.uint64(0x94D049BB133111EB) >> np.uint64(33)
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64 (Steele et al. 2014): uint64 to uint64, every bit of every."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

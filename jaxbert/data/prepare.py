@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -98,24 +98,36 @@ def unfinished(plan: Plan, out: Path) -> Iterator[Path | None]:
     """
     work = out / "unfinished"
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _lock(work):
             finished = (out / MANIFEST).is_file()
             if not finished:
                 _claim(plan, out, work)
             elif open_corpus(out).manifest["key"] != plan.key:
-                shutil.rmtree(work)
+                shutil.rmtree(work, ignore_errors=True)
                 what = "it holds a corpus of other text, another tokenizer or other options"
                 raise UserError(what, str(out), "give another folder, or remove it")
             try:
                 yield None if finished else work
             except UserError:  # of the text: once it is mended, it is another
-                shutil.rmtree(out)
+                shutil.rmtree(out, ignore_errors=True)
                 raise
-            shutil.rmtree(work)
+            # Whoever comes at this very moment may put the lock there anew, and removes it then.
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise UserError(f"it cannot be written ({error})", str(out), "give another") from error
+
+
+def _lock(work: Path) -> IO[str]:
+    """Holds a folder by an open file in it; made anew if whoever held it has removed it."""
+    path = work / "lock"
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+            lock = stack.enter_context(path.open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                stack.pop_all()
+                return lock
 
 
 def check_reference(reference: str, data_dir: str = "") -> None:

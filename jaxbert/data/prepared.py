@@ -54,7 +54,10 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
             _verify(file, shard["sha256"])
     if verify:
         _verify(Path(folder) / LENGTHS, manifest["lengths_sha256"])
-    return Corpus(Path(folder), manifest)
+    corpus = Corpus(Path(folder), manifest)
+    if verify:
+        corpus.check_records()
+    return corpus
 
 
 def _verify(path: Path, sha256: str) -> None:
@@ -118,6 +121,12 @@ class Corpus:
                 str(self.folder),
                 f"prepare it with jaxbert prepare --tokenizer={owner}",
             )
+
+    def check_records(self) -> None:
+        """Raises a UserError unless the first records are those that the lengths give."""
+        counts = -(-self.lengths // self._size)
+        if self._records[0] or (np.diff(self._records) != counts).any():
+            raise UserError("it has changed", str(self.folder / RECORDS), _AGAIN)
 
     def read(self, documents: np.ndarray) -> list[np.ndarray]:
         """Returns the pieces, int32 [length], of each of the documents int [n].

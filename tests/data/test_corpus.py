@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import tfds_files
 
-from jaxbert.data import sources
+from jaxbert.data import documents, sources, tables
 from jaxbert.data.corpus import find_corpus, read_documents
 from jaxbert.data.tables import open_bytes
 from jaxbert.errors import UserError
@@ -179,6 +179,22 @@ def test_text_files_hold_documents_between_empty_lines_or_one_each(tmp_path):
     for reference in (f"text:{tmp_path}/*.md", "text:#file"):
         with pytest.raises(UserError, match=r"no file matches.*give the path of text files"):
             documents_of(reference)
+
+
+def test_a_part_in_which_no_document_begins_reads_no_further_than_its_end(tmp_path, monkeypatch):
+    path = tmp_path / "one.txt"
+    path.write_text("".join(f"line {i}\n" for i in range(1_000)))
+    read = 0
+
+    def read_texts(*where):
+        nonlocal read
+        for line in tables.read_texts(*where):
+            read += 1
+            yield line
+
+    monkeypatch.setattr(documents, "read_texts", read_texts)
+    assert documents_of(f"text:{path}", size=100) == [path.read_text().rstrip()]
+    assert read < 2_500
 
 
 def test_a_field_of_json_lines_is_read_and_what_is_no_text_is_named(tmp_path):

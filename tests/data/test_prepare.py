@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from hypothesis import strategies
 
 from jaxbert.data import dedup
 from jaxbert.data.manifest import make_plan
-from jaxbert.data.prepare import open_reference, prepare
+from jaxbert.data.prepare import open_reference, prepare, unfinished
 from jaxbert.data.prepared import Corpus, open_corpus
 from jaxbert.data.transform import RECORD_PIECES
 from jaxbert.errors import UserError
@@ -318,6 +320,32 @@ def test_a_killed_preparation_goes_on_where_it_was(tokenizer_folder, tmp_path):
     assert again == {damaged}
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_those_who_wait_for_a_folder_go_on_when_it_is_free(
+    fails, tokenizer, tokenizer_folder, tmp_path
+):
+    plan = make_plan(write_lines(tmp_path / "rows.jsonl", ["film one", "film two"]), tokenizer)
+    out, found = tmp_path / "out", []
+
+    def wait() -> None:
+        found.append(prepare(plan, tokenizer_folder, out).num_documents)
+
+    threads = [threading.Thread(target=wait) for _ in range(2)]
+    with contextlib.suppress(UserError), unfinished(plan, out) as work:
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)  # they wait now; if they did not yet, they would find less to go wrong
+        assert not found
+        if fails:
+            raise UserError("a line that is no text")
+        shutil.copytree(prepare(plan, tokenizer_folder, tmp_path / "x").folder, out,
+                        dirs_exist_ok=True)  # fmt: skip
+        assert work.is_dir()
+    for thread in threads:
+        thread.join()
+    assert found == [2, 2] and not work.exists()
+
+
 def test_a_damaged_folder_is_refused_by_the_name_of_its_file(make, tmp_path):
     corpus = make(write_lines(tmp_path / "rows.jsonl", [story(i) for i in range(90)]), "x",
                   shard_size=5_000)  # fmt: skip
@@ -342,6 +370,11 @@ def test_a_damaged_folder_is_refused_by_the_name_of_its_file(make, tmp_path):
         open_corpus(corpus.folder)
     shard.write_bytes(whole)
     assert open_corpus(corpus.folder, verify=True).sha256 == corpus.sha256
+    records = np.load(corpus.folder / "records.npy")
+    np.save(corpus.folder / "records.npy", np.where(np.arange(91) == 5, records + 1, records))
+    with pytest.raises(UserError, match=r"it has changed.*records.npy"):
+        open_corpus(corpus.folder, verify=True)
+    np.save(corpus.folder / "records.npy", records)
     (corpus.folder / "lengths.npy").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"cannot be read.*lengths.npy"):
         open_corpus(corpus.folder)

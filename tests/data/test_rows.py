@@ -243,6 +243,8 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out_and_counted(row, message
     assert re.match(message.partition(";")[0], record["problems"][0])
     assert len(data.train) + len(data.dev) + len(data.test) == 400
     few = write_table(path, [*rows[:3], row, *rows[3:50]])  # more than 1 %
+    what, _, rest = message.partition(", ")
+    message = rf"{what} \(1 of 51 rows cannot be used, and 1 % may be skipped\), {rest}"
     with pytest.raises(UserError, match=message):
         load_task(describe_task("mine", source=few, on_bad_row="skip", **OWN))
 
@@ -267,6 +269,7 @@ def test_rows_in_are_rows_used_and_rows_reported(tmp_path_factory, labels):
         (("1", "2", "3"), ["3", 3, 1, 0], [2, 2, 0, None]),  # never the class before
         (("false", "true"), ["true", True, False, 1], [1, 1, 0, 1]),
         (("true", "false"), [True, False], [0, 1]),
+        (("True", "False"), [True, False, "True", "true"], [0, 1, 0, None]),
         (
             ("no", "yes"),
             [True, False, 1, "1", "yes", 1.0, None, "+1", -1],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import tracemalloc
 
 import pyarrow
 import pyarrow.parquet
@@ -35,6 +36,12 @@ def pack(path, data: bytes):
     return path
 
 
+def numbered(data: bytes, lines: list[bytes | None]) -> list[tuple[int, int, bytes | None]]:
+    """Lines with their number from 1, and the byte of the data that each begins at."""
+    starts = [0, *(place + 1 for place, byte in enumerate(data) if byte == ord("\n"))]
+    return list(zip(range(1, len(lines) + 1), starts, lines, strict=False))
+
+
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 @pytest.mark.parametrize(
     "data",
@@ -54,7 +61,7 @@ def test_lines_end_at_line_feeds_alone(tmp_path, ending, data):
     path = pack(tmp_path / f"file{ending}", data)
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     expected = [line.removesuffix(b"\r") for line in lines[: -1 if not lines[-1] else None]]
-    assert list(read_lines(path)) == list(enumerate(expected, 1))
+    assert list(read_lines(path)) == numbered(data, expected)
 
 
 @pytest.mark.parametrize("longest", [1, 2, 7])
@@ -66,7 +73,7 @@ def test_a_line_that_is_too_long_is_passed_over_and_no_other(tmp_path_factory, l
     expected = [line.removesuffix(b"\r") if len(line) <= longest else None for line in lines]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "LONGEST_LINE", longest)
-        assert list(read_lines(path)) == list(enumerate(expected, 1))
+        assert list(read_lines(path)) == numbered(data, expected)
 
 
 def test_a_row_of_ten_megabytes_is_named_and_the_next_is_read(tmp_path):
@@ -291,3 +298,18 @@ def test_patterns_are_one_file_or_many_in_order(tmp_path):
     for pattern in ("", f"{tmp_path}/y*", str(tmp_path)):
         with pytest.raises(UserError, match=r"no file matches.*; look again"):
             matching_files(pattern, "look again")
+
+
+def test_a_row_group_larger_than_the_memory_is_read_a_little_at_a_time(tmp_path):
+    texts = [f"{i:2000}" for i in range(10_000)]  # 20 MB
+    table = pyarrow.table({"text": texts, "label": texts})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", use_dictionary=False)
+    del table
+    rows = READERS["parquet"](tmp_path / "a.parquet", COLUMNS)
+    before = pyarrow.total_allocated_bytes()
+    tracemalloc.start()
+    assert next(rows).values["text"] == texts[0]
+    python = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert python < 4_000_000 and pyarrow.total_allocated_bytes() - before < 10_000_000
+    assert [row.values["label"] for row in rows] == texts[1:]

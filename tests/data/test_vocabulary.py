@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import importlib.util
 from pathlib import Path
 
@@ -115,6 +116,9 @@ def test_a_sample_has_documents_of_every_file(tmp_path):
     assert len(list(read_sample(reference, 0))) == 150
     both = f"0.5 text:{tmp_path}/a.txt + 0.5 text:{tmp_path}/c.txt"
     assert list(read_sample(both, 2)) == ["a 0", "c 0"]
+    packed = tmp_path / "packed.txt.gz"
+    packed.write_bytes(gzip.compress("\n\n".join(["the same words"] * 5_000).encode()))
+    assert len(list(read_sample(f"text:{packed}", 0))) == 5_000
     with pytest.raises(UserError, match="holds no text to learn a vocabulary from"):
         list(read_sample("prepared:somewhere", 6))
 
