@@ -19,6 +19,15 @@ from jaxbert.errors import UserError
 
 _AGAIN = "copy the folder again, or prepare it again"
 _MOST_OPEN = 512  # shards, each of which holds a file open
+_FIELDS = (
+    "documents",
+    "dtype",
+    "lengths_sha256",
+    "record_pieces",
+    "shards",
+    "sources",
+    "tokenizer",
+)
 _READER = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -44,6 +53,8 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
     if known != FORMAT:
         what = f"its format is {known!r}, and this version reads {FORMAT}"
         raise UserError(what, str(path), "prepare the corpus again")
+    if missing := [field for field in _FIELDS if field not in manifest]:
+        raise UserError(f"not a manifest: it has no {missing[0]!r}", str(path), _AGAIN)
     for shard in manifest["shards"]:
         file = Path(folder) / shard["name"]
         size = file.stat().st_size if file.is_file() else None

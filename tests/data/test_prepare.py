@@ -378,7 +378,11 @@ def test_a_damaged_folder_is_refused_by_the_name_of_its_file(make, tmp_path):
     (corpus.folder / "lengths.npy").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"cannot be read.*lengths.npy"):
         open_corpus(corpus.folder)
-    for content, message in (("{", "not a manifest"), ('{"format": 9}', "its format is 9")):
+    for content, message in (
+        ("{", "not a manifest"),
+        ('{"format": 9}', "its format is 9"),
+        ('{"format": 1}', "not a manifest: it has no 'documents'"),
+    ):
         (corpus.folder / "manifest.json").write_text(content)
         with pytest.raises(UserError, match=f"{message}.*manifest.json"):
             open_corpus(corpus.folder)
