@@ -171,3 +171,20 @@ def test_sources_without_shares_stand_there_once(prepared, tokenizer):
     np.testing.assert_array_equal(both.tokens, np.concatenate([part.tokens for part in apart]))
     with pytest.raises(UserError, match=r"a source with a share has no text, jsonl:.*1.jsonl:text"):
         Spans(prepared(one, [""], shares=(1, 1)), tokenizer, max_length=32)
+
+
+def test_every_example_names_the_document_that_it_is_from(prepared, tokenizer):
+    """Drawn documents, and sources whose spans stand there several times."""
+    films, scenes = ([f"{w} {i} " * (3 * i + 5) for i in range(9)] for w in ("film", "scene"))
+    corpus = prepared(films, scenes[:3], shares=(0.5, 0.5))
+    for count in (0, 8):
+        spans = Spans(corpus, tokenizer, max_length=16, num_documents=count, seed=3)
+        examples = everything(spans)
+        assert spans.documents.shape == (len(spans),)
+        assert len(np.unique(spans.documents)) == (count or 12)
+        for index, text in enumerate(corpus.read(spans.documents)):
+            span = examples.tokens[examples.offsets[index] + 1 : examples.offsets[index + 1] - 1]
+            starts = range(0, len(text), 14)
+            assert any(
+                text[start : start + len(span)].tolist() == span.tolist() for start in starts
+            )
