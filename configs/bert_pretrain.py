@@ -24,7 +24,7 @@ would reach beside it.
 Arguments:
     (none)   MiniLM-L6 with a masked-LM head, all of it trained.
     frozen   The head alone.
-    scratch  A BERT of 4 layers of width 256 with 8,192 pieces of its own.
+    scratch  A BERT of 2 layers of width 128 with 8,192 pieces of its own.
     smoke    Two steps of little text, after any of the above.
 """
 
@@ -61,14 +61,14 @@ def get_config(argument: str = "") -> ConfigDict:
         config.teacher = ""
         config.vocab_size = 8_192
         config.student = {
-            "hidden_size": 256,
-            "num_layers": 4,
-            "num_heads": 4,
-            "intermediate_size": 1_024,
+            "hidden_size": 128,
+            "num_layers": 2,
+            "num_heads": 2,
+            "intermediate_size": 512,
         }
         config.num_documents = 0
-        config.pretrain.update({"start": "student", "steps": 1_500, "learning_rate": 1e-3})
-        config.pretrain.eval_every = 500
+        config.pretrain.update({"start": "student", "steps": 4_000, "batch_size": 16})
+        config.pretrain.update({"learning_rate": 2e-3, "eval_every": 1_000})
     if arg["smoke"]:
         config.num_documents = 50
         config.pretrain.update({"steps": 2, "batch_size": 4, "eval_every": 1})
