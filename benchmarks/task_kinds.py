@@ -14,10 +14,11 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STEPS = {"sst2": 600, "cola": 400, "rte": 200, "stsb": 400, "names": 300, "spans": 120}
+STEPS = {"sst2": 600, "cola": 300, "rte": 120, "stsb": 250, "names": 200, "spans": 120}
 
 
 def flags(task: str, args: argparse.Namespace) -> list[str]:
@@ -47,10 +48,9 @@ def main() -> None:
     parser.add_argument("--spans", type=Path)
     args = parser.parse_args()
     given = {"names": args.names, "spans": args.spans}
-    for task in (name for name in STEPS if given.get(name, args.glue)):
-        found: dict[str, list[float]] = {}
-        minutes = []
-        for seed in args.seeds:
+    tasks = [name for name in STEPS if given.get(name, args.glue)]
+    for seed in args.seeds:
+        for task in tasks:
             workdir = (args.folder / task / f"seed{seed}").absolute()
             if not (workdir / "eval.json").exists():
                 command = [sys.executable, "train.py", f"--workdir={workdir}"]
@@ -58,18 +58,26 @@ def main() -> None:
                 subprocess.run([*command, f"--config.seed={seed}"], check=True, cwd=ROOT)
                 evaluate = [sys.executable, "eval.py", f"--workdir={workdir}"]
                 subprocess.run(evaluate, check=True, cwd=ROOT)
-            results = json.loads((workdir / "eval.json").read_text(encoding="utf-8"))
-            values = results["models"]["teacher"]
-            for name in (n for n in values if f"dev_{n}" in values):
-                found.setdefault(name, []).append(values[name])
-            summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
-            minutes.append(summary["phases"]["finetune"]["seconds"] / 60)
-        shown = f"{results['examples']} examples, {statistics.median(minutes):.1f} minutes"
-        print(f"{task}: {shown}", flush=True)
-        for name, each in found.items():
-            spread = statistics.stdev(each) if len(each) > 1 else float("nan")
-            listed = " ".join(f"{value:.4f}" for value in each)
-            print(f"  {name:18} {statistics.mean(each):.4f} {spread:.4f}  {listed}", flush=True)
+    for task in tasks:
+        show(task, [(args.folder / task / f"seed{seed}").absolute() for seed in args.seeds])
+
+
+def show(task: str, workdirs: Sequence[Path]) -> None:
+    """Prints what the runs of a task have come to, a line a metric."""
+    found: dict[str, list[float]] = {}
+    minutes = []
+    for workdir in workdirs:
+        results = json.loads((workdir / "eval.json").read_text(encoding="utf-8"))
+        values = results["models"]["teacher"]
+        for name in (name for name in values if f"dev_{name}" in values):
+            found.setdefault(name, []).append(values[name])
+        summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+        minutes.append(summary["phases"]["finetune"]["seconds"] / 60)
+    print(f"{task}: {results['examples']} examples, {statistics.median(minutes):.1f} minutes")
+    for name, each in found.items():
+        spread = statistics.stdev(each) if len(each) > 1 else float("nan")
+        listed = " ".join(f"{value:.4f}" for value in each)
+        print(f"  {name:18} {statistics.mean(each):.4f} {spread:.4f}  {listed}")
 
 
 if __name__ == "__main__":

@@ -258,6 +258,7 @@ def write_source(folder: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command_killed_and_run_again_writes_the_same_file(model, tmp_path, tmp_path_factory):
     source = write_source(tmp_path, 1_500)
     cache = commands.shared_cache(tmp_path_factory)

@@ -206,6 +206,7 @@ def test_own_text_and_labels_become_a_student_and_a_table(place, trained):
     assert len(lines) == 20 and {line["label"] for line in lines} <= {"negative", "positive"}
 
 
+@pytest.mark.slow
 def test_the_recipe_of_the_page_is_the_same_run(place, trained, cache):
     words = ["train.py", "--config=configs/reviews.py", "--workdir=runs/recipe"]
     done = run(place, [*words, "--config.init_from=runs/own_general"], cache)
@@ -214,6 +215,7 @@ def test_the_recipe_of_the_page_is_the_same_run(place, trained, cache):
     assert commands.read(one)["parameter_hash"] == commands.read(other)["parameter_hash"]
 
 
+@pytest.mark.slow
 def test_the_official_files_of_a_known_task(place, trained, cache):
     train, predict = (words for words in documented_commands() if "runs/rte" in " ".join(words))
     train = [word.replace("runs/general", "runs/own_general") for word in train]
@@ -229,6 +231,7 @@ def test_the_official_files_of_a_known_task(place, trained, cache):
     assert {line.partition("\t")[2] for line in lines[1:]} <= {"entailment", "not_entailment"}
 
 
+@pytest.mark.slow
 def test_names_are_tagged_from_a_file_of_ones_own_to_a_table(place, cache):
     for words in (words for words in documented_commands() if "runs/names" in " ".join(words)):
         done = run(place, words, cache)

@@ -163,6 +163,7 @@ def test_an_answer_stands_in_its_context_where_it_is_said_to(spans):
 # --- several labels, and a number -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_several_labels_a_row_are_learnt_and_predicted(place, cache):
     source = f"jsonl:{place / 'genres.jsonl'}"
     task = {"source": source, "columns": "text", "label": "genres", "labels": "person,city"}
@@ -178,6 +179,7 @@ def test_several_labels_a_row_are_learnt_and_predicted(place, cache):
         assert line["labels"] == [name for name, p in line["scores"].items() if p > 0.5]
 
 
+@pytest.mark.slow
 def test_a_number_is_learnt_and_predicted(place, cache):
     source = f"tsv:{place / 'pairs.tsv'}"
     task = {"source": source, "columns": "one,other", "label": "likeness"}

@@ -75,7 +75,7 @@ ARGUMENTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=40), arguments=ARGUMENTS)
 def test_every_example_comes_once_an_epoch_whole_and_as_itself(lengths, arguments):
     examples = make(lengths)
@@ -90,7 +90,7 @@ def test_every_example_comes_once_an_epoch_whole_and_as_itself(lengths, argument
     assert not (rows[3 * batches.rows_per_epoch :] >= 0).any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=40),
     arguments=ARGUMENTS,

@@ -76,7 +76,7 @@ def check_pair(made: Examples, index: int, source: Examples, own: int, documents
     assert any(contains(example(source, i)[1:-1], b) for i in others)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=2, max_size=30),
     sentences=st.sampled_from([0.0, 0.2, 1.0]),

@@ -20,7 +20,7 @@ from jaxbert.data.sources import read_movie_reviews
 GLUE = Path(__file__).parents[2].parent / "shared" / "data" / "glue"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.lists(
         st.tuples(st.integers(1, 300), st.integers(0, 2**64 - 1)), min_size=1, max_size=5
@@ -78,7 +78,7 @@ def best_fit_decreasing(lengths: np.ndarray, row_length: int) -> list[list[int]]
     return rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     lengths=st.lists(st.integers(1, 24), min_size=1, max_size=90),
     row_length=st.sampled_from([24, 31, 48]),

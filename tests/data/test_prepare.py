@@ -178,7 +178,6 @@ HOSTILE = strategies.lists(
 
 @hypothesis.settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(texts=HOSTILE, size=strategies.sampled_from([1, 40, 1 << 20]))
@@ -196,7 +195,7 @@ def test_hostile_texts_are_used_or_counted(texts, size, make, tokenizer, tmp_pat
     assert (whole["documents"] + whole["empty"], whole["duplicates"]) == (len(texts), 0)
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
     data=strategies.text(strategies.sampled_from("ab \n\r\t\u2028é"), max_size=60),
     size=strategies.integers(1, 20),
