@@ -23,11 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxbert.data.encoding import encode_rows
 from jaxbert.data.examples import Examples, ExampleSource
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
 from jaxbert.data.prepare import open_reference
-from jaxbert.data.rows import encode_rows, load_task
+from jaxbert.data.rows import load_task
 from jaxbert.data.spans import Spans
 from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import load_tokenizer
