@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STEPS = {"sst2": 600, "cola": 300, "rte": 120, "stsb": 250, "names": 200, "spans": 120}
+STEPS = {"sst2": 600, "cola": 1200, "rte": 350, "stsb": 500, "names": 600, "spans": 120}
 
 
 def flags(task: str, args: argparse.Namespace) -> list[str]:
