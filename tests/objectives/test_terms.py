@@ -16,10 +16,8 @@ from small import (
     assert_same_gradients,
     distillation,
     examples,
-    loss_and_gradients,
     one_batch,
     visible_params,
-    without_labels,
 )
 
 from jaxbert.models.bert import init_params
@@ -106,12 +104,6 @@ CASES: dict[str, tuple[dict[str, Any], Compare]] = {
         {"feature": "probabilities", "loss": "mse", "layers": "last"},
         lambda a, b: (a.scores[-1].softmax(-1) - b.scores[-1].softmax(-1)) ** 2,
     ),
-    "mean_of_heads": (
-        {"feature": "probabilities", "heads": "mean", "layers": "last"},
-        lambda a, b: kl_of_probabilities(
-            a.scores[-1].softmax(-1).mean(0), b.scores[-1].softmax(-1).mean(0)
-        ),
-    ),
     "value_relation": (
         {"feature": "value_relation", **RELATION},
         lambda a, b: kl(a.relation("value", 2, 4), b.relation("value", 3, 4)),
@@ -133,6 +125,18 @@ CASES: dict[str, tuple[dict[str, Any], Compare]] = {
         lambda a, b: 9 * kl(a.logits() / 3, b.logits() / 3)[None],
     ),
 }
+OF_HEADS: dict[str, tuple[dict[str, Any], Compare]] = {
+    "mean_of_heads": (
+        {"feature": "probabilities", "heads": "mean", "layers": "last"},
+        lambda a, b: kl_of_probabilities(
+            a.scores[-1].softmax(-1).mean(0), b.scores[-1].softmax(-1).mean(0)
+        ),
+    ),
+    "groups_of_heads": (
+        {"feature": "scores", "heads": "group", "layers": "last"},
+        lambda a, b: (a.scores[-1] - b.scores[-1].unflatten(0, (2, 2)).mean(1)) ** 2,
+    ),
+}
 
 
 def seen(model: TorchBert, some: Any) -> list[Example]:
@@ -144,21 +148,33 @@ def torch_value(compare: Compare, mine: list[Example], theirs: list[Example]) ->
     return torch.cat([compare(a, b).flatten() for a, b in pairs]).mean()
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_term_and_its_gradients_are_those_of_pytorch(name, within):
-    term, compare = CASES[name]
-    student = STUDENT.replace(num_heads=2) if "heads" in term else STUDENT
-    objective = distillation(student, DEEP, it=term)
+@pytest.mark.parametrize(
+    ("student", "cases"), [(STUDENT, CASES), (STUDENT.replace(num_heads=2), OF_HEADS)]
+)
+def test_terms_and_gradients_are_those_of_pytorch(student, cases, within):
+    weights = {name: 1 + 0.37 * i for i, name in enumerate(cases)}
+    terms = {name: term | {"weight": weights[name]} for name, (term, _) in cases.items()}
+    objective = distillation(student, DEEP, **terms)
     mine, given, some = visible_params(student, 1), visible_params(DEEP, 2), examples(LENGTHS)
     model = TorchBert(student, mine)
     with torch.no_grad():
         theirs = seen(TorchBert(DEEP, given), some)
-    value = torch_value(compare, seen(model, some), theirs)
-    value.backward()
+    ours = seen(model, some)
+    values = {name: torch_value(compare, ours, theirs) for name, (_, compare) in cases.items()}
+    sum(weights[name] * value for name, value in values.items()).backward()
     batch = one_batch(some, packing=True, row_length=16)
-    params = {group: mine[group] for group in objective.groups}
-    found, gradients = loss_and_gradients(objective, params, {"teachers": (given,)}, batch)
-    within(found, value.item())
+
+    @jax.jit
+    def both(params: Any) -> Any:
+        def loss(params: Any) -> Any:
+            made = objective(params, {"teachers": (given,)}, batch, jax.random.key(0))
+            means = {name: made[name].mean() for name in cases}
+            return sum(weights[name] * mean for name, mean in means.items()), means
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, found = both({group: mine[group] for group in objective.groups})
+    within(found, {name: value.item() for name, value in values.items()})
     wanted = {group: model.gradients()[group] for group in objective.groups}
     within(gradients, wanted)
     assert_same_gradients(gradients, wanted)
@@ -166,23 +182,13 @@ def test_a_term_and_its_gradients_are_those_of_pytorch(name, within):
 
 def value_of(objective: Distillation, params: Any, teachers: Any, batch: Any) -> float:
     params = {group: params[group] for group in objective.groups}
-    return float(loss_and_gradients(objective, params, {"teachers": teachers}, batch)[0])
 
+    @jax.jit
+    def loss(params: Any) -> Any:
+        terms = objective(params, {"teachers": teachers}, batch, jax.random.key(0))
+        return sum(w * terms[name].mean() for name, w in objective.weights(jnp.int32(0)).items())
 
-def test_grouped_heads_are_means_of_neighbours(within):
-    student, some = STUDENT.replace(num_heads=2), examples(LENGTHS)
-    mine, given = visible_params(student, 1), visible_params(DEEP, 2)
-    term = {"feature": "scores", "layers": "last", "heads": "group"}
-    batch = without_labels(one_batch(some, packing=True, row_length=16))
-    found = value_of(distillation(student, DEEP, it=term), mine, (given,), batch)
-
-    def compare(a: Example, b: Example) -> Any:
-        return (a.scores[-1] - b.scores[-1].unflatten(0, (2, 2)).mean(1)) ** 2
-
-    with torch.no_grad():
-        models = (TorchBert(student, mine), TorchBert(DEEP, given))
-        wanted = torch_value(compare, *(seen(model, some) for model in models))
-    within(found, wanted.item())
+    return float(loss(params))
 
 
 def test_pooled_outputs_of_equal_width_are_compared(within):
@@ -203,13 +209,13 @@ def test_several_teachers_are_the_mean_over_them(within):
     mine, some = visible_params(STUDENT, 1), examples(LENGTHS)
     given = (visible_params(TEACHER, 2), visible_params(wide, 3))
     batch = one_batch(some, packing=True, row_length=16)
-    for terms in (PRESETS["logits"], PRESETS["minilmv2"]):
-        one_by_one = [
-            value_of(distillation(STUDENT, config, **terms), mine, (params,), batch)
-            for config, params in zip((TEACHER, wide), given, strict=True)
-        ]
-        both = value_of(distillation(STUDENT, TEACHER, wide, **terms), mine, given, batch)
-        within(both, np.mean(one_by_one))
+    terms = PRESETS["logits"] | PRESETS["minilmv2"]
+    one_by_one = [
+        value_of(distillation(STUDENT, config, **terms), mine, (params,), batch)
+        for config, params in zip((TEACHER, wide), given, strict=True)
+    ]
+    both = value_of(distillation(STUDENT, TEACHER, wide, **terms), mine, given, batch)
+    within(both, np.mean(one_by_one))
 
 
 def test_weights_move_in_a_line_and_multiply_their_terms(within):
@@ -238,10 +244,10 @@ def test_labels_beside_a_teacher_are_the_loss_of_fine_tuning(within):
 @pytest.mark.parametrize("loss", ["kl", "labels"])
 def test_masked_words_are_compared_at_their_places(loss, within):
     """The head's logits at the marked places, by float64 NumPy from its parameters."""
-    heads = ("embeddings", "encoder", "mlm")
+    key = jax.random.key(0)
     models = [c.replace(projection_size=0) for c in (STUDENT, TEACHER)]
     params = [
-        jax.tree.map(np.asarray, init_params(c, jax.random.key(i), heads))
+        {**visible_params(c, i), **jax.tree.map(np.asarray, init_params(c, key, ("mlm",)))}
         for i, c in enumerate(models)
     ]
     some = examples(LENGTHS)
