@@ -21,6 +21,7 @@ from jaxbert.data.tables import open_bytes
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.data.transform import RECORD_PIECES, Shard, Unit, file_sha256, piece_dtype
 from jaxbert.errors import UserError
+from jaxbert.files import whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -160,9 +161,8 @@ def write_manifest(plan: Plan, shards: Sequence[Shard], lengths: Sequence[Path],
         "sources": sources,
         "shards": [dataclasses.asdict(shard) for shard in shards],
     }
-    partial = out / (MANIFEST + ".partial")
-    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out / MANIFEST)
+    with whole(out / MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=1) + "\n")
 
 
 def count_cores() -> int:
