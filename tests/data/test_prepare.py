@@ -234,6 +234,24 @@ def test_a_bad_line_is_named_as_it_stands_in_the_whole_file(make, tmp_path):
         make(f"text:{path}", shard_size=100)
 
 
+def test_a_text_file_without_an_empty_line_is_said_to_be_one_document(tokenizer, tmp_path, capsys):
+    lines = [f"document {i} is " + "long and " * 30 for i in range(6_000)]
+    texts = {"lines": "\n".join(lines), "apart": "\n\n".join(lines), "small": "\n".join(lines[:9])}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "more.txt.gz").write_bytes(gzip.compress(texts["lines"].encode()))
+    for reference, named in (
+        ("*.txt", "lines.txt has"),
+        ("*.t*", "lines.txt (and of 1 more) has"),
+        ("[as]*.txt", ""),
+        ("*.txt#file", ""),
+    ):
+        make_plan(f"text:{tmp_path}/{reference}", tokenizer)
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: the first MiB of {tmp_path}/{named}") or not named
+        assert said.count("\n") == bool(named) and ("put an empty line" in said) == bool(named)
+
+
 # --- duplicates ----------------------------------------------------------------------------------
 
 
