@@ -36,6 +36,7 @@ from jaxbert.data.wording import (
 from jaxbert.errors import UserError
 from jaxbert.evaluation.fill_mask import MaskedLM, check_masked_lm
 from jaxbert.evaluation.relabel import Labeller
+from jaxbert.files import hold, whole
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.training.checkpoint import parameter_hash
@@ -103,7 +104,8 @@ def augment(
     """Writes rows and their copies; the same call again goes on where it was stopped.
 
     Beside the file stands ``PATH.json``: what it was made from, how far it is, its SHA-256. While
-    it grows it is ``PATH.part``; what was not written to the end of a chunk is cut off.
+    it grows it is ``PATH.part``; what was not written to the end of a chunk is cut off. One process
+    at a time writes it.
 
     Args:
       config: how rows are copied.
@@ -119,7 +121,8 @@ def augment(
       What ``PATH.json`` holds.
 
     Raises:
-      UserError: what is there was made otherwise, or a model cannot do what is asked.
+      UserError: what is there was made otherwise, or by another process right now, or a model
+        cannot do what is asked.
     """
     labeller = None
     if config.relabel or config.filter:
@@ -127,21 +130,15 @@ def augment(
     engine = open_engine(config, seed)
     plain = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("model", "vectors")}
     plain["stop_words"] = sorted(engine.wording.stop_words)
-    output = _Output(
-        path,
-        {
-            "format": _FORMAT,
-            "source": task.source,
-            "rows": rows.sha256,
-            "seed": seed,
-            **engine.hashes,
-            "teacher": parameter_hash(teacher.params) if labeller and teacher else None,
-            "config": plain,
-        },
-    )
-    if output.state["finished"]:
-        print(f"augment: {path} is finished", flush=True)
-        return output.state
+    made_from = {
+        "format": _FORMAT,
+        "source": task.source,
+        "rows": rows.sha256,
+        "seed": seed,
+        **engine.hashes,
+        "teacher": parameter_hash(teacher.params) if labeller and teacher else None,
+        "config": plain,
+    }
     texts = rows.texts + (rows.pairs or [])
     chinese = sum(holds_chinese(text) for text in texts) if not config.segmenter else 0
     if chinese:
@@ -150,6 +147,28 @@ def augment(
             'pip install "jaxbert[chinese]" and set segmenter=jieba to replace whole words',
             flush=True,
         )
+    try:
+        with hold(path.with_name(f".{path.name}.lock")):
+            return _write(engine, task, rows, _Output(path, made_from), labeller, chunk)
+    except BlockingIOError as error:
+        fix = "wait until it has finished, or give another file"
+        raise UserError("another process is writing it", str(path), fix) from error
+    except OSError as error:
+        raise UserError(f"cannot write there: {error}", str(path), "give another") from error
+
+
+def _write(
+    engine: Engine,
+    task: Task,
+    rows: Rows,
+    output: _Output,
+    labeller: Labeller | None,
+    chunk: int,
+) -> dict[str, Any]:
+    """Writes what is missing of a file; returns what ``PATH.json`` holds."""
+    if output.state["finished"]:
+        print(f"augment: {output.path} is finished", flush=True)
+        return output.state
     began, before = time.monotonic(), output.state["done"]
     for first in range(before, len(rows), chunk):
         ids = range(first, min(first + chunk, len(rows)))
@@ -248,13 +267,11 @@ def read_rows(task: Task, path: Path) -> Rows:
 def write_rows(task: Task, rows: Rows, path: Path) -> None:
     """Writes rows as they are, in one piece, in the form of `augment`."""
     wording = Wording(frozenset())
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
+    with whole(path) as file:
         for index in range(len(rows)):
             sentences = sentences_of(wording, rows, index)
             record = record_of(task, rows, index, sentences, [[] for _ in sentences])
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 class _Output:
@@ -265,11 +282,12 @@ class _Output:
       made_from: all that it follows from.
 
     Attributes:
+      path: the file.
       state: what the record holds.
     """
 
     def __init__(self, path: Path, made_from: dict[str, Any]) -> None:
-        self._path, self._record = path, path.with_name(path.name + ".json")
+        self.path, self._record = path, path.with_name(path.name + ".json")
         self._partial = path.with_name(path.name + ".part")
         self._digest = hashlib.sha256()
         made_from = json.loads(json.dumps(made_from))
@@ -301,14 +319,14 @@ class _Output:
         if other:
             what = f"what is there was made with another {', '.join(other)}"
             raise UserError(what, where, "give the old values, or another file")
-        held = self._path if old["finished"] or not self._partial.exists() else self._partial
+        held = self.path if old["finished"] or not self._partial.exists() else self._partial
         data = held.read_bytes()[: old["bytes"]] if held.exists() else b""
         self._digest = hashlib.sha256(data)
         if self._digest.hexdigest() != old["sha256"]:
             fix = f"remove it and {self._record.name}, and run again"
             raise UserError("it is not what was written", str(held), fix)
-        if held == self._path and not old["finished"]:  # stopped between the two last steps
-            self._path.replace(self._partial)
+        if held == self.path and not old["finished"]:  # stopped between the two last steps
+            self.path.replace(self._partial)
         if not old["finished"]:
             with self._partial.open("r+b") as file:
                 file.truncate(old["bytes"])
@@ -334,7 +352,7 @@ class _Output:
 
     def finish(self) -> dict[str, Any]:
         """Gives the file its name."""
-        self._partial.replace(self._path)
+        self._partial.replace(self.path)
         self.state["finished"] = True
         write_json(self._record, self.state)
         return self.state

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxbert.config import RunConfig
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.files import whole
 
 # Keys that may change while a run goes on: what it computes does not depend on them.
 FREE = (
@@ -82,9 +83,8 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file in one piece."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as file:
+        file.write(json.dumps(content, indent=2) + "\n")
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -11,7 +11,7 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 
 # From the ground up; a module may import from its own floor's package and from any floor below.
 FLOORS = (
-    ("errors", "memory", "batch", "presets"),
+    ("errors", "memory", "batch", "files", "presets"),
     ("models", "data", "config"),
     ("objectives", "interop", "workdir", "recipe"),
     ("training", "evaluation"),

@@ -23,6 +23,7 @@ from jaxbert.data.tasks import Task, describe_task
 from jaxbert.data.wording import Wording
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import predict
+from jaxbert.files import hold
 from jaxbert.interop.huggingface import read_model, write_model
 from jaxbert.models.bert import init_params
 from jaxbert.recipe import load_recipe, resolve
@@ -100,6 +101,16 @@ def test_what_was_written_and_is_not_what_it_was_is_refused(model, whole, tmp_pa
     (tmp_path / "a.jsonl.json").unlink()
     with pytest.raises(UserError, match="no record of it"):
         augment(config(model), TASK, ROWS, tmp_path / "a.jsonl", seed=1)
+
+
+def test_a_file_that_another_process_is_writing_is_left_to_it(model, tmp_path):
+    path = tmp_path / "a.jsonl"
+    with hold(tmp_path / ".a.jsonl.lock"):
+        with pytest.raises(UserError, match=r"another process is writing it, .*a\.jsonl; wait"):
+            augment(config(model), TASK, ROWS, path, seed=1)
+        assert not path.with_name("a.jsonl.part").exists()
+    augment(config(model), TASK, ROWS, path, seed=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.json"]
 
 
 def test_a_line_says_how_it_came_from_its_row(whole):
@@ -260,22 +271,30 @@ def write_source(folder: Path, count: int) -> Path:
 
 @pytest.mark.slow
 def test_the_command_killed_and_run_again_writes_the_same_file(model, tmp_path, tmp_path_factory):
-    source = write_source(tmp_path, 1_500)
+    source = write_source(tmp_path, 2_500)
     cache = commands.shared_cache(tmp_path_factory)
     out = tmp_path / "out" / "copies.jsonl"
     words = [sys.executable, "-m", "jaxbert", "augment", f"--out={out}", f"--model={model}"]
     words += ["--copies=2", "--candidates=5", "--mode=independent", "--task.name=mine"]
     words += [f"--task.source=tsv:{source}", "--task.columns=text", "--task.labels=bad,good"]
     options = {"cwd": commands.ROOT, "env": commands.environment(cache=cache), "text": True}
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, **options)
     record = out.with_name("copies.jsonl.json")
-    until = time.monotonic() + 300
-    while not record.exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    state = json.loads(record.read_text())
-    assert not state["finished"] and not out.exists()
+
+    def stop(number: int) -> tuple[int, str]:
+        """Starts the command, stops it behind its next chunk; its exit code and what it said."""
+        before = record.stat().st_mtime_ns if record.exists() else 0
+        with subprocess.Popen(words, stderr=subprocess.PIPE, **options) as process:
+            while not record.exists() or record.stat().st_mtime_ns == before:
+                assert process.poll() is None and not time.sleep(0.02)
+            process.send_signal(number)
+            said = process.stderr.read()
+        assert not json.loads(record.read_text())["finished"] and not out.exists()
+        return process.returncode, said
+
+    assert stop(signal.SIGTERM) == (75, "interrupted and saved: run the same command again\n")
+    assert not list(out.parent.glob(".*"))
+    assert stop(signal.SIGKILL) == (-signal.SIGKILL, "")
+    assert [path.name for path in out.parent.glob(".*")] == [".copies.jsonl.lock"]
     done = subprocess.run(words, capture_output=True, timeout=300, check=False, **options)
     assert done.returncode == 0, done.stderr
     task = describe_task("mine", source=f"tsv:{source}", columns=("text",), labels=("bad", "good"))

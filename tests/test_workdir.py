@@ -65,3 +65,14 @@ def test_more_lines_of_metrics_may_be_asked_for_and_another_seed_may_not(tmp_pat
     check_claim(tmp_path, small_config(log_every="7"))
     with pytest.raises(UserError, match="it is 5 and was 0 when this run began, config key seed"):
         check_claim(tmp_path, small_config(seed="5", log_every="7"))
+
+
+def test_a_file_of_the_user_s_beside_it_is_left_alone(tmp_path):
+    """copies.jsonl.json is written beside copies.jsonl, and that may be a name of the user's."""
+    theirs = [tmp_path / name for name in ("a.partial", "a.json.partial", "a.jsonl.partial")]
+    for path in theirs:
+        path.write_text("mine")
+    for name in ("a.json", "a.jsonl.json"):
+        write_json(tmp_path / name, {"one": 1})
+        assert commands.read(tmp_path / name) == {"one": 1}
+    assert {path.read_text() for path in theirs} == {"mine"}

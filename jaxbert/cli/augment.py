@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxbert.cli.resumable import resumable
 from jaxbert.config import AugmentationConfig, TaskConfig
 from jaxbert.errors import UserError
 from jaxbert.recipe import read_section
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
       UserError: what the user can fix.
+      SystemExit: with 75, when it was told to stop.
     """
     given = {key: value for key, value in vars(args).items() if value is not None}
     names = [field.name for field in dataclasses.fields(AugmentationConfig)]
@@ -46,7 +48,18 @@ def run(args: argparse.Namespace) -> None:
     if not config:
         raise UserError("there is no masked language model", "flag --model", "give a reference")
     said, data_dir, max_length = _task(args, given)
+    with resumable():
+        _augment(args, config, said, data_dir, max_length)
 
+
+def _augment(
+    args: argparse.Namespace,
+    config: AugmentationConfig,
+    said: dict[str, Any],
+    data_dir: str,
+    max_length: int,
+) -> None:
+    """Writes the files, and says how to train on them."""
     # Only now what imports jax: a wrong flag is said at once.
     from jaxbert.augment import augment, write_rows
     from jaxbert.data.rows import load_task

@@ -11,11 +11,13 @@ import argparse
 import dataclasses
 import json
 import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxbert.errors import UserError
+from jaxbert.files import whole
 
 if TYPE_CHECKING:
     from jaxbert.data.rows import Rows
@@ -55,17 +57,24 @@ def run(args: argparse.Namespace) -> None:
     rows = read_unlabelled(predict.task, args.source, predict.data_dir)
     if not len(rows):
         raise UserError("there are no rows", args.source, "give some")
-    found = predict(rows)
-    partial = args.out.with_name(f"{args.out.name}.partial")
     try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        _check_writable(args.out.parent)
+        if args.out.is_dir():
+            raise IsADirectoryError(f"it is a folder: '{args.out}'")
+        found = predict(rows)
+        with whole(args.out) as file:
             for line in _lines(predict.task, rows, found):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        partial.replace(args.out)
     except OSError as error:
         raise _unwritable(args.out, error) from error
     print(f"{args.out}: {len(rows):,} rows", flush=True)
+
+
+def _check_writable(folder: Path) -> None:
+    """Makes a folder, and raises an OSError unless files can be made in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _unwritable(out: Path, error: OSError) -> UserError:
@@ -200,6 +209,7 @@ def _glue(args: argparse.Namespace, predict: _Model) -> Iterator[tuple[Path, int
     if task.name == "mnli" and (Path(root).expanduser() / FILES["ax"].folder).is_dir():
         names.append("ax")
     tests = [(name, test) for name in names for test in read_glue_test(root, name)]
+    _check_writable(args.out)
     kind = np.float32 if task.kind == "regression" else np.int32
     for name, test in tests:
         rows = Rows(test.texts, test.pairs, np.zeros(len(test.texts), kind))

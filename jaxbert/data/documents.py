@@ -32,6 +32,7 @@ from jaxbert.errors import UserError
 
 LONGEST_DOCUMENT = 1 << 20  # characters; a longer text is cut, so that memory stays bounded
 _ROWS_AT_ONCE = 1_000
+_MIB = 1 << 20  # bytes
 
 
 class Part(NamedTuple):
@@ -125,6 +126,25 @@ class TextFiles:
             inside = True
         if lines or self.whole:
             yield "\n".join(lines)
+
+    def undivided(self, sizes: Mapping[Path, int]) -> list[Path]:
+        """Its files that begin with a MiB of text without an empty line.
+
+        Args:
+          sizes: bytes of each of its files, unpacked.
+        """
+        if self.whole:
+            return []
+        return [path for path, size in sizes.items() if size > _MIB and _is_undivided(path)]
+
+
+def _is_undivided(path: Path) -> bool:
+    for line in read_texts(path):
+        if isinstance(line, BadRow) or not line.text.strip():
+            return False
+        if line.start >= _MIB:
+            return True
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxbert.data.tables import BadRow, Record, read_tsv
 from jaxbert.errors import UserError
+from jaxbert.files import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,7 @@ def read_glue_test(root: str, task: str) -> list[GlueTest]:
 
 
 def write_submission(folder: Path, task: str, test: GlueTest, predictions: np.ndarray) -> Path:
-    """Writes the file that GLUE takes: ``index TAB prediction``, a line a row.
+    """Writes the file that GLUE takes, in one piece: ``index TAB prediction``, a line a row.
 
     Args:
       folder: made if absent.
@@ -155,5 +156,6 @@ def write_submission(folder: Path, task: str, test: GlueTest, predictions: np.nd
     rows = zip(test.indices, said, strict=True)
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["index\tprediction", *(f"{index}\t{prediction}" for index, prediction in rows)]
-    (folder / test.file).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    with whole(folder / test.file) as file:
+        file.write("\n".join(lines) + "\n")
     return folder / test.file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ def _text(text: Any, where: str) -> str:
     if not isinstance(text, str):
         kind = "nothing" if text is None else f"a {type(text).__name__}"
         raise _Bad(f"{kind} instead of text", where)
-    if not text.strip():
+    if not any(map(_is_visible, text)):
         raise _Bad("empty text", where)
     if "\0" in text:
         raise _Bad("a NUL character", where)
@@ -86,10 +87,15 @@ def _text(text: Any, where: str) -> str:
     return text
 
 
+def _is_visible(character: str) -> bool:
+    """Neither a blank, nor a control character or one without a width: BERT drops these."""
+    return not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf")
+
+
 def _class(task: Task, label: Any, where: str, texts: Sequence[str]) -> int:
     number = label_number(label, task.labels)
     if number is None:
-        hint = _HIDDEN if str(label) == "-1" else ""
+        hint = _HIDDEN if str(label) in ("-1", "-1.0") else ""
         fix = f"the labels are {listing(task.labels)}"
         raise _Bad(f"unknown label {shorten(label)}{hint}", where, fix)
     return number
@@ -218,24 +224,25 @@ def _tag(task: Task, tag: Any, where: str) -> str:
 def label_number(label: Any, labels: Sequence[str]) -> int | None:
     """The number of a label given by name or by number; None if there is no such label.
 
-    A number or a truth value is a name first, as JSON writes it, a truth value in whatever case. It
-    is a position only if no name is a number, and a truth value only if none is ``true`` or
-    ``false`` either: a 4 among 1 to 5 stars is the fourth class, and never the fifth.
+    A number is a name first, as JSON writes it. It is a position only if no name is a number: a 4
+    among 1 to 5 stars is the fourth class, and never the fifth. A whole number with a point, as
+    1.0, is the whole number. A truth value is the name ``true`` or ``false``, in whatever case, and
+    never a position: what is true is not known to be the second of two names.
     """
-    truth = isinstance(label, (bool, np.bool_))
-    name = str(label).lower() if truth else str(label)
-    if truth:
-        labels = [known.lower() for known in labels]
-    if not isinstance(label, (str, int, np.integer, np.bool_)):
+    if isinstance(label, (bool, np.bool_)):
+        name, labels = str(label).lower(), [known.lower() for known in labels]
+        return labels.index(name) if name in labels else None
+    if not isinstance(label, (str, int, float, np.integer, np.floating)):
         return None
+    name = str(label)
     if name in labels:
         return labels.index(name)
-    if any(re.fullmatch(r"[+-]?[0-9]+", known) for known in labels):
+    whole = re.fullmatch(r"([0-9]{1,9})(\.0*)?", name)
+    if whole is None:
         return None
-    if truth and not {"true", "false"} & set(labels):
-        return int(label)
-    known = re.fullmatch(r"[0-9]{1,9}", name)
-    return int(name) if known and int(name) < len(labels) else None
+    if any(_NUMBER.fullmatch(known) for known in labels):
+        return labels.index(whole[1]) if whole[1] in labels else None
+    return int(whole[1]) if int(whole[1]) < len(labels) else None
 
 
 def tag_names(task: Task, record: Record | BadRow) -> list[str] | None:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxbert.data.corpus import Term, find_corpus
-from jaxbert.data.documents import Part
+from jaxbert.data.documents import Part, TextFiles
 from jaxbert.data.progress import Report
 from jaxbert.data.tables import open_bytes
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.data.transform import RECORD_PIECES, Shard, Unit, file_sha256, piece_dtype
 from jaxbert.errors import UserError
+from jaxbert.files import whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -94,6 +96,8 @@ def make_plan(
     sources = []
     for number, (term, files) in enumerate(zip(terms, listed, strict=True)):
         sizes = {path: found[path].unpacked for path in files}
+        if isinstance(term.source, TextFiles):
+            _say_undivided(term.source.undivided(sizes))
         units += _units(len(units), number, term, sizes, shard_size)
         records = [
             {"path": str(path), "bytes": found[path].size, "sha256": found[path].sha256}
@@ -160,14 +164,26 @@ def write_manifest(plan: Plan, shards: Sequence[Shard], lengths: Sequence[Path],
         "sources": sources,
         "shards": [dataclasses.asdict(shard) for shard in shards],
     }
-    partial = out / (MANIFEST + ".partial")
-    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out / MANIFEST)
+    with whole(out / MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=1) + "\n")
 
 
 def count_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _say_undivided(paths: Sequence[Path]) -> None:
+    """Files that are meant to hold many documents, one a line perhaps, and hold one."""
+    if paths:
+        others = f" (and of {len(paths) - 1:,} more)" * (len(paths) > 1)
+        print(
+            f"warning: the first MiB of {paths[0]}{others} has no empty line, and is one document; "
+            "put an empty line between two, or one a line into jsonl:GLOB:FIELD; a file that is "
+            "one document is said by text:GLOB#file",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class _File(NamedTuple):

@@ -13,6 +13,7 @@ from jaxbert.errors import UserError
 
 NEXT, RANDOM, UNPAIRED = 0, 1, -1  # labels; BERT's numbers for the first two
 _STREAM = 0x70616972  # parts these draws from others of the same seed
+_MOST = 2**31 - 1  # spans, each known by an int32
 _TRIES = 8  # at a span of another document
 _SENTENCE_ENDS = frozenset(".!?。！？")
 
@@ -38,12 +39,16 @@ class SentencePairs:
       seed: of the choice of second halves.
 
     Raises:
-      UserError: all spans are from one document.
+      UserError: all spans are from one document, or there are more than 2**31 - 1 spans.
     """
 
     def __init__(
         self, source: ExampleSource, documents: np.ndarray, tokenizer: Tokenizer, *, seed: int
     ) -> None:
+        if len(source) > _MOST:
+            what = f"{len(source):,} spans are more than the {_MOST:,} that pairs are made of"
+            fix = "set num_documents to take fewer documents, or nsp to false"
+            raise UserError(what, "corpus", fix)
         if not len(documents) or (documents == documents[0]).all():
             fix = "give several documents, or set nsp to false"
             raise UserError("pairs of sentences need more than one document", "corpus", fix)

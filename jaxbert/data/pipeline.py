@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from typing import Protocol
 
 from jaxbert.batch import Batch
+from jaxbert.data.workers import begin_worker
 
 
 class RandomAccess(Protocol):
@@ -59,7 +55,7 @@ def iterate(
         copied = grain.experimental.DatasetOptions(min_shm_size=2**30)
         stream = grain.experimental.WithOptionsIterDataset(stream, copied)
         settings = grain.MultiprocessingOptions(min(workers, stop - start), prefetch)
-        stream = stream.mp_prefetch(settings, worker_init_fn=_begin_worker)
+        stream = stream.mp_prefetch(settings, worker_init_fn=_begin)
     iterator = iter(stream)
     try:
         yield from iterator
@@ -67,14 +63,6 @@ def iterate(
         iterator.close()  # ends threads and processes, now and not when garbage is collected
 
 
-def _begin_worker(index: int, count: int) -> None:
-    """Makes a worker leave Ctrl-C to its parent, and end with it however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+def _begin(index: int, count: int) -> None:
+    """What Grain calls in each worker."""
+    begin_worker()

@@ -9,19 +9,16 @@ preparation again, with any number of workers, goes on from there.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import signal
-import threading
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +38,9 @@ from jaxbert.data.transform import (
     save,
     write_shard,
 )
+from jaxbert.data.workers import begin_worker
 from jaxbert.errors import UserError
+from jaxbert.files import hold
 
 _SMALL = 8 << 20  # bytes of text; with less, one process ends before others have begun
 _CACHED_SHARD_SIZE = 2 << 20  # bytes of text: enough shards of a small corpus for every core
@@ -97,15 +96,20 @@ def unfinished(plan: Plan, out: Path) -> Iterator[Path | None]:
       UserError: the folder holds something else, or there is too little room.
     """
     work = out / "unfinished"
+    if _is_finished(plan, out):  # where nothing may be written, too
+        shutil.rmtree(work, ignore_errors=True)
+        yield None
+        return
+
+    def wait() -> None:
+        said = f"waiting for another process that prepares {out}"
+        print(said, file=sys.stderr, flush=True)
+
     try:
-        with _lock(work):
-            finished = (out / MANIFEST).is_file()
+        with hold(work / "lock", wait):
+            finished = _is_finished(plan, out)
             if not finished:
                 _claim(plan, out, work)
-            elif open_corpus(out).manifest["key"] != plan.key:
-                shutil.rmtree(work, ignore_errors=True)
-                what = "it holds a corpus of other text, another tokenizer or other options"
-                raise UserError(what, str(out), "give another folder, or remove it")
             try:
                 yield None if finished else work
             except UserError:  # of the text: once it is mended, it is another
@@ -117,17 +121,14 @@ def unfinished(plan: Plan, out: Path) -> Iterator[Path | None]:
         raise UserError(f"it cannot be written ({error})", str(out), "give another") from error
 
 
-def _lock(work: Path) -> IO[str]:
-    """Holds a folder by an open file in it; made anew if whoever held it has removed it."""
-    path = work / "lock"
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
-            lock = stack.enter_context(path.open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                stack.pop_all()
-                return lock
+def _is_finished(plan: Plan, out: Path) -> bool:
+    """Whether a folder holds what a plan makes; raises a UserError if it holds something else."""
+    if not (out / MANIFEST).is_file():
+        return False
+    if open_corpus(out).manifest["key"] != plan.key:
+        what = "it holds a corpus of other text, another tokenizer or other options"
+        raise UserError(what, str(out), "give another folder, or remove it")
+    return True
 
 
 def check_reference(reference: str, data_dir: str = "") -> None:
@@ -288,14 +289,6 @@ def _pool(workers: int) -> Iterator[Pool]:
 
 
 def _begin() -> None:
-    """Makes a worker use one core, leave Ctrl-C to its parent, and not outlive it."""
+    """Makes a worker use one core."""
+    begin_worker()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

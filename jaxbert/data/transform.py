@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from jaxbert.data.corpus import read_documents
 from jaxbert.data.documents import Part, Source
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
+from jaxbert.files import temporary, whole
 
 RECORD_PIECES = 4_096
 KEY_BYTES = 32
@@ -129,7 +129,8 @@ def write_shard(
       OSError: it cannot be written.
     """
     path = out / f"{unit.number:06d}.array_record"
-    partial = _partial(work / path.name)
+    # A name of its own: Beam may run one unit twice at the same time.
+    partial = temporary(work / path.name)
     dtype = piece_dtype(tokenizer.vocab_size)
     lengths: list[int] = []
     read = records = text_bytes = 0
@@ -165,10 +166,8 @@ def write_shard(
     )
     partial.replace(path)
     save(lengths_path(unit, work), np.array(lengths, np.int32))
-    record = _record(unit, work)
-    partial = _partial(record)
-    partial.write_text(json.dumps(dataclasses.asdict(shard)), encoding="utf-8")
-    partial.replace(record)
+    with whole(_record(unit, work)) as file:
+        json.dump(dataclasses.asdict(shard), file)
     return shard
 
 
@@ -181,14 +180,9 @@ def _record(unit: Unit, work: Path) -> Path:
     return work / f"{unit.number:06d}.json"
 
 
-def _partial(path: Path) -> Path:
-    """A name of its own: Beam may run one unit twice at the same time."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-
-
 def save(path: Path, array: np.ndarray) -> None:
     """Writes an npy file in one piece."""
-    partial = _partial(path)
+    partial = temporary(path)
     with partial.open("wb") as file:
         np.save(file, array)
     partial.replace(path)

@@ -12,6 +12,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxbert.files import whole
+
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -46,9 +48,8 @@ class Journal:
                 continue
             if entry["phase"] != phase or entry["step"] <= step:
                 kept.append(line + "\n")
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(self._path)
+        with whole(self._path) as file:
+            file.writelines(kept)
 
     def write(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
         """Adds one object: phase, step and the values."""

@@ -16,6 +16,7 @@ from jaxbert.cli.main import main
 from jaxbert.data.glue import FILES
 from jaxbert.data.tasks import TASKS
 from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.evaluation.predict import RowPredictor
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params
@@ -193,9 +194,25 @@ def test_the_rows_of_the_package_are_predicted(tmp_path, data):
     assert len(lines) == 85 and all(len(line["text"]) > 5 for line in lines)
 
 
-def test_a_folder_for_glue_that_cannot_be_is_one_line(tmp_path, data, capsys):
+@pytest.mark.parametrize(
+    ("flags", "out"),
+    [
+        (["--glue", "--data=glue:{data}"], "file"),
+        (["--source=tsv:{data}/CoLA/test.tsv"], "file/out.jsonl"),
+        (["--source=tsv:{data}/CoLA/test.tsv"], "folder"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_model_runs(
+    tmp_path, data, capsys, monkeypatch, flags, out
+):
     (tmp_path / "file").write_text("mine")
-    flags = [f"--workdir={make_run(tmp_path / 'run', 'cola', data)}", f"--data=glue:{data}"]
+    (tmp_path / "folder").mkdir()
+    words = [flag.format(data=data) for flag in flags]
+    words += [f"--workdir={make_run(tmp_path / 'run', 'cola', data)}", f"--out={tmp_path / out}"]
+    ran: list[str] = []
+    monkeypatch.setattr(RowPredictor, "__call__", lambda *_: ran.append("the model"))
     with pytest.raises(SystemExit):
-        main(["predict", "--glue", *flags, f"--out={tmp_path / 'file'}"])
-    assert capsys.readouterr().err.startswith("jaxbert: error: cannot write there: ")
+        main(["predict", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxbert: error: cannot write there: ") and str(tmp_path / out) in line
+    assert not ran and not list((tmp_path / "folder").iterdir())

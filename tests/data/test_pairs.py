@@ -155,3 +155,12 @@ def test_pairs_are_packed_as_their_spans_are(pieces):
 def test_one_document_alone_makes_no_pairs(pieces):
     with pytest.raises(UserError, match="more than one document"):
         SentencePairs(spans([20, 20]), np.zeros(2, int), pieces, seed=0)
+
+
+def test_more_spans_than_an_int32_can_name_are_refused(pieces):
+    class Many:
+        def __len__(self) -> int:
+            return 2**31
+
+    with pytest.raises(UserError, match="2,147,483,648 spans are more than the 2,147,483,647"):
+        SentencePairs(Many(), np.zeros(2, np.int64), pieces, seed=0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import chex
@@ -147,20 +147,24 @@ def test_threads_run_ahead_and_end_with_the_iterator(batches):
     stream.close()
 
 
-ENDLESS = """
-import multiprocessing, time
+ENDS = """
+import multiprocessing, sys, time
 import numpy as np
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
 
-if __name__ == "__main__":
+def main():
     examples = Examples.join([np.ones(3, np.int32)] * 9)
     batches = PackedBatches(examples, batch_size=2, row_length=6, seed=0)
     stream = iterate(batches, 0, 10**9, workers=2)
     next(stream)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    time.sleep(600)
+    sys.stdin.read()
+    sys.exit(3)
+
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -172,23 +176,23 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux has /proc")
-def test_worker_processes_do_not_outlive_a_run_that_is_killed(tmp_path):
-    script = tmp_path / "endless.py"
-    script.write_text(ENDLESS)
-    root = str(Path(__file__).parents[2])
-    with subprocess.Popen(
-        [sys.executable, script],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": root},
-    ) as process:
+@pytest.mark.parametrize("killed", [True, False])
+def test_worker_processes_do_not_outlive_a_run_that_ends_in_between(killed, tmp_path):
+    script = tmp_path / "ends.py"
+    script.write_text(ENDS)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, script], text=True, env=environment, **pipes) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert len(workers) == 2 and all(map(alive, workers))
-        process.kill()
-    until = time.monotonic() + 60
-    while any(map(alive, workers)) and time.monotonic() < until:
-        time.sleep(0.05)
+        if killed:
+            process.kill()
+        process.stdin.close()
+        said = process.stderr.read()  # until all who could write there have ended
     assert not any(map(alive, workers))
+    assert process.returncode == (-signal.SIGKILL if killed else 3)
+    # Python's resource tracker removes what a killed process can no longer remove, and says so.
+    assert (said == "") if not killed else ("leaked semaphore objects to clean up" in said)
 
 
 def test_an_error_in_a_data_thread_reaches_the_caller(batches):

@@ -234,6 +234,24 @@ def test_a_bad_line_is_named_as_it_stands_in_the_whole_file(make, tmp_path):
         make(f"text:{path}", shard_size=100)
 
 
+def test_a_text_file_without_an_empty_line_is_said_to_be_one_document(tokenizer, tmp_path, capsys):
+    lines = [f"document {i} is " + "long and " * 30 for i in range(6_000)]
+    texts = {"lines": "\n".join(lines), "apart": "\n\n".join(lines), "small": "\n".join(lines[:9])}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "more.txt.gz").write_bytes(gzip.compress(texts["lines"].encode()))
+    for reference, named in (
+        ("*.txt", "lines.txt has"),
+        ("*.t*", "lines.txt (and of 1 more) has"),
+        ("[as]*.txt", ""),
+        ("*.txt#file", ""),
+    ):
+        make_plan(f"text:{tmp_path}/{reference}", tokenizer)
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: the first MiB of {tmp_path}/{named}") or not named
+        assert said.count("\n") == bool(named) and ("put an empty line" in said) == bool(named)
+
+
 # --- duplicates ----------------------------------------------------------------------------------
 
 
@@ -290,22 +308,36 @@ def test_a_killed_preparation_goes_on_where_it_was(tokenizer_folder, tmp_path):
         flags += ["--tokenizer", str(tokenizer_folder), "--out", str(tmp_path / out)]
         return [sys.executable, "-m", "jaxbert", "prepare", *flags]
 
-    def stop(out: str, number: int) -> subprocess.CompletedProcess:
-        with subprocess.Popen(command(out), cwd=commands.ROOT, stderr=subprocess.PIPE) as process:
-            before = len(list((tmp_path / out).glob("unfinished/*.json")))
-            while len(list((tmp_path / out).glob("unfinished/*.json"))) <= before:
+    # Whoever comes to the fourth unit reads its record first, and waits at a pipe for a writer: so
+    # the work is under way when it is stopped, however long this process has to wait for a core.
+    work = tmp_path / "broken" / "unfinished"
+    work.mkdir(parents=True)
+    pipe = work / "000003.json"
+    os.mkfifo(pipe)
+
+    def stop(number: int) -> subprocess.CompletedProcess:
+        writer = None
+        with subprocess.Popen(
+            command("broken"), cwd=commands.ROOT, stderr=subprocess.PIPE
+        ) as process:
+            while writer is None:
                 assert process.poll() is None and not time.sleep(0.01)
+                with contextlib.suppress(OSError):  # there is no reader yet
+                    writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
             os.kill(process.pid, number)
             said = process.stderr.read()  # until its workers have gone, too
+        os.close(writer)
         return subprocess.CompletedProcess([], process.returncode, stderr=said.decode())
 
-    assert stop("broken", signal.SIGKILL).returncode == -signal.SIGKILL
-    asked = stop("broken", signal.SIGTERM)
+    assert stop(signal.SIGKILL).returncode == -signal.SIGKILL
+    asked = stop(signal.SIGTERM)
     assert (asked.returncode, asked.stderr) == (
         75,
         "interrupted and saved: run the same command again\n",
     )
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "broken").glob("*.array_record")}
+    pipe.unlink()
+    shards = [work.parent / f"{path.stem}.array_record" for path in work.glob("*.json")]
+    kept = {path: path.stat().st_mtime_ns for path in shards}
     damaged = min(kept)
     damaged.write_bytes(damaged.read_bytes()[:-100])
     for out in ("broken", "whole", "whole"):  # the last time it is there already
@@ -321,7 +353,7 @@ def test_a_killed_preparation_goes_on_where_it_was(tokenizer_folder, tmp_path):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_those_who_wait_for_a_folder_go_on_when_it_is_free(
-    fails, tokenizer, tokenizer_folder, tmp_path
+    fails, tokenizer, tokenizer_folder, tmp_path, capsys
 ):
     plan = make_plan(write_lines(tmp_path / "rows.jsonl", ["film one", "film two"]), tokenizer)
     out, found = tmp_path / "out", []
@@ -330,11 +362,16 @@ def test_those_who_wait_for_a_folder_go_on_when_it_is_free(
         found.append(prepare(plan, tokenizer_folder, out).num_documents)
 
     threads = [threading.Thread(target=wait) for _ in range(2)]
+    said = f"waiting for another process that prepares {out}\n"
     with contextlib.suppress(UserError), unfinished(plan, out) as work:
         for thread in threads:
             thread.start()
-        time.sleep(0.2)  # they wait now; if they did not yet, they would find less to go wrong
-        assert not found
+        heard = ""
+        while heard.count(said) < len(threads):
+            assert all(thread.is_alive() for thread in threads)
+            heard += capsys.readouterr().err
+            time.sleep(0.01)
+        assert not found and heard == 2 * said
         if fails:
             raise UserError("a line that is no text")
         shutil.copytree(prepare(plan, tokenizer_folder, tmp_path / "x").folder, out,
@@ -343,6 +380,18 @@ def test_those_who_wait_for_a_folder_go_on_when_it_is_free(
     for thread in threads:
         thread.join()
     assert found == [2, 2] and not work.exists()
+
+
+def test_a_finished_folder_is_used_where_nothing_may_be_written(make, tmp_path):
+    reference = write_lines(tmp_path / "rows.jsonl", [story(i) for i in range(9)])
+    folder = make(reference, "x").folder
+    before = folder.stat().st_mtime_ns  # changes with any name that is made or removed in it
+    folder.chmod(0o500)
+    assert make(reference, "x").num_documents == 9
+    folder.chmod(0o700)
+    assert folder.stat().st_mtime_ns == before
+    (folder / "unfinished").mkdir()  # of a process that was killed when all was done
+    assert make(reference, "x").num_documents == 9 and not (folder / "unfinished").exists()
 
 
 def test_a_damaged_folder_is_refused_by_the_name_of_its_file(make, tmp_path):

@@ -272,10 +272,13 @@ def test_rows_in_are_rows_used_and_rows_reported(tmp_path_factory, labels):
         (("True", "False"), [True, False, "True", "true"], [0, 1, 0, None]),
         (
             ("no", "yes"),
-            [True, False, 1, "1", "yes", 1.0, None, "+1", -1],
-            [1, 0, 1, 1, 1, *[None] * 4],
+            [1, "1", "yes", 1.0, 0.0, "1.0", None, "+1", -1, 0.5, 2.0, 1e30, True, False],
+            [1, 1, 1, 1, 0, 1, *[None] * 8],  # what is true is not known to be the second of two
         ),
-        (("true", "no"), [False], [None]),
+        (("true", "no"), [True, False], [0, None]),
+        (("0", "1"), [1.0, "0.0", True], [1, 0, None]),
+        (("1.0", "2.0"), [1.0, "2.0", 1, 0], [0, 1, None, None]),
+        (("2", "1"), [1.0, 2.0, 0.0], [1, 0, None]),
     ],
 )
 def test_a_label_is_the_same_class_from_every_format(tmp_path, labels, given, numbers):
@@ -290,11 +293,27 @@ def test_a_label_is_the_same_class_from_every_format(tmp_path, labels, given, nu
     assert [read.get(f"text {i}") for i in range(len(given))] == numbers
 
 
+@pytest.mark.parametrize(("label", "said"), [(True, "True"), (1.5, "1.5"), (-1.0, "-1.0 (-1 ma")])
+def test_a_truth_value_or_a_part_of_a_number_is_no_position(tmp_path, label, said):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": "one", "label": "yes"}, {"text": "two", "label": label}]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    with pytest.raises(UserError) as error:
+        load_task(
+            describe_task("m", source=f"jsonl:{path}", columns=("text",), labels=("no", "yes"))
+        )
+    line = error.value.line
+    assert line.startswith(f"unknown label {said}") and "the labels are 'no', 'yes'" in line
+    assert f", {path}:2:label; " in line
+
+
 def test_text_that_no_tokenizer_could_take_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     for text, message in (
         ("lone \ud800", r"'\\ud800' is no character of UTF-8"),
         ("NUL \0", "a NUL character"),
+        ("\u200b\ufeff", "empty text"),
+        (" \u200e\x07\u00ad\n", "empty text"),
         ("x" * 2_000_000, "the line is longer"),
         (7, "a int instead of text"),
     ):
