@@ -16,7 +16,7 @@ from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop import hub
-from jaxbert.interop.huggingface import Model, read_model, write_model
+from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
 from jaxbert.models.bert import PRESETS, BertConfig, Params, init_params
 from jaxbert.models.reduction import init_from_teacher
 from jaxbert.objectives.alignment import align
@@ -246,10 +246,8 @@ class Library:
           labels: the classes' names.
           extra: further files of its folder, name -> text.
         """
-        plain = "projection" not in params and config.position == "learned"
-        plain &= "classifier" not in params or config.classifier == "bert"
         # The rates of its training are the phase's; what stays is what BERT is fine-tuned with.
         config = config.replace(hidden_dropout=0.1, attention_dropout=0.1)
-        layout = "huggingface" if plain else "tinybert"
+        layout = layout_for(config, params)
         folder, tokenizer = self.folder(name), self.tokenizer
         write_model(folder, config, params, labels, tokenizer, layout=layout, extra=extra)

@@ -165,6 +165,14 @@ def _check_shapes(
         raise UserErrors(errors[:_SHOWN])
 
 
+def layout_for(config: BertConfig, params: Mapping[str, Any]) -> str:
+    """The layout that a model is written in: ``huggingface`` wherever that can hold it."""
+    heads = {"classifier", "mlm", "nsp"} & set(params)
+    plain = "projection" not in params and config.position == "learned"
+    plain &= "classifier" not in heads or (config.classifier == "bert" and len(heads) == 1)
+    return "huggingface" if plain else "tinybert"
+
+
 def write_model(
     folder: Path,
     config: BertConfig,
