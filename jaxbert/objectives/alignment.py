@@ -30,6 +30,34 @@ def uniform(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
     return tuple(-(-i * teacher_layers // student_layers) for i in range(1, student_layers + 1))
 
 
+def layer_map(rule: str, teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """Teacher layers, counted from 1, for the student's layers 1..M.
+
+    Args:
+      rule: ``uniform``, ceil(i N / M); ``top``, the last M; ``bottom``, the first M; or a layer for
+        each student layer, ``2,4,6``.
+      teacher_layers: N.
+      student_layers: M.
+
+    Raises:
+      UserError: no such rule, or one that does not fit these depths.
+    """
+    n, m = teacher_layers, student_layers
+    rules = {
+        "uniform": uniform(n, m),
+        "top": tuple(range(n - m + 1, n + 1)),
+        "bottom": tuple(range(1, m + 1)),
+    }
+    layers = rules.get(rule) or tuple(int(x) for x in rule.split(",") if x.strip().isdecimal())
+    good = len(layers) == m and all(1 <= layer <= n for layer in layers)
+    if not good or (rule not in rules and len(rule.split(",")) != m):
+        what = f"{rule!r} names no teacher layers for {m} student layers"
+        fix = f"give uniform, top or bottom, or {m} numbers from 1 to {n}, such as "
+        fix += ",".join(map(str, uniform(n, m)))
+        raise UserError(what, "a map of layers", fix)
+    return layers
+
+
 def align(
     teacher: BertConfig,
     student: BertConfig,

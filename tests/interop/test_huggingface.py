@@ -139,6 +139,12 @@ def test_a_model_of_tags_is_not_written_with_a_pooler(tmp_path, tokenizer):
 TINYBERT = {
     "shared projection": {"projection_size": 6},
     "projection per layer": {"projection_size": 6, "projection_per_layer": True},
+    "low rank": {"projection_size": 6, "projection_rank": 3},
+    "low rank per layer": {
+        "projection_size": 6,
+        "projection_rank": 3,
+        "projection_per_layer": True,
+    },
     "its classifier": {"num_labels": 3, "classifier": "tinybert", "projection_size": 8},
     "bert's classifier and a projection": {"num_labels": 3, "projection_size": 8},
     "no pooling of the head": {"num_labels": 3, "classifier": "tinybert"},
@@ -160,7 +166,7 @@ def test_the_tinybert_layout_round_trips(tmp_path, tokenizer, changes):
     assert model.config == config
 
 
-@pytest.mark.parametrize("changes", list(TINYBERT.values())[:3])
+@pytest.mark.parametrize("changes", list(TINYBERT.values())[:4])
 def test_transformers_does_not_load_what_it_would_compute_otherwise(tmp_path, tokenizer, changes):
     transformers = pytest.importorskip("transformers")
     config = CONFIG.replace(**changes)
@@ -247,6 +253,20 @@ def test_tinybert_checkpoints_as_published_are_read(tmp_path, per_layer):
         model.params["mlm"]["norm"]["bias"],
         tensors["cls.predictions.transform.LayerNorm.beta"],
     )
+
+
+def test_the_factors_of_a_projection_have_names_of_their_own(tmp_path, tokenizer):
+    config = CONFIG.replace(projection_size=6, projection_rank=3, projection_per_layer=True)
+    params = random_params(config, groups_of(config))
+    write_model(tmp_path / "m", config, params, (), tokenizer, layout="tinybert")
+    tensors = safetensors.numpy.load_file(tmp_path / "m" / WEIGHTS)
+    factors = {name: tensor for name, tensor in tensors.items() if name.startswith("proj")}
+    assert len(factors) == 3 * (config.num_layers + 1)
+    mine = params["projection"]
+    np.testing.assert_array_equal(factors["projections.1.down.weight"], mine["down_kernel"][1].T)
+    np.testing.assert_array_equal(factors["projections.2.up.weight"], mine["up_kernel"][2].T)
+    np.testing.assert_array_equal(factors["projections.0.up.bias"], mine["bias"][0])
+    assert not any(name.startswith("fit_dense") for name in tensors)
 
 
 def test_a_classifier_beside_a_projection_is_tinyberts_unless_config_json_says_otherwise(

@@ -105,6 +105,29 @@ def test_kept_coordinates_are_the_same_everywhere():
         np.testing.assert_array_equal(second["bias"][i], teacher["output"]["bias"][j][kept])
 
 
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_projection_of_low_rank_is_the_best_of_that_rank_for_states_of_their_size(per_layer):
+    """Against NumPy's singular values: scaled by their sizes, no map of rank 5 is nearer."""
+    config = NARROW.replace(projection_rank=5, projection_per_layer=per_layer)
+    low = init_from_teacher(config, TEACHER, PARAMS, LAYERS, KEY)
+    fresh = jax.eval_shape(lambda: init_params(config, KEY))
+    chex.assert_trees_all_equal_shapes_and_dtypes(low, fresh)
+    back = narrow_params()["projection"]["kernel"].astype(float)
+    norms = [low["embeddings"]["norm"]]
+    stack = low["encoder"]["layers"]["output_norm"]
+    norms += [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(config.num_layers)]
+    power = np.stack([n["scale"].astype(float) ** 2 + n["bias"] ** 2 for n in norms])
+    down, up = low["projection"]["down_kernel"], low["projection"]["up_kernel"]
+    for size, product in zip(
+        np.sqrt(power if per_layer else power.sum(0, keepdims=True)),
+        down @ up if per_layer else (down @ up)[None],
+        strict=True,
+    ):
+        values = np.linalg.svd(size[:, None] * back, compute_uv=False)
+        error = np.linalg.norm(size[:, None] * (product - back))
+        np.testing.assert_allclose(error, np.sqrt(np.sum(values[5:] ** 2)), rtol=1e-6)
+
+
 def strongest(into: np.ndarray, out: np.ndarray, count: int) -> list[int]:
     """Columns j with the largest |into_j| |out_j|, in order."""
     weight = [np.linalg.norm(a) * np.linalg.norm(b) for a, b in zip(into.T, out.T, strict=True)]
