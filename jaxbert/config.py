@@ -51,7 +51,7 @@ class StudentConfig:
         of the student's, counted from 1, such as ``1,2,3,4``.
     """
 
-    preset: str = option("", among=("", "tinybert4", "tinybert6", "bert-base", "minilm-l6"))
+    preset: str = option("", among=("tinybert4", "tinybert6", "bert-base", "minilm-l6", ""))
     hidden_size: int = option(0, low=0)
     num_layers: int = option(0, low=0)
     num_heads: int = option(0, low=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from jaxbert.config import RunConfig
+from jaxbert.config import PhaseConfig, RunConfig, StudentConfig
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
@@ -19,10 +20,11 @@ from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
 from jaxbert.models.bert import PRESETS, BertConfig, Params, init_params
 from jaxbert.models.reduction import init_from_teacher
-from jaxbert.objectives.alignment import align
+from jaxbert.objectives.alignment import layer_map
 
 _VOCABULARY = "vocabulary"  # of the workdir
 _DOCUMENTS = 20_000  # at most, to train one
+_MADE = ("student", "assistant")  # whose shape a section of the config gives
 
 
 class Library:
@@ -30,7 +32,8 @@ class Library:
 
     ``given_teacher`` is what the config's teacher names; ``initial_student`` a student before any
     training, ``random_student`` one of its shape with random weights, ``student`` the one to start
-    from; every other name is a model that a phase trained.
+    from; ``initial_assistant`` and ``random_assistant`` are the like of an assistant; every other
+    name is a model that a phase trained.
 
     Args:
       config: the run's.
@@ -98,12 +101,13 @@ class Library:
         """What is wrong with the models that the run starts from."""
         errors = self._check_teacher() if self.has_teacher else []
         starts = {phase.start for phase in self._config.sections.values()}
-        for name in ("student", "initial_student"):
+        for name in starts & {"student", "initial_student", "initial_assistant"}:
+            who = name.removeprefix("initial_")
             try:
-                if self._config.init_from and name in starts:
+                if self._config.init_from and who == "student":
                     self._check_shape(self._inherited(name))
-                elif name in starts and self._config.student.init == "teacher":
-                    self._fresh_student()  # made again when it is written: rather that than late
+                elif self.section(name).init == "teacher":
+                    self._fresh(who)  # made again when it is written: rather that than late
             except UserError as error:
                 errors.append(error)
         return errors
@@ -117,52 +121,102 @@ class Library:
             errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
         return errors + self._check_length(self.given, f"the teacher {self._config.teacher}")
 
-    @functools.cached_property
-    def student_config(self) -> BertConfig:
-        """The student's shape: the preset, its overrides, and what it shares with the teacher.
+    def section(self, name: str) -> StudentConfig:
+        """The section of the config that says how a model is made, the student's unless another."""
+        assistant = self._origins.get(name) == "assistant"
+        return self._config.assistant if assistant else self._config.student
 
-        Without a teacher it has a row for each piece of the tokenizer and for each position up to
-        the run's length: rows that no training reaches would be random for ever.
+    def shape(self, name: str) -> BertConfig:
+        """The shape of a model, trained or not: the given teacher's, or that of its section.
+
+        The section's preset and its overrides, and what it shares with the teacher. Without one it
+        has a row for each piece of the tokenizer and for each position up to the run's length: rows
+        that no training reaches would be random for ever. A projection leads into the width of the
+        model that the first phase with a teacher, of those that train it, learns from.
+
+        Raises:
+          UserError: it has no projection, and the model it learns from another width.
         """
-        wanted = self._config.student
+        origin = self._origins.get(name, "student")
+        base = self._plain_shape(origin)
+        teacher = "given_teacher" if self.has_teacher else ""
+        for phase in reversed(list(self._config.sections.values())):
+            if phase.teacher and self._origins.get(phase.start) == origin:
+                teacher = phase.teacher
+        if origin == "given_teacher" or not teacher:
+            return base
+        wanted = self.section(name)
+        width = self._plain_shape(self._origins.get(teacher, "student")).hidden_size
+        if wanted.projection != "none":
+            return base.replace(
+                projection_size=width,
+                projection_per_layer=wanted.projection == "layer",
+                projection_rank=wanted.projection_rank,
+            )
+        if base.hidden_size == width:
+            return base
+        raise UserError(
+            f"the {origin}'s width {base.hidden_size} is not the {width} of the model that it "
+            "learns from, so that hidden states cannot be compared",
+            f"config key {origin}.projection",
+            f"give shared or layer, or {origin}.hidden_size={width}",
+        )
+
+    def _plain_shape(self, origin: str) -> BertConfig:
+        """The shape without a projection."""
+        if origin == "given_teacher":
+            return self.given.config.replace(projection_size=0, projection_rank=0)
+        wanted: StudentConfig = getattr(self._config, origin)
         sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
         changed = {key: getattr(wanted, key) for key in sizes if getattr(wanted, key)}
-        base = PRESETS[wanted.preset].replace(
-            **changed, position=wanted.position, classifier=wanted.classifier
-        )
-        if not self.has_teacher:
+        changed |= {"position": wanted.position, "classifier": wanted.classifier}
+        if self.has_teacher:
+            shared = ("vocab_size", "type_vocab_size", "max_position_embeddings")
+            changed |= {key: getattr(self.given.config, key) for key in shared}
+        else:
             length = self._config.max_length
-            return base.replace(vocab_size=self.vocab_size, max_position_embeddings=length)
-        teacher = self.given.config
-        shared = ("vocab_size", "type_vocab_size", "max_position_embeddings")
-        student = base.replace(
-            **{key: getattr(teacher, key) for key in shared},
-            projection_size=0 if wanted.projection == "none" else teacher.hidden_size,
-            projection_per_layer=wanted.projection == "layer",
-        )
-        if wanted.projection == "none" and student.hidden_size != teacher.hidden_size:
-            raise UserError(
-                f"the student's width {student.hidden_size} is not the teacher's "
-                f"{teacher.hidden_size}, so that hidden states cannot be compared",
-                "config key student.projection",
-                "give shared or layer, or student.hidden_size as wide as the teacher",
-            )
-        return student
+            changed |= {"vocab_size": self.vocab_size, "max_position_embeddings": length}
+        return PRESETS[wanted.preset].replace(**changed)
+
+    @functools.cached_property
+    def _origins(self) -> dict[str, str]:
+        """What each name goes back to, through the phases: given_teacher, student, assistant."""
+        origins = {f"{how}_{who}": who for who in _MADE for how in ("initial", "random")}
+        origins |= {"given_teacher": "given_teacher", "student": "student"}
+        for phase in self._config.sections.values():
+            origins.setdefault(phase.trains, origins.get(phase.start, "student"))
+        return origins
+
+    def start(self, phase: PhaseConfig) -> Model:
+        """The model that a phase starts from.
+
+        A projection into another width than that of the model it learns from is left out.
+        """
+        model = self.get(phase.start)
+        width = model.config.projection_size
+        if not (width and phase.teacher) or width == self.shape(phase.teacher).hidden_size:
+            return model
+        none = {"projection_size": 0, "projection_per_layer": False, "projection_rank": 0}
+        params = {group: v for group, v in model.params.items() if group != "projection"}
+        return dataclasses.replace(model, config=model.config.replace(**none), params=params)
 
     def get(self, name: str) -> Model:
         """The model of a name."""
         if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
             return self.given
         folder = self.folder(name)
-        if name == "random_student":
-            fresh = init_params(self.student_config, jax.random.key(self._config.seed))
-            return Model(self.student_config, fresh, (), folder)
-        if not folder.is_dir() and name in ("student", "initial_student"):
-            if self._config.init_from:
-                return self._inherited(name)
-            if name == "student":
-                return self.get("initial_student")
-            self.write(name, self.student_config, self._fresh_student())
+        how, _, who = name.partition("_")
+        if how == "random" and who in _MADE:
+            shape = self.shape(name)
+            return Model(shape, init_params(shape, jax.random.key(self._config.seed)), (), folder)
+        if folder.is_dir():
+            return read_model(folder)
+        if name in ("student", "initial_student") and self._config.init_from:
+            return self._inherited(name)
+        if name == "student":
+            return self.get("initial_student")
+        if how == "initial" and who in _MADE:
+            self.write(name, self.shape(name), self._fresh(who))
         return read_model(folder)
 
     def _inherited(self, name: str) -> Model:
@@ -191,11 +245,12 @@ class Library:
 
     def _check_shape(self, student: Model) -> None:
         """Raises a UserError unless an inherited student is the one that the config describes."""
-        wanted = self.student_config
+        wanted = self.shape("student")
         fields = ["hidden_size", "num_layers", "num_heads", "intermediate_size", "position"]
         # What the student does not have yet, it gets as the config says.
         fields += ["classifier"] * ("classifier" in student.params)
-        fields += ["projection_size", "projection_per_layer"] * ("projection" in student.params)
+        sizes = ["projection_size", "projection_per_layer", "projection_rank"]
+        fields += sizes * ("projection" in student.params)
         errors = [
             UserError(
                 f"{field} is {mine!r}, and in the student of {self._config.init_from} {theirs!r}",
@@ -216,13 +271,19 @@ class Library:
         what = f"max_length = {length} is beyond the {positions} positions"
         return [UserError(what, f"config key max_length and {name}", f"give at most {positions}")]
 
-    def _fresh_student(self) -> Params:
+    def _fresh(self, who: str) -> Params:
+        """The parameters of a student or an assistant before any training."""
+        shape, wanted = self.shape(f"initial_{who}"), self.section(f"initial_{who}")
         key = jax.random.key(self._config.seed)
-        if self._config.student.init == "random":
-            return init_params(self.student_config, key)
-        layers = align(self.given.config, self.student_config).attention
+        if wanted.init == "random":
+            return init_params(shape, key)
+        given = self.given
+        try:
+            layers = layer_map(wanted.init_layers, given.config.num_layers, shape.num_layers)
+        except UserError as error:
+            raise UserError(error.what, f"config key {who}.init_layers", error.fix) from error
         return init_from_teacher(
-            self.student_config, self.given.config, self.given.params, layers, key
+            shape, given.config, given.params, tuple(layer - 1 for layer in layers), key
         )
 
     def folder(self, name: str) -> Path:

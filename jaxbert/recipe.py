@@ -182,7 +182,9 @@ def _read(
         kind = hints[key]
         if dataclasses.is_dataclass(kind):
             if isinstance(value, Mapping):
-                values[key] = kind(**_read(kind, value, f"{prefix}{key}.", errors))  # type: ignore[operator]
+                default: Any = fields[key].default
+                read = _read(kind, value, f"{prefix}{key}.", errors)
+                values[key] = dataclasses.replace(default, **read)
             else:
                 where = f"config key {prefix}{key}"
                 errors.append(UserError("it is a section", where, "give the keys inside it"))
@@ -279,7 +281,23 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
     check(good, "there is no teacher", fix, "teacher", *deciding)
     what = "the teacher has a vocabulary of its own"
     check(not (config.teacher and config.vocabulary), what, "remove it", "vocabulary", "teacher")
-    made = ["given_teacher", "initial_student", "random_student", "student"]
+    reserved = [f"{how}_{who}" for who in ("student", "assistant") for how in ("initial", "random")]
+    reserved.append("given_teacher")
+    for who in ("student", "assistant"):
+        section = getattr(config, who)
+        what, layers = "random weights are cut out of no layers", f"{who}.init_layers"
+        good = section.init == "teacher" or section.init_layers == "uniform"
+        check(good, what, f"give {who}.init=teacher, or remove it", layers, f"{who}.init")
+        what, rank = "there is no projection that could have a rank", f"{who}.projection_rank"
+        good = section.projection != "none" or not section.projection_rank
+        check(good, what, "give 0, or another projection", rank, f"{who}.projection")
+    check(bool(config.student), "the student has no shape", "give one", "student.preset")
+    used = any(p.start.endswith("_assistant") for p in config.sections.values())
+    what, fix = "no phase starts from the assistant", "give a phase start=initial_assistant"
+    starts = [f"{name}.start" for name in config.sections]
+    check(used or not config.assistant, what, fix, "assistant.preset", *starts)
+    made = [name for name in reserved if config.assistant or not name.endswith("_assistant")]
+    made.append("student")
     trained: list[str] = []
     named = ["phases", *config.phases]  # the keys that decide what is in ``made``
     for name, phase in config.sections.items():
@@ -319,7 +337,7 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         good = phase.objective != "layers" or not phase.eval_every
         check(good, what, "give 0", f"{name}.eval_every", objective)
         trains = f"{name}.trains"
-        good = phase.trains not in made[:3] and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))
+        good = phase.trains not in reserved and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))
         check(good, f"{phase.trains!r} cannot name a trained model", "give a plain name", trains)
         # A model is written once: its folder is how a phase is known to be finished.
         what = f"an earlier phase trains {phase.trains!r}"

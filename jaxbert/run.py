@@ -147,7 +147,8 @@ class Run:
                 errors.append(UserError(what, f"config key {name}.batch_size", fix))
             try:
                 if phase.objective == "layers":
-                    self._align(self.library.given.config, self.library.student_config, phase)
+                    shape = self.library.shape
+                    self._align(shape(phase.teacher), shape(phase.start), phase)
             except UserError as error:
                 if error.what not in {known.what for known in errors}:  # met by another check
                     errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
@@ -192,9 +193,10 @@ class Run:
         dtype = self.config.dtype
         needs_classifier = phase.objective in CLASSIFIES
         is_student = phase.start != "given_teacher" and "classifier" not in start.params
+        made = self.library.section(phase.start)
         config = start.config.replace(
             dtype=dtype,
-            classifier=self.config.student.classifier if is_student else start.config.classifier,
+            classifier=made.classifier if is_student else start.config.classifier,
             hidden_dropout=phase.dropout,
             attention_dropout=phase.dropout,
         )
@@ -209,10 +211,11 @@ class Run:
         theirs = teacher.config.replace(dtype=dtype)
         if phase.objective == "predictions":
             return PredictionDistillation(config, theirs, phase.temperature, phase.compat)
-        if self.library.student_config.projection_size and not config.projection_size:
+        if made.projection != "none" and not config.projection_size:
             config = config.replace(
                 projection_size=theirs.hidden_size,
-                projection_per_layer=self.library.student_config.projection_per_layer,
+                projection_per_layer=made.projection == "layer",
+                projection_rank=made.projection_rank,
             )
         return LayerDistillation(
             config,
@@ -232,7 +235,7 @@ class Run:
         if record.exists():
             print(f"{name}: finished before, in {folder}", flush=True)
             return json.loads(record.read_text(encoding="utf-8"))
-        start = self.library.get(phase.start)
+        start = self.library.start(phase)
         teacher = self.library.get(phase.teacher) if phase.teacher else None
         objective = self.objective(phase, start, teacher)
         config: BertConfig = getattr(objective, "student", None) or objective.model  # type: ignore[attr-defined]

@@ -248,8 +248,8 @@ def _fit_config(config: BertConfig, params: Mapping[str, Any]) -> BertConfig:
         changes["num_labels"] = params["classifier"]["dense"]["bias"].shape[0]
     else:
         changes["head"] = "classification"
-    projection = params.get("projection")
-    rank = projection["down_kernel"].shape[-1] if projection and "down_kernel" in projection else 0
+    projection = params.get("projection", {})
+    rank = projection["down_kernel"].shape[-1] if "down_kernel" in projection else 0
     changes |= {
         "projection_size": projection["bias"].shape[-1] if projection else 0,
         "projection_per_layer": bool(projection) and projection["bias"].ndim == 2,

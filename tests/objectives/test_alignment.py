@@ -7,7 +7,7 @@ from small import STUDENT, TEACHER
 
 from jaxbert.errors import UserError
 from jaxbert.models.bert import PRESETS
-from jaxbert.objectives.alignment import Alignment, align, uniform
+from jaxbert.objectives.alignment import Alignment, align, layer_map, uniform
 
 
 def test_tinybert4_learns_from_the_papers_layers_of_bert_base():
@@ -54,3 +54,31 @@ def test_what_cannot_be_matched_is_refused(change, layer_map, message):
 def test_heads_may_differ_where_no_scores_are_matched():
     alignment = align(TEACHER, STUDENT.replace(num_heads=2), scores=False)
     assert alignment.hidden == (0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("rule", "layers"),
+    [
+        ("uniform", (2, 3, 5, 6)),
+        ("top", (3, 4, 5, 6)),
+        ("bottom", (1, 2, 3, 4)),
+        ("1, 1,5,6", (1, 1, 5, 6)),
+    ],
+)
+def test_a_rule_names_layers_from_1(rule, layers):
+    assert layer_map(rule, 6, 4) == layers
+
+
+@pytest.mark.parametrize(
+    "rule", ["last", "", "1,2,3", "0,1,2,3", "1,2,3,7", "1,2,3,x", "1,2,x,3,4"]
+)
+def test_a_rule_that_does_not_fit_is_refused_with_one_that_does(rule):
+    with pytest.raises(UserError, match="or 4 numbers from 1 to 6, such as 2,3,5,6"):
+        layer_map(rule, 6, 4)
+
+
+def test_a_deeper_student_needs_layers_that_are_named():
+    assert layer_map("1,1,2", 2, 3) == (1, 1, 2)
+    for rule in ("top", "bottom"):
+        with pytest.raises(UserError, match="names no teacher layers for 3"):
+            layer_map(rule, 2, 3)
