@@ -12,19 +12,19 @@ from pathlib import Path
 
 import jax
 
-from jaxbert.config import PhaseConfig, RunConfig, StudentConfig
+from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
-from jaxbert.models.bert import PRESETS, BertConfig, Params, init_params
+from jaxbert.models.bert import BertConfig, Params, init_params
 from jaxbert.models.reduction import init_from_teacher
 from jaxbert.objectives.alignment import layer_map
+from jaxbert.shapes import MADE, Shapes
 
 _VOCABULARY = "vocabulary"  # of the workdir
 _DOCUMENTS = 20_000  # at most, to train one
-_MADE = ("student", "assistant")  # whose shape a section of the config gives
 
 
 class Library:
@@ -106,7 +106,7 @@ class Library:
             try:
                 if self._config.init_from and who == "student":
                     self._check_shape(self._inherited(name))
-                elif self.section(name).init == "teacher":
+                elif self.shapes.section(name).init == "teacher":
                     self._fresh(who)  # made again when it is written: rather that than late
             except UserError as error:
                 errors.append(error)
@@ -121,71 +121,11 @@ class Library:
             errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
         return errors + self._check_length(self.given, f"the teacher {self._config.teacher}")
 
-    def section(self, name: str) -> StudentConfig:
-        """The section of the config that says how a model is made, the student's unless another."""
-        assistant = self._origins.get(name) == "assistant"
-        return self._config.assistant if assistant else self._config.student
-
-    def shape(self, name: str) -> BertConfig:
-        """The shape of a model, trained or not: the given teacher's, or that of its section.
-
-        The section's preset and its overrides, and what it shares with the teacher. Without one it
-        has a row for each piece of the tokenizer and for each position up to the run's length: rows
-        that no training reaches would be random for ever. A projection leads into the width of the
-        model that the first phase with a teacher, of those that train it, learns from.
-
-        Raises:
-          UserError: it has no projection, and the model it learns from another width.
-        """
-        origin = self._origins.get(name, "student")
-        base = self._plain_shape(origin)
-        teacher = "given_teacher" if self.has_teacher else ""
-        for phase in reversed(list(self._config.sections.values())):
-            if phase.teacher and self._origins.get(phase.start) == origin:
-                teacher = phase.teacher
-        if origin == "given_teacher" or not teacher:
-            return base
-        wanted = self.section(name)
-        width = self._plain_shape(self._origins.get(teacher, "student")).hidden_size
-        if wanted.projection != "none":
-            return base.replace(
-                projection_size=width,
-                projection_per_layer=wanted.projection == "layer",
-                projection_rank=wanted.projection_rank,
-            )
-        if base.hidden_size == width:
-            return base
-        raise UserError(
-            f"the {origin}'s width {base.hidden_size} is not the {width} of the model that it "
-            "learns from, so that hidden states cannot be compared",
-            f"config key {origin}.projection",
-            f"give shared or layer, or {origin}.hidden_size={width}",
-        )
-
-    def _plain_shape(self, origin: str) -> BertConfig:
-        """The shape without a projection."""
-        if origin == "given_teacher":
-            return self.given.config.replace(projection_size=0, projection_rank=0)
-        wanted: StudentConfig = getattr(self._config, origin)
-        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
-        changed = {key: getattr(wanted, key) for key in sizes if getattr(wanted, key)}
-        changed |= {"position": wanted.position, "classifier": wanted.classifier}
-        if self.has_teacher:
-            shared = ("vocab_size", "type_vocab_size", "max_position_embeddings")
-            changed |= {key: getattr(self.given.config, key) for key in shared}
-        else:
-            length = self._config.max_length
-            changed |= {"vocab_size": self.vocab_size, "max_position_embeddings": length}
-        return PRESETS[wanted.preset].replace(**changed)
-
     @functools.cached_property
-    def _origins(self) -> dict[str, str]:
-        """What each name goes back to, through the phases: given_teacher, student, assistant."""
-        origins = {f"{how}_{who}": who for who in _MADE for how in ("initial", "random")}
-        origins |= {"given_teacher": "given_teacher", "student": "student"}
-        for phase in self._config.sections.values():
-            origins.setdefault(phase.trains, origins.get(phase.start, "student"))
-        return origins
+    def shapes(self) -> Shapes:
+        """The shapes of all models of the run."""
+        given = self.given.config if self.has_teacher else None
+        return Shapes(self._config, given, self.vocab_size)
 
     def start(self, phase: PhaseConfig) -> Model:
         """The model that a phase starts from.
@@ -194,7 +134,7 @@ class Library:
         """
         model = self.get(phase.start)
         width = model.config.projection_size
-        if not (width and phase.teacher) or width == self.shape(phase.teacher).hidden_size:
+        if not (width and phase.teacher) or width == self.shapes.of(phase.teacher).hidden_size:
             return model
         none = {"projection_size": 0, "projection_per_layer": False, "projection_rank": 0}
         params = {group: v for group, v in model.params.items() if group != "projection"}
@@ -206,8 +146,8 @@ class Library:
             return self.given
         folder = self.folder(name)
         how, _, who = name.partition("_")
-        if how == "random" and who in _MADE:
-            shape = self.shape(name)
+        if how == "random" and who in MADE:
+            shape = self.shapes.of(name)
             return Model(shape, init_params(shape, jax.random.key(self._config.seed)), (), folder)
         if folder.is_dir():
             return read_model(folder)
@@ -215,8 +155,8 @@ class Library:
             return self._inherited(name)
         if name == "student":
             return self.get("initial_student")
-        if how == "initial" and who in _MADE:
-            self.write(name, self.shape(name), self._fresh(who))
+        if how == "initial" and who in MADE:
+            self.write(name, self.shapes.of(name), self._fresh(who))
         return read_model(folder)
 
     def _inherited(self, name: str) -> Model:
@@ -245,22 +185,32 @@ class Library:
 
     def _check_shape(self, student: Model) -> None:
         """Raises a UserError unless an inherited student is the one that the config describes."""
-        wanted = self.shape("student")
+        wanted = self.shapes.of("student")
         fields = ["hidden_size", "num_layers", "num_heads", "intermediate_size", "position"]
         # What the student does not have yet, it gets as the config says.
         fields += ["classifier"] * ("classifier" in student.params)
-        sizes = ["projection_size", "projection_per_layer", "projection_rank"]
-        fields += sizes * ("projection" in student.params)
-        errors = [
+        fields += ["projection_rank"] * ("projection" in student.params)
+        inherited, whose = student.config, f"the student of {self._config.init_from}"
+        pairs = {field: (getattr(wanted, field), getattr(inherited, field)) for field in fields}
+        errors = []
+        if "projection" in student.params:
+            pairs["projection"] = _projection(wanted), _projection(inherited)
+            width = wanted.projection_size
+            if width not in (0, inherited.projection_size):
+                what = f"its projection leads into a width of {inherited.projection_size}, and the "
+                what += f"model that it learns from is {width} wide"
+                fix = "give the teacher that it was made for, or another init_from"
+                errors.append(UserError(what, whose, fix))
+        errors += [
             UserError(
-                f"{field} is {mine!r}, and in the student of {self._config.init_from} {theirs!r}",
-                f"config section student ({self._config.teacher} is the teacher)",
-                f"make it {theirs!r}, or give another init_from",
+                f"{field} is {mine!r}, and in {whose} {theirs!r}",
+                f"config key student.{field} ({self._config.teacher} is the teacher)",
+                f"give {theirs!r}, or another init_from",
             )
-            for field in fields
-            if (mine := getattr(wanted, field)) != (theirs := getattr(student.config, field))
+            for field, (mine, theirs) in pairs.items()
+            if mine != theirs
         ]
-        errors += self._check_length(student, f"the student of {self._config.init_from}")
+        errors += self._check_length(student, whose)
         if errors:
             raise UserErrors(errors)
 
@@ -273,7 +223,7 @@ class Library:
 
     def _fresh(self, who: str) -> Params:
         """The parameters of a student or an assistant before any training."""
-        shape, wanted = self.shape(f"initial_{who}"), self.section(f"initial_{who}")
+        shape, wanted = self.shapes.of(f"initial_{who}"), self.shapes.section(f"initial_{who}")
         key = jax.random.key(self._config.seed)
         if wanted.init == "random":
             return init_params(shape, key)
@@ -312,3 +262,10 @@ class Library:
         layout = layout_for(config, params)
         folder, tokenizer = self.folder(name), self.tokenizer
         write_model(folder, config, params, labels, tokenizer, layout=layout, extra=extra)
+
+
+def _projection(config: BertConfig) -> str:
+    """What a config calls a model's projection."""
+    if not config.projection_size:
+        return "none"
+    return "layer" if config.projection_per_layer else "shared"

@@ -147,8 +147,8 @@ class Run:
                 errors.append(UserError(what, f"config key {name}.batch_size", fix))
             try:
                 if phase.objective == "layers":
-                    shape = self.library.shape
-                    self._align(shape(phase.teacher), shape(phase.start), phase)
+                    shapes = self.library.shapes
+                    self._align(shapes.of(phase.teacher), shapes.of(phase.start), phase)
             except UserError as error:
                 if error.what not in {known.what for known in errors}:  # met by another check
                     errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
@@ -193,7 +193,7 @@ class Run:
         dtype = self.config.dtype
         needs_classifier = phase.objective in CLASSIFIES
         is_student = phase.start != "given_teacher" and "classifier" not in start.params
-        made = self.library.section(phase.start)
+        made = self.library.shapes.section(phase.start)
         config = start.config.replace(
             dtype=dtype,
             classifier=made.classifier if is_student else start.config.classifier,

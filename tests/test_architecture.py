@@ -13,7 +13,7 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 FLOORS = (
     ("errors", "memory", "batch"),
     ("models", "data", "config"),
-    ("objectives", "interop", "workdir", "recipe"),
+    ("objectives", "interop", "workdir", "recipe", "shapes"),
     ("training", "evaluation"),
     ("library", "augment", "prune"),
     ("datasets",),

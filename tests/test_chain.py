@@ -141,6 +141,6 @@ def test_what_cannot_be_a_chain_is_said(root, tmp_path, overrides, said):
 def test_an_assistant_can_be_as_wide_as_its_student_and_need_no_projection(root, tmp_path):
     equal = {"student__projection": "none", "student__projection_rank": "0"}
     library = Library(config(root, {}, **equal, student__hidden_size="36"), tmp_path)
-    assert library.shape("student").projection_size == 0
-    assert library.shape("assistant").projection_size == 48
+    assert library.shapes.of("student").projection_size == 0
+    assert library.shapes.of("assistant").projection_size == 48
     assert not library.check()
