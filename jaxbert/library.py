@@ -125,7 +125,7 @@ class Library:
     def shapes(self) -> Shapes:
         """The shapes of all models of the run."""
         given = self.given.config if self.has_teacher else None
-        return Shapes(self._config, given, self.vocab_size)
+        return Shapes(self._config, given, self.vocab_size, lambda name: self.get(name).config)
 
     def start(self, phase: PhaseConfig) -> Model:
         """The model that a phase starts from.
@@ -133,15 +133,16 @@ class Library:
         A projection into another width than that of the model it learns from is left out.
         """
         model = self.get(phase.start)
-        width = model.config.projection_size
-        if not (width and phase.teacher) or width == self.shapes.of(phase.teacher).hidden_size:
+        width = self.shapes.of(phase.teachers[0]).hidden_size if phase.teachers else 0
+        if width in (0, model.config.projection_size):
             return model
-        none = {"projection_size": 0, "projection_per_layer": False, "projection_rank": 0}
         params = {group: v for group, v in model.params.items() if group != "projection"}
-        return dataclasses.replace(model, config=model.config.replace(**none), params=params)
+        return dataclasses.replace(model, params=params)
 
     def get(self, name: str) -> Model:
-        """The model of a name."""
+        """The model of a name, or of a reference, which has a colon."""
+        if ":" in name:
+            return self._outside(name)
         if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
             return self.given
         folder = self.folder(name)
@@ -158,6 +159,17 @@ class Library:
         if how == "initial" and who in MADE:
             self.write(name, self.shapes.of(name), self._fresh(who))
         return read_model(folder)
+
+    def _outside(self, reference: str) -> Model:
+        """A teacher beside the given one, which reads the same word pieces."""
+        model = read_model(hub.resolve(reference))
+        if load_tokenizer(model.folder).fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                f"the vocabulary of {reference} is not the run's",
+                f"{model.folder} and {self.tokenizer_folder}",
+                "give a teacher with the same vocabulary",
+            )
+        return model
 
     def _inherited(self, name: str) -> Model:
         reference = self._config.init_from

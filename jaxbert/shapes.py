@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxbert.config import RunConfig, StudentConfig
-from jaxbert.errors import UserError
 from jaxbert.models.bert import PRESETS, BertConfig
 
 MADE = ("student", "assistant")  # whose shape a section of the config gives
@@ -21,10 +22,18 @@ class Shapes:
       config: the run's.
       given: the given teacher's shape; None = there is none.
       vocab_size: rows of the word tables of all models of the run.
+      outside: gives the shape of a reference.
     """
 
-    def __init__(self, config: RunConfig, given: BertConfig | None, vocab_size: int) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        given: BertConfig | None,
+        vocab_size: int,
+        outside: Callable[[str], BertConfig],
+    ) -> None:
         self._config, self._given, self._vocab_size = config, given, vocab_size
+        self._outside = outside
         self._origins = {f"{how}_{who}": who for who in MADE for how in ("initial", "random")}
         self._origins |= {"given_teacher": "given_teacher", "student": "student"}
         for phase in config.sections.values():
@@ -36,32 +45,22 @@ class Shapes:
         return self._config.assistant if assistant else self._config.student
 
     def of(self, name: str) -> BertConfig:
-        """The shape of a model, trained or not.
+        """The shape of a model, trained or not, or of a reference.
 
-        A projection leads into the width of the model that the first phase with a teacher, of the
-        phases that train it, learns from.
-
-        Raises:
-          UserError: it has no projection, and the model it learns from another width.
+        A projection leads into the width of the first model that the first phase learns from, of
+        the phases with a teacher that train it.
         """
-        origin = self._origin(name)
+        if ":" in name:
+            return self._outside(name)
+        origin, wanted = self._origin(name), self.section(name)
         base, teacher = self._plain(origin), self._teacher(origin)
-        if origin == "given_teacher" or not teacher:
+        if origin == "given_teacher" or not teacher or wanted.projection == "none":
             return base
-        wanted, width = self.section(name), self._plain(self._origin(teacher)).hidden_size
-        if wanted.projection != "none":
-            return base.replace(
-                projection_size=width,
-                projection_per_layer=wanted.projection == "layer",
-                projection_rank=wanted.projection_rank,
-            )
-        if base.hidden_size == width:
-            return base
-        raise UserError(
-            f"the {origin}'s width {base.hidden_size} is not the {width} of the model that it "
-            "learns from, so that hidden states cannot be compared",
-            f"config key {origin}.projection",
-            f"give shared or layer, or {origin}.hidden_size={width}",
+        other = self._outside(teacher) if ":" in teacher else self._plain(self._origin(teacher))
+        return base.replace(
+            projection_size=other.hidden_size,
+            projection_per_layer=wanted.projection == "layer",
+            projection_rank=wanted.projection_rank,
         )
 
     def _origin(self, name: str) -> str:
@@ -70,8 +69,8 @@ class Shapes:
     def _teacher(self, origin: str) -> str:
         """What the first phase learns from that goes back to ``origin`` and has a teacher."""
         for phase in self._config.sections.values():
-            if phase.teacher and self._origin(phase.start) == origin:
-                return phase.teacher
+            if phase.teachers and self._origin(phase.start) == origin:
+                return phase.teachers[0]
         return "given_teacher" if self._given else ""
 
     def _plain(self, origin: str) -> BertConfig:

@@ -121,20 +121,27 @@ def test_run_again_it_is_finished(chain, capsys):
         ({"student__preset": ""}, "the student has no shape, config key student.preset"),
         ({"student__init": "random"}, "cut out of no layers, config key student.init_layers"),
         ({"student__projection": "none"}, "could have a rank, config key student.projection_rank"),
-        ({"assistant__init_layers": "1,4"}, "config key assistant.init_layers; give uniform"),
-        ({"assistant__init_layers": "last"}, "'last' names no teacher layers for 2 student"),
-        ({"assistant__projection": "none"}, "the assistant's width 36 is not the 48"),
-        (
-            {"student__projection": "none", "student__projection_rank": "0"},
-            "config key student.projection; give shared or layer, or student.hidden_size=36",
-        ),
-        ({"student__projection_rank": "25"}, "at most the narrower width, 24"),
+        ({"assistant__init_layers": "last"}, "'last' names no layers, config key assistant.init_"),
     ],
 )
-def test_what_cannot_be_a_chain_is_said(root, tmp_path, overrides, said):
+def test_what_cannot_be_a_chain_is_said(root, overrides, said):
     with pytest.raises(UserError) as error:
-        run(config(root, {}, **overrides), tmp_path / "run")
+        config(root, {}, **overrides)
     assert any(said in line for line in error.value.lines), error.value.lines
+
+
+def test_shapes_that_do_not_fit_are_said_before_anything_is_written(root, tmp_path):
+    wrong = {"assistant__projection": "none", "assistant__init_layers": "1,4"}
+    wrong |= {"student__projection_rank": "25"}
+    with pytest.raises(UserError) as error:
+        run(config(root, {}, **wrong), tmp_path / "run")
+    for said in (
+        "teacher layer 4 does not exist, config key assistant.init_layers; give 1 to 3",
+        "are 36 wide and its teacher's 48, phase general_assistant",
+        "projection_rank = 25 is not valid, the model's configuration; give 0 (a full matrix) or "
+        "at most the narrower width, 24",
+    ):
+        assert any(said in line for line in error.value.lines), error.value.lines
     assert not (tmp_path / "run").exists()
 
 

@@ -35,7 +35,7 @@ def init_from_teacher(
     lacks is as ``init_params`` makes it.
 
     Args:
-      student: widths and depth at most the teacher's; heads and vocabulary equal.
+      student: widths at most the teacher's; heads and vocabulary equal.
       teacher: the teacher's configuration.
       params: the teacher's parameters.
       layers: a teacher layer, counted from 0, for each student layer.
@@ -91,7 +91,6 @@ def _check(student: BertConfig, teacher: BertConfig) -> None:
     for name in (
         "hidden_size",
         "intermediate_size",
-        "num_layers",
         "max_position_embeddings",
     ):
         mine, theirs = getattr(student, name), getattr(teacher, name)
