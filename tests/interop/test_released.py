@@ -45,6 +45,7 @@ def config(root: Path, **overrides: str) -> Any:
         "corpus_cache": f"{root}/cache",
         "dtype": "float32",
         "max_length": "32",
+        "mesh.data": "1",
         "student.hidden_size": "24",
         "student.intermediate_size": "48",
         "student.projection": "layer",
