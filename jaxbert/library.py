@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import shutil
 import tempfile
@@ -11,15 +12,16 @@ from pathlib import Path
 
 import jax
 
-from jaxbert.config import RunConfig
+from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop import hub
-from jaxbert.interop.huggingface import Model, read_model, write_model
-from jaxbert.models.bert import PRESETS, BertConfig, Params, init_params
+from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
+from jaxbert.models.bert import BertConfig, Params, init_params
 from jaxbert.models.reduction import init_from_teacher
 from jaxbert.objectives.alignment import layer_map
+from jaxbert.shapes import MADE, Shapes
 
 _VOCABULARY = "vocabulary"  # of the workdir
 _DOCUMENTS = 20_000  # at most, to train one
@@ -30,7 +32,8 @@ class Library:
 
     ``given_teacher`` is what the config's teacher names; ``initial_student`` a student before any
     training, ``random_student`` one of its shape with random weights, ``student`` the one to start
-    from; every other name is a model that a phase trained.
+    from; ``initial_assistant`` and ``random_assistant`` are the like of an assistant; every other
+    name is a model that a phase trained.
 
     Args:
       config: the run's.
@@ -98,12 +101,13 @@ class Library:
         """What is wrong with the models that the run starts from."""
         errors = self._check_teacher() if self.has_teacher else []
         starts = {phase.start for phase in self._config.sections.values()}
-        for name in ("student", "initial_student"):
+        for name in starts & {"student", "initial_student", "initial_assistant"}:
+            who = name.removeprefix("initial_")
             try:
-                if self._config.init_from and name in starts:
+                if self._config.init_from and who == "student":
                     self._check_shape(self._inherited(name))
-                elif name in starts and self._config.student.init == "teacher":
-                    self._fresh_student()  # made again when it is written: rather that than late
+                elif self.shapes.section(name).init == "teacher":
+                    self._fresh(who)  # made again when it is written: rather that than late
             except UserError as error:
                 errors.append(error)
         return errors
@@ -118,36 +122,22 @@ class Library:
         return errors + self._check_length(self.given, f"the teacher {self._config.teacher}")
 
     @functools.cached_property
-    def student_config(self) -> BertConfig:
-        """The student's shape: the preset, its overrides, and what it shares with the teacher.
+    def shapes(self) -> Shapes:
+        """The shapes of all models of the run."""
+        given = self.given.config if self.has_teacher else None
+        return Shapes(self._config, given, self.vocab_size, lambda name: self.get(name).config)
 
-        Without a teacher it has a row for each piece of the tokenizer and for each position up to
-        the run's length: rows that no training reaches would be random for ever.
+    def start(self, phase: PhaseConfig) -> Model:
+        """The model that a phase starts from.
+
+        A projection into another width than that of the model it learns from is left out.
         """
-        wanted = self._config.student
-        sizes = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
-        changed = {key: getattr(wanted, key) for key in sizes if getattr(wanted, key)}
-        base = PRESETS[wanted.preset].replace(
-            **changed, position=wanted.position, classifier=wanted.classifier
-        )
-        if not self.has_teacher:
-            length = self._config.max_length
-            return base.replace(vocab_size=self.vocab_size, max_position_embeddings=length)
-        teacher = self.given.config
-        shared = ("vocab_size", "type_vocab_size", "max_position_embeddings")
-        student = base.replace(
-            **{key: getattr(teacher, key) for key in shared},
-            projection_size=0 if wanted.projection == "none" else teacher.hidden_size,
-            projection_per_layer=wanted.projection == "layer",
-        )
-        if wanted.projection == "none" and student.hidden_size != teacher.hidden_size:
-            raise UserError(
-                f"the student's width {student.hidden_size} is not the teacher's "
-                f"{teacher.hidden_size}, so that hidden states cannot be compared",
-                "config key student.projection",
-                "give shared or layer, or student.hidden_size as wide as the teacher",
-            )
-        return student
+        model = self.get(phase.start)
+        width = self.shapes.of(phase.teachers[0]).hidden_size if phase.teachers else 0
+        if width in (0, model.config.projection_size):
+            return model
+        params = {group: v for group, v in model.params.items() if group != "projection"}
+        return dataclasses.replace(model, params=params)
 
     def get(self, name: str) -> Model:
         """The model of a name, or of a reference, which has a colon."""
@@ -156,15 +146,18 @@ class Library:
         if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
             return self.given
         folder = self.folder(name)
-        if name == "random_student":
-            fresh = init_params(self.student_config, jax.random.key(self._config.seed))
-            return Model(self.student_config, fresh, (), folder)
-        if not folder.is_dir() and name in ("student", "initial_student"):
-            if self._config.init_from:
-                return self._inherited(name)
-            if name == "student":
-                return self.get("initial_student")
-            self.write(name, self.student_config, self._fresh_student())
+        how, _, who = name.partition("_")
+        if how == "random" and who in MADE:
+            shape = self.shapes.of(name)
+            return Model(shape, init_params(shape, jax.random.key(self._config.seed)), (), folder)
+        if folder.is_dir():
+            return read_model(folder)
+        if name in ("student", "initial_student") and self._config.init_from:
+            return self._inherited(name)
+        if name == "student":
+            return self.get("initial_student")
+        if how == "initial" and who in MADE:
+            self.write(name, self.shapes.of(name), self._fresh(who))
         return read_model(folder)
 
     def _outside(self, reference: str) -> Model:
@@ -204,21 +197,32 @@ class Library:
 
     def _check_shape(self, student: Model) -> None:
         """Raises a UserError unless an inherited student is the one that the config describes."""
-        wanted = self.student_config
+        wanted = self.shapes.of("student")
         fields = ["hidden_size", "num_layers", "num_heads", "intermediate_size", "position"]
         # What the student does not have yet, it gets as the config says.
         fields += ["classifier"] * ("classifier" in student.params)
-        fields += ["projection_size", "projection_per_layer"] * ("projection" in student.params)
-        errors = [
+        fields += ["projection_rank"] * ("projection" in student.params)
+        inherited, whose = student.config, f"the student of {self._config.init_from}"
+        pairs = {field: (getattr(wanted, field), getattr(inherited, field)) for field in fields}
+        errors = []
+        if "projection" in student.params:
+            pairs["projection"] = _projection(wanted), _projection(inherited)
+            width = wanted.projection_size
+            if width not in (0, inherited.projection_size):
+                what = f"its projection leads into a width of {inherited.projection_size}, and the "
+                what += f"model that it learns from is {width} wide"
+                fix = "give the teacher that it was made for, or another init_from"
+                errors.append(UserError(what, whose, fix))
+        errors += [
             UserError(
-                f"{field} is {mine!r}, and in the student of {self._config.init_from} {theirs!r}",
-                f"config section student ({self._config.teacher} is the teacher)",
-                f"make it {theirs!r}, or give another init_from",
+                f"{field} is {mine!r}, and in {whose} {theirs!r}",
+                f"config key student.{field} ({self._config.teacher} is the teacher)",
+                f"give {theirs!r}, or another init_from",
             )
-            for field in fields
-            if (mine := getattr(wanted, field)) != (theirs := getattr(student.config, field))
+            for field, (mine, theirs) in pairs.items()
+            if mine != theirs
         ]
-        errors += self._check_length(student, f"the student of {self._config.init_from}")
+        errors += self._check_length(student, whose)
         if errors:
             raise UserErrors(errors)
 
@@ -229,17 +233,20 @@ class Library:
         what = f"max_length = {length} is beyond the {positions} positions"
         return [UserError(what, f"config key max_length and {name}", f"give at most {positions}")]
 
-    def _fresh_student(self) -> Params:
+    def _fresh(self, who: str) -> Params:
+        """The parameters of a student or an assistant before any training."""
+        shape, wanted = self.shapes.of(f"initial_{who}"), self.shapes.section(f"initial_{who}")
         key = jax.random.key(self._config.seed)
-        if self._config.student.init == "random":
-            return init_params(self.student_config, key)
-        student, teacher = self.student_config, self.given.config
+        if wanted.init == "random":
+            return init_params(shape, key)
+        given = self.given
         try:
-            mapped = layer_map("uniform", teacher.num_layers, student.num_layers)
+            layers = layer_map(wanted.init_layers, given.config.num_layers, shape.num_layers)
         except UserError as error:
-            raise UserError(error.what, "config key student.init", "give random") from None
-        layers = tuple(layer - 1 for layer in mapped)
-        return init_from_teacher(student, teacher, self.given.params, layers, key)
+            raise UserError(error.what, f"config key {who}.init_layers", error.fix) from error
+        return init_from_teacher(
+            shape, given.config, given.params, tuple(layer - 1 for layer in layers), key
+        )
 
     def folder(self, name: str) -> Path:
         """Where a model that this run writes lies."""
@@ -262,10 +269,15 @@ class Library:
           labels: the classes' names.
           extra: further files of its folder, name -> text.
         """
-        plain = "projection" not in params and config.position == "learned"
-        plain &= "classifier" not in params or config.classifier == "bert"
         # The rates of its training are the phase's; what stays is what BERT is fine-tuned with.
         config = config.replace(hidden_dropout=0.1, attention_dropout=0.1)
-        layout = "huggingface" if plain else "tinybert"
+        layout = layout_for(config, params)
         folder, tokenizer = self.folder(name), self.tokenizer
         write_model(folder, config, params, labels, tokenizer, layout=layout, extra=extra)
+
+
+def _projection(config: BertConfig) -> str:
+    """What a config calls a model's projection."""
+    if not config.projection_size:
+        return "none"
+    return "layer" if config.projection_per_layer else "shared"

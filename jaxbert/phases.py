@@ -62,16 +62,18 @@ class Objectives:
         fresh: bool,
     ) -> BertConfig:
         """The shape of what a phase trains, with the head and the projection that it reads."""
+        section = self._library.shapes.section(phase.start)
         if fresh and phase.start != "given_teacher":
-            start = start.replace(classifier=self._config.student.classifier)
+            start = start.replace(classifier=section.classifier)
         if phase.classifies:
             task = self._data.task.task
             start = start.replace(head=task.kind, num_labels=task.num_outputs)
-        projection = self._config.student.projection
-        if phase.objective == "distill" and projection != "none" and not start.projection_size:
+        width = teachers[0].hidden_size if teachers else 0
+        if section.projection != "none" and width not in (0, start.projection_size):
             start = start.replace(
-                projection_size=teachers[0].hidden_size if teachers else 0,
-                projection_per_layer=projection == "layer",
+                projection_size=width,
+                projection_per_layer=section.projection == "layer",
+                projection_rank=section.projection_rank,
             )
         return start
 
@@ -90,8 +92,9 @@ class Objectives:
             found = self._check_heads(name, phase)
             try:
                 if not found:
-                    shapes = [self._shape(teacher) for teacher in phase.teachers]
-                    student = self._trained(phase, self._shape(phase.start), shapes, fresh=True)
+                    shapes = [self._library.shapes.of(teacher) for teacher in phase.teachers]
+                    start = self._library.shapes.of(phase.start)
+                    student = self._trained(phase, start, shapes, fresh=True)
                     self._matches(phase, student, shapes)
             except UserError as error:
                 for one in error.errors if isinstance(error, UserErrors) else (error,):
@@ -137,12 +140,3 @@ class Objectives:
         if any(phase.masks for phase in made):
             heads.add("mlm")
         return heads
-
-    def _shape(self, name: str) -> BertConfig:
-        """What a model will be like, which may not be trained yet."""
-        if ":" in name:
-            return self._library.get(name).config
-        made = [phase for phase in self._config.sections.values() if phase.trains == name]
-        if name == "given_teacher" or (made and made[0].start == "given_teacher"):
-            return self._library.given.config
-        return self._library.student_config

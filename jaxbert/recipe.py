@@ -206,7 +206,8 @@ def _read(
             continue
         if section:
             if isinstance(value, Mapping):
-                values[key] = _section(kind, value, f"{prefix}{key}.", errors)
+                default = fields[key].default
+                values[key] = _section(kind, value, f"{prefix}{key}.", errors, default)
             else:
                 where = f"config key {prefix}{key}"
                 errors.append(UserError("it is a section", where, "give the keys inside it"))
@@ -226,10 +227,12 @@ def _read(
     return values
 
 
-def _section(kind: Any, given: Mapping[str, Any], prefix: str, errors: list[UserError]) -> Any:
-    """A section, or the sections of a mapping by their names."""
+def _section(
+    kind: Any, given: Mapping[str, Any], prefix: str, errors: list[UserError], default: Any
+) -> Any:
+    """A section, or the sections of a mapping by their names; ``default`` is that of a section."""
     if dataclasses.is_dataclass(kind):
-        return kind(**_read(kind, given, prefix, errors))  # type: ignore[operator]
+        return dataclasses.replace(default, **_read(kind, given, prefix, errors))
     inner = typing.get_args(kind)[1]
     sections = {}
     for name, value in given.items():
@@ -237,7 +240,7 @@ def _section(kind: Any, given: Mapping[str, Any], prefix: str, errors: list[User
         if not name.isidentifier() or name in RESERVED:
             errors.append(UserError(f"{name!r} cannot name a term", where, "give a plain new name"))
         elif isinstance(value, Mapping):
-            sections[name] = _section(inner, value, f"{prefix}{name}.", errors)
+            sections[name] = _section(inner, value, f"{prefix}{name}.", errors, inner())
         else:
             errors.append(UserError("it is a section", where, "give the keys inside it"))
     return sections
@@ -339,7 +342,26 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
     check(good, "there is no teacher", fix, "teacher", *deciding)
     what = "the teacher has a vocabulary of its own"
     check(not (config.teacher and config.vocabulary), what, "remove it", "vocabulary", "teacher")
-    made = ["given_teacher", "initial_student", "random_student", "student"]
+    reserved = [f"{how}_{who}" for who in ("student", "assistant") for how in ("initial", "random")]
+    reserved.append("given_teacher")
+    for who in ("student", "assistant"):
+        section = getattr(config, who)
+        what, layers = "random weights are cut out of no layers", f"{who}.init_layers"
+        good = section.init == "teacher" or section.init_layers == "uniform"
+        check(good, what, f"give {who}.init=teacher, or remove it", layers, f"{who}.init")
+        what = f"{section.init_layers!r} names no layers"
+        good = re.fullmatch(r"uniform|top|bottom|\d+( *, *\d+)*", section.init_layers) is not None
+        check(good, what, "give uniform, top, bottom, or numbers such as 1,2,4", layers)
+        what, rank = "there is no projection that could have a rank", f"{who}.projection_rank"
+        good = section.projection != "none" or not section.projection_rank
+        check(good, what, "give 0, or another projection", rank, f"{who}.projection")
+    check(bool(config.student), "the student has no shape", "give one", "student.preset")
+    used = any(p.start.endswith("_assistant") for p in config.sections.values())
+    what, fix = "no phase starts from the assistant", "give a phase start=initial_assistant"
+    starts = [f"{name}.start" for name in config.sections]
+    check(used or not config.assistant, what, fix, "assistant.preset", *starts)
+    made = [name for name in reserved if config.assistant or not name.endswith("_assistant")]
+    made.append("student")
     trained: list[str] = []
     named = ["phases", *config.phases]  # the keys that decide what is in ``made``
     for name, phase in config.sections.items():
@@ -387,7 +409,7 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         good = phase.objective != "distill" or phase.classifies or not phase.eval_every
         check(good, what, "give 0", f"{name}.eval_every", *deciding)
         trains = f"{name}.trains"
-        good = phase.trains not in made[:3] and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))
+        good = phase.trains not in reserved and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))
         check(good, f"{phase.trains!r} cannot name a trained model", "give a plain name", trains)
         # A model is written once: its folder is how a phase is known to be finished.
         what = f"an earlier phase trains {phase.trains!r}"

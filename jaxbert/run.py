@@ -179,7 +179,7 @@ class Run:
         if record.exists():
             print(f"{name}: finished before, in {folder}", flush=True)
             return json.loads(record.read_text(encoding="utf-8"))
-        start = self.library.get(phase.start)
+        start = self.library.start(phase)
         teachers = [self.library.get(teacher) for teacher in phase.teachers]
         objective = self.objectives.make(phase, start, teachers)
         config: BertConfig = getattr(objective, "student", None) or objective.model  # type: ignore[attr-defined]

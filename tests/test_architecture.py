@@ -13,9 +13,9 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 FLOORS = (
     ("errors", "memory", "batch", "files", "presets"),
     ("models", "data", "config"),
-    ("objectives", "interop", "workdir", "recipe"),
+    ("objectives", "interop", "workdir", "recipe", "shapes"),
     ("training", "evaluation"),
-    ("library", "augment"),
+    ("library", "augment", "prune"),
     ("datasets",),
     ("phases",),
     ("run",),

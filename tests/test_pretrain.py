@@ -164,7 +164,7 @@ def test_a_vocabulary_is_kept_given_or_that_of_the_model_that_is_continued(
 
     given = library(vocabulary=str(teacher))
     assert given.tokenizer.fingerprint == theirs
-    assert given.student_config.vocab_size == given.tokenizer.vocab_size
+    assert given.shapes.of("student").vocab_size == given.tokenizer.vocab_size
     continued = library(init_from=str(scratch.workdir))
     assert continued.tokenizer.fingerprint == mine and not continued.check()
     other = library(init_from=str(scratch.workdir), vocabulary=str(teacher))

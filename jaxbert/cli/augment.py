@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxbert.cli.flags import add_section, given_section
 from jaxbert.cli.resumable import resumable
 from jaxbert.config import AugmentationConfig, TaskConfig
 from jaxbert.errors import UserError
-from jaxbert.recipe import read_section
 
 HELP = "copies of labelled rows in which words are replaced"
 _TASK = "task."
@@ -25,13 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of every draw")
     parser.add_argument("--data_dir", default="", help="where prepared TFDS data lie")
     parser.add_argument("--max_length", type=int, default=128, help="pieces that the teacher reads")
-    for prefix, section in (("", AugmentationConfig), (_TASK, TaskConfig)):
-        for field in dataclasses.fields(section):
-            switch: dict[str, Any] = {}
-            if field.default is False:
-                switch = {"nargs": "?", "const": "true"}
-            hint = f"config key {prefix or 'augmentation.'}{field.name}"
-            parser.add_argument(f"--{prefix}{field.name}", help=hint, metavar="VALUE", **switch)
+    add_section(parser, AugmentationConfig, "augmentation")
+    add_section(parser, TaskConfig, "task", _TASK)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,13 +36,10 @@ def run(args: argparse.Namespace) -> None:
       UserError: what the user can fix.
       SystemExit: with 75, when it was told to stop.
     """
-    given = {key: value for key, value in vars(args).items() if value is not None}
-    names = [field.name for field in dataclasses.fields(AugmentationConfig)]
-    texts = {name: given[name] for name in names if name in given}
-    config = read_section(AugmentationConfig, texts, "augmentation")
+    config = given_section(args, AugmentationConfig, "augmentation")
     if not config:
         raise UserError("there is no masked language model", "flag --model", "give a reference")
-    said, data_dir, max_length = _task(args, given)
+    said, data_dir, max_length = _task(args)
     with resumable():
         _augment(args, config, said, data_dir, max_length)
 
@@ -98,10 +90,9 @@ def _augment(
     print("train on it with", " ".join(f"--config.task.{k}={v}" for k, v in flags.items() if v))
 
 
-def _task(args: argparse.Namespace, given: dict[str, Any]) -> tuple[dict[str, Any], str, int]:
+def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     """What is said of the task, by flags or by a run; the TFDS folder; the longest example."""
-    texts = {key.removeprefix(_TASK): v for key, v in given.items() if key.startswith(_TASK)}
-    task = read_section(TaskConfig, texts, "task")
+    task = given_section(args, TaskConfig, "task", _TASK)
     if args.workdir is None:
         if not task:
             fix = "give --workdir of a run, or --task.name and so on"

@@ -136,6 +136,10 @@ class WordPieceTokenizer:
     A special piece that stands in a text literally, such as ``[SEP]``, becomes that special id, as
     in the reference (`transformers`' BertTokenizer). Packed rows do not rely on [SEP] to part
     examples, so such a text disturbs no other.
+
+    Attributes:
+      backend: the library's own tokenizer.
+      options: what special_tokens_map.json and tokenizer_config.json said beside it.
     """
 
     def __init__(
@@ -143,8 +147,8 @@ class WordPieceTokenizer:
     ) -> None:
         backend.no_truncation()
         backend.no_padding()
-        self._backend = backend
-        self._options = dict(options)
+        self.backend = backend
+        self.options = dict(options)
         table = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(table.values(), default=-1) + 1
         self._pieces = _special_pieces(table, options, source)
@@ -154,7 +158,7 @@ class WordPieceTokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        state = json.loads(self._backend.to_str())
+        state = json.loads(self.backend.to_str())
         vocab = state["model"].pop("vocab")
         added = [(t["content"], t["id"], t["normalized"]) for t in state["added_tokens"]]
         parts = [vocab, state["model"], state["normalizer"], state["pre_tokenizer"], sorted(added)]
@@ -163,23 +167,23 @@ class WordPieceTokenizer:
     @functools.cached_property
     def pieces(self) -> tuple[str, ...]:
         pieces = [""] * self.vocab_size
-        for piece, index in self._backend.get_vocab(with_added_tokens=True).items():
+        for piece, index in self.backend.get_vocab(with_added_tokens=True).items():
             pieces[index] = piece
         return tuple(pieces)
 
     @functools.cached_property
     def continues(self) -> np.ndarray:
-        prefix = getattr(self._backend.model, "continuing_subword_prefix", None) or "##"
+        prefix = getattr(self.backend.model, "continuing_subword_prefix", None) or "##"
         return np.array([piece.startswith(prefix) and piece != prefix for piece in self.pieces])
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         _check_texts(texts)
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Pieces]:
         _check_texts(texts)
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [
             _with_accents(text, _pieces(encoding.ids, encoding.offsets))
             for text, encoding in zip(texts, encodings, strict=True)
@@ -187,7 +191,7 @@ class WordPieceTokenizer:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         cls, sep = self._pieces["cls"], self._pieces["sep"]
         backend.post_processor = tokenizers.processors.TemplateProcessing(
             single=f"{cls}:0 $A:0 {sep}:0",
@@ -204,7 +208,7 @@ class WordPieceTokenizer:
         }
         if is_bert:
             config |= {key: normalizer[name] for key, name in _NORMALIZER_OPTIONS.items()}
-        _write_options(folder, config, self._pieces, self._options)
+        _write_options(folder, config, self._pieces, self.options)
         pieces = sorted(
             backend.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1]
         )

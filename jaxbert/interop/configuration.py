@@ -104,9 +104,15 @@ def _sizes_of_heads(groups: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
         fields["num_labels"] = rows(_SPANS if spans else "classifier.weight")
         fields["classifier"] = "tinybert" if "projection" in groups else "bert"
     if "projection" in groups:
-        per_layer = any(name.startswith("fit_denses.") for name in shapes)
+        per_layer = any(name.startswith(("fit_denses.", "projections.")) for name in shapes)
         fields["projection_per_layer"] = per_layer
-        fields["projection_size"] = rows("fit_denses.0.weight" if per_layer else "fit_dense.weight")
+        factors = "projections.0" if per_layer else "projection"
+        if f"{factors}.down.weight" in shapes:
+            fields["projection_rank"] = rows(f"{factors}.down.weight")
+            fields["projection_size"] = rows(f"{factors}.up.weight")
+        else:
+            full = "fit_denses.0.weight" if per_layer else "fit_dense.weight"
+            fields["projection_size"] = rows(full)
     return fields
 
 

@@ -165,6 +165,14 @@ def _check_shapes(
         raise UserErrors(errors[:_SHOWN])
 
 
+def layout_for(config: BertConfig, params: Mapping[str, Any]) -> str:
+    """The layout that a model is written in: ``huggingface`` wherever that can hold it."""
+    heads = {"classifier", "mlm", "nsp"} & set(params)
+    plain = "projection" not in params and config.position == "learned"
+    plain &= "classifier" not in heads or (config.classifier == "bert" and len(heads) == 1)
+    return "huggingface" if plain else "tinybert"
+
+
 def write_model(
     folder: Path,
     config: BertConfig,
@@ -235,16 +243,18 @@ def write_model(
 
 def _fit_config(config: BertConfig, params: Mapping[str, Any]) -> BertConfig:
     """The configuration with the classes and the projection that the parameters have."""
-    changes: dict[str, Any] = {"num_labels": 0, "projection_size": 0, "dtype": "float32"}
+    changes: dict[str, Any] = {"num_labels": 0, "dtype": "float32"}
     if "classifier" in params:
         changes["num_labels"] = params["classifier"]["dense"]["bias"].shape[0]
     else:
         changes["head"] = "classification"
-    if "projection" in params:
-        shape = params["projection"]["kernel"].shape
-        changes |= {"projection_size": shape[-1], "projection_per_layer": len(shape) == 3}
-    else:
-        changes["projection_per_layer"] = False
+    projection = params.get("projection", {})
+    rank = projection["down_kernel"].shape[-1] if "down_kernel" in projection else 0
+    changes |= {
+        "projection_size": projection["bias"].shape[-1] if projection else 0,
+        "projection_per_layer": bool(projection) and projection["bias"].ndim == 2,
+        "projection_rank": rank,
+    }
     return config.replace(**changes)
 
 

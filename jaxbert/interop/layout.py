@@ -1,7 +1,8 @@
 """How a BERT is laid out on disk: one table of names, read in both directions.
 
 Names and orientation are those of `transformers` and of the TinyBERT authors' checkpoints
-(``fit_dense``, ``fit_denses``): weights of dense layers are [out, in], one tensor a layer.
+(``fit_dense``, ``fit_denses``): weights of dense layers are [out, in], one tensor a layer. The two
+factors of a low-rank projection, which nobody else has, are ``projection.down`` and ``.up``.
 """
 
 from __future__ import annotations
@@ -85,6 +86,14 @@ def _norm(path: str, name: str) -> list[Rule]:
     ]
 
 
+def _factors(name: str) -> list[Rule]:
+    return [
+        Rule("projection/down_kernel", f"{name}.down.weight", ("projection_rank", "hidden_size")),
+        Rule("projection/up_kernel", f"{name}.up.weight", ("projection_size", "projection_rank")),
+        Rule("projection/bias", f"{name}.up.bias", ("projection_size",)),
+    ]
+
+
 _D, _F, _LAYER, _HEAD = "hidden_size", "intermediate_size", "encoder.layer.{}", "cls.predictions"
 _TABLE = "embeddings.{}_embeddings.weight"
 
@@ -112,6 +121,8 @@ RULES = (
     *_dense("nsp/dense", "cls.seq_relationship", 2),
     *_dense("projection", "fit_dense", "projection_size"),
     *_dense("projection", "fit_denses.{}", "projection_size"),
+    *_factors("projection"),
+    *_factors("projections.{}"),
 )
 
 # Second names of one tensor, which a file may hold beside it or instead.
@@ -137,7 +148,8 @@ def rules_for(config: BertConfig, groups: Sequence[str]) -> list[Rule]:
 
     def holds(rule: Rule) -> bool:
         if rule.group == "projection":
-            return rule.stacked == config.projection_per_layer
+            full = rule.name.startswith("fit_dense")
+            return (rule.stacked, full) == (config.projection_per_layer, not config.projection_rank)
         if rule.group == "classifier":
             return rule.name.startswith("qa_outputs") == (config.head == "spans")
         return config.position == "learned" or rule.path != "embeddings/position/embedding"
@@ -148,7 +160,8 @@ def rules_for(config: BertConfig, groups: Sequence[str]) -> list[Rule]:
 def sizes(config: BertConfig) -> dict[str, int]:
     """What the names in a rule's shape stand for."""
     named = {key: getattr(config, field) for field, key in CONFIG_KEYS.items()}
-    return named | {"num_labels": config.num_labels, "projection_size": config.projection_size}
+    heads = ("num_labels", "projection_size", "projection_rank")
+    return named | {key: getattr(config, key) for key in heads}
 
 
 def to_tensors(config: BertConfig, params: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:

@@ -51,6 +51,7 @@ class BertConfig:
       num_labels: its classes, 1 of ``regression`` and 2 of ``spans``; 0 if the model has none.
       projection_size: the teacher's width if the model carries a projection; 0 if not.
       projection_per_layer: one projection for each hidden state instead of a shared one.
+      projection_rank: the width between a projection's two factors; 0 if it is a full matrix.
       dtype: dtype of the products' operands, ``float32`` or ``bfloat16``. Parameters, softmax,
         LayerNorm and every sum stay float32.
 
@@ -76,6 +77,7 @@ class BertConfig:
     num_labels: int = 0
     projection_size: int = 0
     projection_per_layer: bool = False
+    projection_rank: int = 0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -98,6 +100,9 @@ class BertConfig:
             check(getattr(self, field) > 0, field, "a positive whole number")
         for field in ("num_labels", "projection_size"):
             check(getattr(self, field) >= 0, field, "0 (none) or a positive whole number")
+        widest = min(self.hidden_size, self.projection_size)
+        want = f"0 (a full matrix) or at most the narrower width, {widest}"
+        check(0 <= self.projection_rank <= max(widest, 0), "projection_rank", want)
         for field in ("hidden_dropout", "attention_dropout"):
             check(0 <= getattr(self, field) < 1, field, "a rate from 0 up to but not 1")
         for field in ("layer_norm_eps", "initializer_range"):
@@ -210,7 +215,9 @@ class Bert(nn.Module):
         self.mlm = heads.MaskedLMHead(c.activation, c.layer_norm_eps, dtype, c.initializer_range)
         self.nsp = heads.NextSentenceHead(dtype, c.initializer_range)
         copies = c.num_layers + 1 if c.projection_per_layer else 0
-        self.projection = heads.Projection(c.projection_size, copies, dtype, c.initializer_range)
+        self.projection = heads.Projection(
+            c.projection_size, copies, c.projection_rank, dtype, c.initializer_range
+        )
 
     def __call__(
         self,
@@ -319,6 +326,8 @@ def groups_of(config: BertConfig) -> tuple[str, ...]:
 
 def init_params(config: BertConfig, key: Array, groups: tuple[str, ...] | None = None) -> Params:
     """Fresh float32 parameters, N(0, initializer_range) with zero biases and unit scales.
+
+    Of a projection in two factors it is the product that has that range.
 
     Args:
       config: the model.

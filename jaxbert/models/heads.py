@@ -94,10 +94,12 @@ class Projection(nn.Module):
       features: the teacher's width.
       copies: 0 for one projection shared by the embeddings and every layer, otherwise one each
         for ``copies`` hidden states.
+      rank: 0 for a full matrix, otherwise the width between the two factors of one.
     """
 
     features: int
     copies: int = 0
+    rank: int = 0
     dtype: Any = jnp.float32
     initializer_range: float = 0.02
 
@@ -105,12 +107,16 @@ class Projection(nn.Module):
     def __call__(self, hidden: Array, index: int = 0) -> Array:
         """Projects hidden state number ``index``: [B, T, D] to float32 [B, T, features]."""
         lead = (self.copies,) if self.copies else ()
-        init = nn.initializers.normal(self.initializer_range)
-        shape = (*lead, hidden.shape[-1], self.features)
-        kernel = self.param("kernel", init, shape, jnp.float32)
+        widths = (hidden.shape[-1], *(self.rank,) * bool(self.rank), self.features)
+        names = ("down_kernel", "up_kernel") if self.rank else ("kernel",)
+        # Entries of a product of two factors have the standard deviation sqrt(rank) std^2.
+        std = self.initializer_range
+        init = nn.initializers.normal(std**0.5 / self.rank**0.25 if self.rank else std)
+        out = hidden.reshape(-1, hidden.shape[-1])
+        for name, *shape in zip(names, widths, widths[1:], strict=False):
+            kernel = self.param(name, init, (*lead, *shape), jnp.float32)
+            kernel = kernel[index] if self.copies else kernel
+            out = einsum("nd,df->nf", out, kernel, self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (*lead, self.features), jnp.float32)
-        if self.copies:
-            kernel, bias = kernel[index], bias[index]
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        out = einsum("nd,df->nf", flat, kernel, self.dtype) + bias
+        out += bias[index] if self.copies else bias
         return out.reshape(*hidden.shape[:-1], self.features)

@@ -29,11 +29,13 @@ def init_from_teacher(
     - query and key coordinate j of a head: |Wq_j| |Wk_j|, value coordinate: |Wv_j| |Wo_j|;
     - feed-forward coordinate j: |W1_j| |W2_j|.
 
-    Queries are scaled by sqrt(K_s / K_t), so that scores keep their size, and a projection starts
-    as the map back to the kept coordinates. What the teacher lacks is as ``init_params`` makes it.
+    Queries are scaled by sqrt(K_s / K_t), so that scores keep their size. A projection into the
+    teacher's width starts as the map back to the kept coordinates, one of rank r as the best of
+    that rank for the sizes that LayerNorms give the coordinates of hidden states. What the teacher
+    lacks is as ``init_params`` makes it.
 
     Args:
-      student: widths and depth at most the teacher's; heads and vocabulary equal.
+      student: widths at most the teacher's; heads and vocabulary equal.
       teacher: the teacher's configuration.
       params: the teacher's parameters.
       layers: a teacher layer, counted from 0, for each student layer.
@@ -60,19 +62,35 @@ def init_from_teacher(
         dense = params["pooler"]["dense"]
         kernel, bias = np.asarray(dense["kernel"]), np.asarray(dense["bias"])
         out["pooler"]["dense"] = {"kernel": kernel[np.ix_(hidden, hidden)], "bias": bias[hidden]}
-    if "projection" in out:
+    if student.projection_size == teacher.hidden_size:  # otherwise it leads to another model
         back = np.zeros((student.hidden_size, teacher.hidden_size), np.float32)
         back[np.arange(student.hidden_size), hidden] = 1.0
-        kernel = out["projection"]["kernel"]
-        out["projection"]["kernel"] = np.broadcast_to(back, kernel.shape).copy()
+        norms = [target["norm"], *(layer["output_norm"] for layer in cut)]
+        powers = np.stack([_power(norm) for norm in norms])  # [M + 1, D]
+        power = powers if student.projection_per_layer else powers.sum(0)
+        out["projection"] |= _map_back(back, power, student.projection_rank)
     return out
+
+
+def _map_back(back: np.ndarray, power: np.ndarray, rank: int) -> dict[str, np.ndarray]:
+    """The projection's kernels that map states back, [D, D'], or one for each row of ``power``.
+
+    Scaled by the coordinates' root mean squares s, diag(s) back has them as its singular values,
+    because back only moves coordinates. So its truncated decomposition, the best map of rank r
+    (Eckart and Young 1936), is that of the r largest coordinates: s need not be divided out again.
+    """
+    lead = power.shape[:-1]
+    if not rank:
+        return {"kernel": np.broadcast_to(back, (*lead, *back.shape)).copy()}
+    kept = _top(power, rank)  # [..., r]
+    down = np.swapaxes(np.eye(len(back), dtype=np.float32)[kept], -1, -2)  # [..., D, r]
+    return {"down_kernel": np.ascontiguousarray(down), "up_kernel": back[kept]}
 
 
 def _check(student: BertConfig, teacher: BertConfig) -> None:
     for name in (
         "hidden_size",
         "intermediate_size",
-        "num_layers",
         "max_position_embeddings",
     ):
         mine, theirs = getattr(student, name), getattr(teacher, name)
@@ -110,13 +128,14 @@ def _reading(tree: Any) -> np.ndarray:
     attention = tree["attention"]
     read = sum(np.square(attention[name]["kernel"]).sum(-1) for name in READERS)  # [L, D]
     first = np.square(tree["intermediate"]["kernel"]).sum(-1)  # [L, D]
-
-    def power(norm: Any) -> np.ndarray:
-        return np.square(norm["scale"]) + np.square(norm["bias"])
-
     # Attention of layer l + 1 reads the output norm of layer l.
-    read_by_next = (power(tree["output_norm"])[:-1] * read[1:]).sum(0)
-    return read_by_next + (power(tree["attention_norm"]) * first).sum(0)
+    read_by_next = (_power(tree["output_norm"])[:-1] * read[1:]).sum(0)
+    return read_by_next + (_power(tree["attention_norm"]) * first).sum(0)
+
+
+def _power(norm: Any) -> np.ndarray:
+    """The mean square of each coordinate behind a LayerNorm that evens them out, [..., D]."""
+    return np.square(norm["scale"]) + np.square(norm["bias"])
 
 
 def _cut_layer(tree: Any, layer: int, student: BertConfig, hidden: np.ndarray) -> Any:

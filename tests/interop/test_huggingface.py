@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import chex
@@ -10,13 +9,22 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from folders import BACKBONE, CONFIG, WEIGHTS, edit, edit_config, random_params, shapes_of
+from folders import (
+    BACKBONE,
+    CONFIG,
+    WEIGHTS,
+    edit,
+    edit_config,
+    random_params,
+    shapes_of,
+    write_released,
+)
 
 from jaxbert.batch import Batch
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.interop.huggingface import read_model, write_model
-from jaxbert.models.bert import class_logits, groups_of
+from jaxbert.models.bert import BertConfig, class_logits, groups_of
 
 HUGGINGFACE = {
     "BertModel": BACKBONE,
@@ -139,6 +147,12 @@ def test_a_model_of_tags_is_not_written_with_a_pooler(tmp_path, tokenizer):
 TINYBERT = {
     "shared projection": {"projection_size": 6},
     "projection per layer": {"projection_size": 6, "projection_per_layer": True},
+    "low rank": {"projection_size": 6, "projection_rank": 3},
+    "low rank per layer": {
+        "projection_size": 6,
+        "projection_rank": 3,
+        "projection_per_layer": True,
+    },
     "its classifier": {"num_labels": 3, "classifier": "tinybert", "projection_size": 8},
     "bert's classifier and a projection": {"num_labels": 3, "projection_size": 8},
     "no pooling of the head": {"num_labels": 3, "classifier": "tinybert"},
@@ -160,7 +174,7 @@ def test_the_tinybert_layout_round_trips(tmp_path, tokenizer, changes):
     assert model.config == config
 
 
-@pytest.mark.parametrize("changes", list(TINYBERT.values())[:3])
+@pytest.mark.parametrize("changes", list(TINYBERT.values())[:4])
 def test_transformers_does_not_load_what_it_would_compute_otherwise(tmp_path, tokenizer, changes):
     transformers = pytest.importorskip("transformers")
     config = CONFIG.replace(**changes)
@@ -172,62 +186,13 @@ def test_transformers_does_not_load_what_it_would_compute_otherwise(tmp_path, to
 
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_tinybert_checkpoints_as_published_are_read(tmp_path, per_layer):
-    """As the authors released them: no model_type, old LayerNorm names."""
-    rng = np.random.default_rng(0)
-    d, f, v, p, teacher = 4, 6, 5, 7, 3
-    shapes = {
-        "bert.embeddings.word_embeddings.weight": (v, d),
-        "bert.embeddings.position_embeddings.weight": (p, d),
-        "bert.embeddings.token_type_embeddings.weight": (2, d),
-        "bert.embeddings.LayerNorm.gamma": (d,),
-        "bert.embeddings.LayerNorm.beta": (d,),
-        "bert.pooler.dense.weight": (d, d),
-        "bert.pooler.dense.bias": (d,),
-        "cls.predictions.bias": (v,),
-        "cls.predictions.transform.dense.weight": (d, d),
-        "cls.predictions.transform.dense.bias": (d,),
-        "cls.predictions.transform.LayerNorm.gamma": (d,),
-        "cls.predictions.transform.LayerNorm.beta": (d,),
-        "cls.seq_relationship.weight": (2, d),
-        "cls.seq_relationship.bias": (2,),
-    }
+    config = BertConfig(5, 4, 1, 2, 6, 7, projection_size=3, projection_per_layer=per_layer)
+    tensors = write_released(tmp_path, config)
     layer = "bert.encoder.layer.0"
-    for name in ("self.query", "self.key", "self.value", "output.dense"):
-        shapes |= {f"{layer}.attention.{name}.weight": (d, d)}
-        shapes |= {f"{layer}.attention.{name}.bias": (d,)}
-    for name, size in (("intermediate.dense", (f, d)), ("output.dense", (d, f))):
-        shapes |= {f"{layer}.{name}.weight": size, f"{layer}.{name}.bias": size[:1]}
-    for name in ("attention.output", "output"):
-        shapes |= {f"{layer}.{name}.LayerNorm.gamma": (d,), f"{layer}.{name}.LayerNorm.beta": (d,)}
-    for name in ("fit_denses.0", "fit_denses.1") if per_layer else ("fit_dense",):
-        shapes |= {f"{name}.weight": (teacher, d), f"{name}.bias": (teacher,)}
-    tensors = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
-    tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"]
-    safetensors.numpy.save_file(
-        tensors | {"bert.embeddings.position_ids": np.arange(p)[None]}, tmp_path / WEIGHTS
-    )
-    sizes = {
-        "attention_probs_dropout_prob": 0.1,
-        "cell": {},
-        "emb_size": d,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "hidden_size": d,
-        "initializer_range": 0.02,
-        "intermediate_size": f,
-        "max_position_embeddings": p,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "pre_trained": "",
-        "structure": [],
-        "type_vocab_size": 2,
-        "vocab_size": v,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(sizes))
 
     model = read_model(tmp_path)
 
-    assert model.config.projection_size == teacher
+    assert model.config.projection_size == 3
     assert model.config.projection_per_layer is per_layer
     assert model.config.layer_norm_eps == 1e-12
     assert set(model.params) == {*BACKBONE, "mlm", "nsp", "projection"}
@@ -247,6 +212,20 @@ def test_tinybert_checkpoints_as_published_are_read(tmp_path, per_layer):
         model.params["mlm"]["norm"]["bias"],
         tensors["cls.predictions.transform.LayerNorm.beta"],
     )
+
+
+def test_the_factors_of_a_projection_have_names_of_their_own(tmp_path, tokenizer):
+    config = CONFIG.replace(projection_size=6, projection_rank=3, projection_per_layer=True)
+    params = random_params(config, groups_of(config))
+    write_model(tmp_path / "m", config, params, (), tokenizer, layout="tinybert")
+    tensors = safetensors.numpy.load_file(tmp_path / "m" / WEIGHTS)
+    factors = {name: tensor for name, tensor in tensors.items() if name.startswith("proj")}
+    assert len(factors) == 3 * (config.num_layers + 1)
+    mine = params["projection"]
+    np.testing.assert_array_equal(factors["projections.1.down.weight"], mine["down_kernel"][1].T)
+    np.testing.assert_array_equal(factors["projections.2.up.weight"], mine["up_kernel"][2].T)
+    np.testing.assert_array_equal(factors["projections.0.up.bias"], mine["bias"][0])
+    assert not any(name.startswith("fit_dense") for name in tensors)
 
 
 def test_a_classifier_beside_a_projection_is_tinyberts_unless_config_json_says_otherwise(

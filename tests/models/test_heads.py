@@ -114,3 +114,36 @@ def test_bfloat16_operands_give_float32_logits():
     chex.assert_type(out, jnp.float32)
     want = dense(variables["params"]["dense"], POOLED.astype(float))
     np.testing.assert_allclose(out, want, atol=0.05)
+
+
+@pytest.mark.parametrize("copies", [0, 3])
+def test_a_projection_of_low_rank_is_two_products_and_learns_as_they_do(within, copies):
+    module = heads.Projection(5, copies, rank=2)
+    variables = random_variables(module, HIDDEN)
+    lead = (copies,) if copies else ()
+    shapes = jax.tree.map(lambda x: x.shape, variables["params"])
+    assert shapes == {"down_kernel": (*lead, 6, 2), "up_kernel": (*lead, 2, 5), "bias": (*lead, 5)}
+    cotangent = RNG.normal(size=(2, 7, 5)).astype(np.float32)
+
+    def loss(variables, hidden):
+        out = module.apply(variables, hidden, 1)
+        return (out * cotangent).sum(), out
+
+    (_, out), (found, into) = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables, HIDDEN)
+    p = jax.tree.map(lambda x: (x[1] if copies else x).astype(float), variables["params"])
+    x, g = HIDDEN.reshape(-1, 6).astype(float), cotangent.reshape(-1, 5).astype(float)
+    down, up = p["down_kernel"], p["up_kernel"]
+    within(out.reshape(-1, 5), x @ down @ up + p["bias"])
+    within(into.reshape(-1, 6), g @ (down @ up).T)
+    want = {"down_kernel": x.T @ g @ up.T, "up_kernel": (x @ down).T @ g, "bias": g.sum(0)}
+    mine = found["params"]
+    within(jax.tree.map(lambda x: x[1], mine) if copies else mine, want)
+    if copies:  # the other states' projections are not touched
+        assert not any(np.any(leaf[::2]) for leaf in jax.tree.leaves(mine))
+
+
+def test_a_fresh_projection_of_low_rank_is_as_large_as_a_full_one():
+    wide = np.zeros((1, 1, 200), np.float32)
+    params = heads.Projection(300, rank=64).init(jax.random.key(0), wide)["params"]
+    product = params["down_kernel"] @ params["up_kernel"]
+    assert np.std(product) == pytest.approx(0.02, rel=0.1)

@@ -52,10 +52,11 @@ def test_student_of_the_teachers_own_shape_is_the_teacher():
     assert not params["projection"]["bias"].any()
 
 
-def test_shallower_student_is_the_chosen_layers():
-    shallow = TEACHER.replace(num_layers=2)
-    params = init_from_teacher(shallow, TEACHER, PARAMS, (0, 2), KEY)
-    picked = jax.tree.map(lambda x: x[np.array([0, 2])], PARAMS["encoder"])
+@pytest.mark.parametrize("layers", [(0, 2), (0, 0, 1, 2)])
+def test_shallower_or_deeper_student_is_the_chosen_layers(layers):
+    other = TEACHER.replace(num_layers=len(layers))
+    params = init_from_teacher(other, TEACHER, PARAMS, layers, KEY)
+    picked = jax.tree.map(lambda x: x[np.array(layers)], PARAMS["encoder"])
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], picked)
 
 
@@ -103,6 +104,29 @@ def test_kept_coordinates_are_the_same_everywhere():
         expected = teacher["output"]["kernel"][j][inner][:, kept]
         np.testing.assert_array_equal(second["kernel"][i], expected)
         np.testing.assert_array_equal(second["bias"][i], teacher["output"]["bias"][j][kept])
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_projection_of_low_rank_is_the_best_of_that_rank_for_states_of_their_size(per_layer):
+    """Against NumPy's singular values: scaled by their sizes, no map of rank 5 is nearer."""
+    config = NARROW.replace(projection_rank=5, projection_per_layer=per_layer)
+    low = init_from_teacher(config, TEACHER, PARAMS, LAYERS, KEY)
+    fresh = jax.eval_shape(lambda: init_params(config, KEY))
+    chex.assert_trees_all_equal_shapes_and_dtypes(low, fresh)
+    back = narrow_params()["projection"]["kernel"].astype(float)
+    norms = [low["embeddings"]["norm"]]
+    stack = low["encoder"]["layers"]["output_norm"]
+    norms += [jax.tree.map(lambda x, i=i: x[i], stack) for i in range(config.num_layers)]
+    power = np.stack([n["scale"].astype(float) ** 2 + n["bias"] ** 2 for n in norms])
+    down, up = low["projection"]["down_kernel"], low["projection"]["up_kernel"]
+    for size, product in zip(
+        np.sqrt(power if per_layer else power.sum(0, keepdims=True)),
+        down @ up if per_layer else (down @ up)[None],
+        strict=True,
+    ):
+        values = np.linalg.svd(size[:, None] * back, compute_uv=False)
+        error = np.linalg.norm(size[:, None] * (product - back))
+        np.testing.assert_allclose(error, np.sqrt(np.sum(values[5:] ** 2)), rtol=1e-6)
 
 
 def strongest(into: np.ndarray, out: np.ndarray, count: int) -> list[int]:
@@ -154,7 +178,6 @@ def test_dead_coordinates_are_the_ones_cut_away():
     [
         ({"hidden_size": 48}, "hidden_size = 48 cannot be cut out of a teacher with 24"),
         ({"intermediate_size": 41}, "intermediate_size = 41"),
-        ({"num_layers": 4}, "num_layers = 4"),
         ({"max_position_embeddings": 64}, "max_position_embeddings = 64"),
         ({"vocab_size": 63}, "vocab_size = 63"),
         ({"type_vocab_size": 3}, "type_vocab_size = 3"),
