@@ -32,7 +32,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.num_documents = 6_000
     config.max_length = 128
     config.general = {
-        "objective": "layers",
+        "objective": "distill",
+        "preset": "tinybert",
         "data": "corpus",
         "trains": "student",
         "start": "student",

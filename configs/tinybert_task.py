@@ -57,7 +57,8 @@ def get_config(argument: str = "") -> ConfigDict:
         "eval_every": 105,
     }
     config.intermediate = {
-        "objective": "layers",
+        "objective": "distill",
+        "preset": "tinybert",
         "trains": "intermediate",
         "start": "student",
         "teacher": "teacher",
@@ -67,7 +68,8 @@ def get_config(argument: str = "") -> ConfigDict:
         "checkpoint_every": 105,
     }
     config.prediction = {
-        "objective": "predictions",
+        "objective": "distill",
+        "preset": "logits",
         "trains": "student",
         "start": "intermediate",
         "teacher": "teacher",

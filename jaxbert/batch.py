@@ -28,6 +28,10 @@ class Batch:
       places: int32 [B, M], positions in the row of pieces that have a label of their own (a word
         to tag, a piece that was masked); 0 for none. None where no piece has one.
       targets: int32 [B, M], those labels; -1 for none.
+      taught: what a cached teacher says of this batch, by feature: ``logits`` float32 [B, S, C]
+        (of tagging [B, M, C], of spans [B, T, 2]), ``hidden/3`` [B, T, D], ``scores/2``
+        [B, H, T, T] and likewise ``queries``, ``keys`` and ``values``, layers counted from 0.
+        None = no cache.
     """
 
     tokens: Array
@@ -39,3 +43,4 @@ class Batch:
     weights: Array
     places: Array = None
     targets: Array = None
+    taught: Any = None

@@ -6,7 +6,28 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-OBJECTIVES = ("layers", "predictions", "finetune", "pretrain")
+from jaxbert.presets import PRESETS
+
+OBJECTIVES = ("distill", "finetune", "pretrain")
+# What is held against the teacher's, and by which losses; the first is what is taken where none is
+# named (of the logits of a regression: mse).
+_VECTORS, _RELATIONS = ("mse", "cosine"), ("kl", "mse")
+FEATURES = {
+    "embeddings": _VECTORS,
+    "hidden": _VECTORS,
+    "cls": _VECTORS,
+    "sentence": _VECTORS,
+    "pooled": _VECTORS,
+    "scores": ("mse",),
+    "probabilities": ("kl", "mse"),
+    "query_relation": _RELATIONS,
+    "key_relation": _RELATIONS,
+    "value_relation": _RELATIONS,
+    "logits": ("soft_cross_entropy", "kl", "mse", "dist", "labels"),
+    "mlm_logits": ("kl", "soft_cross_entropy", "mse", "labels"),
+}
+LOSSES = ("mse", "cosine", "kl", "soft_cross_entropy", "dist", "labels")
+LAYER_RULES = ("uniform", "top", "bottom", "last", "skip")
 TASK_KINDS = ("classification", "multi_label", "regression", "tagging", "spans", "similarity")
 TASK_METRICS = (
     *("accuracy", "f1", "matthews", "f1_micro", "f1_macro"),
@@ -146,18 +167,73 @@ class AugmentationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TermConfig:
+    """One term of a distillation: what is held against the teacher's, and how.
+
+    Attributes:
+      feature: ``embeddings``; of layers ``hidden`` states, ``cls`` (those of [CLS]), ``sentence``
+        (their mean over an example), attention ``scores`` and ``probabilities``, and
+        ``query_relation``, ``key_relation``, ``value_relation``; of the model the ``pooled``
+        output, the classifier's ``logits`` and ``mlm_logits`` at masked pieces.
+      loss: ``mse``, ``cosine``, ``kl``, ``soft_cross_entropy``, ``dist`` or ``labels`` (no teacher:
+        the data's own); empty = what the feature is usually compared by.
+      weight: the term's factor; 0 with no other final_weight leaves it out.
+      final_weight: its factor at the last step, towards which it moves in a line; -1 = weight.
+      layers: which teacher layers: ``uniform``, ``top`` or ``bottom`` for every student layer,
+        ``last`` for the last one alone, ``skip`` as uniform without the last one; or numbers from
+        1, such as ``2,4,6``.
+      student_layers: the student layers, counted from 1; empty = those of the rule.
+      projection: whether the student's projection comes between; False = widths are equal.
+      heads: of scores and probabilities: ``match`` one to one, ``mean`` over all on each side, or
+        ``group`` means of neighbours, as many as divide both.
+      relation_heads: of relations, into how many heads the widths are cut; 0 = the most, up to 48,
+        that divide both.
+      temperature: what logits are divided by before the softmax.
+      temperature_squared: whether the loss is multiplied by its square.
+      standardize: whether logits are standardised over the classes first.
+    """
+
+    feature: str = option("hidden", among=tuple(FEATURES))
+    loss: str = option("", among=("", *LOSSES))
+    weight: float = option(1.0, low=0.0)
+    final_weight: float = option(-1.0, low=-1.0)
+    layers: str = "uniform"
+    student_layers: tuple[int, ...] = option((), low=1)
+    projection: bool = True
+    heads: str = option("match", among=("match", "mean", "group"))
+    relation_heads: int = option(0, low=0)
+    temperature: float = option(1.0, low=1e-3)
+    temperature_squared: bool = False
+    standardize: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether the term ever weighs anything."""
+        return self.weight > 0 or self.final_weight > 0
+
+    @property
+    def taught(self) -> bool:
+        """Whether the term has a teacher."""
+        return self.loss != "labels"
+
+
+@dataclasses.dataclass(frozen=True)
 class PhaseConfig:
     """One phase: an objective, a data stream, an optimiser, a duration and the model it trains.
 
     Attributes:
-      objective: ``layers``, ``predictions``, ``finetune`` or ``pretrain`` (masked pieces).
+      objective: ``distill``, ``finetune`` or ``pretrain`` (masked pieces).
+      preset: the terms of a published recipe, a name in ``jaxbert.presets``; ``terms`` changes them
+        and adds to them.
+      terms: what ``distill`` minimises, by name: the sum of the terms, each times its weight.
       data: ``corpus`` (unlabelled text), ``task`` (labelled) or ``augmentation`` (the task's
         training rows and their copies).
       trains: the name under which the trained model is written, ``models/NAME`` of the workdir.
       start: the model it starts from: a name that an earlier phase trains, or ``given_teacher``,
         ``initial_student`` (before any training), ``random_student`` (its shape, random weights) or
         ``student`` (what init_from names, else the initial student).
-      teacher: the frozen model it learns from; empty for ``finetune`` and ``pretrain``.
+      teacher: the frozen model it learns from, or several, with ``+`` between: every term is the
+        mean over them. Names as for ``start``, or references such as ``run:runs/other#teacher``.
+        Empty for ``finetune`` and ``pretrain``.
       steps: updates.
       batch_size: examples an update.
       accumulation: micro-batches that a batch is cut into.
@@ -171,10 +247,7 @@ class PhaseConfig:
       clip: gradients to ``clip_norm``, ``global``, by ``tensor``, or ``none``.
       clip_norm: the largest L2 norm that clipping leaves.
       dropout: of the trained model, on hidden states and attention.
-      temperature: of soft predictions.
-      attention_weight, hidden_weight, embedding_weight: factors of the terms of ``layers``.
-      layer_map: teacher layers, counted from 1, for the student's layers; empty = uniform.
-      masking_rate: share of the pieces that ``pretrain`` predicts.
+      masking_rate: share of the pieces that ``pretrain`` and terms of ``mlm_logits`` predict.
       whole_words: ``pretrain`` masks all pieces of a word or none.
       nsp: ``pretrain`` learns next sentences, too.
       freeze_encoder: ``pretrain`` trains heads alone, on an encoder that stays as it is.
@@ -187,7 +260,9 @@ class PhaseConfig:
       checkpoint_every: steps between checkpoints; 0 = only where evaluations are.
     """
 
-    objective: str = option("layers", among=OBJECTIVES)
+    objective: str = option("distill", among=OBJECTIVES)
+    preset: str = option("", among=("", *PRESETS))
+    terms: Mapping[str, TermConfig] = dataclasses.field(default_factory=dict)
     data: str = option("task", among=("corpus", "task", "augmentation"))
     trains: str = option("student")
     start: str = option("student")
@@ -207,11 +282,6 @@ class PhaseConfig:
     clip: str = option("global", among=("global", "tensor", "none"))
     clip_norm: float = option(1.0, low=1e-12)
     dropout: float = option(0.0, low=0.0, high=0.99)
-    temperature: float = option(1.0, low=1e-3)
-    attention_weight: float = option(1.0, low=0.0)
-    hidden_weight: float = option(1.0, low=0.0)
-    embedding_weight: float = option(1.0, low=0.0)
-    layer_map: tuple[int, ...] = option((), low=1)
     masking_rate: float = option(0.15, low=0.01, high=0.9)
     whole_words: bool = option(False)
     nsp: bool = option(False)
@@ -220,6 +290,25 @@ class PhaseConfig:
     eval_every: int = option(0, low=0)
     select: str = option("", among=("", "best", "last"))
     checkpoint_every: int = option(0, low=0)
+
+    def reads(self, *features: str) -> bool:
+        """Whether a term is of one of these features."""
+        return any(term and term.feature in features for term in self.terms.values())
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The frozen models that it learns from."""
+        return tuple(name.strip() for name in self.teacher.split("+")) if self.teacher else ()
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it trains a classifier."""
+        return self.objective == "finetune" or self.reads("logits")
+
+    @property
+    def masks(self) -> bool:
+        """Whether its text is masked, to be filled in."""
+        return self.objective == "pretrain" or self.reads("mlm_logits")
 
 
 @dataclasses.dataclass(frozen=True)

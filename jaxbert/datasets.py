@@ -193,7 +193,7 @@ class Datasets:
 
     def stream(self, phase: PhaseConfig, batches: PackedBatches) -> RandomAccess:
         """What a phase is trained on: its packed batches, masked where it learns to fill masks."""
-        if phase.objective != "pretrain":
+        if not phase.masks:
             return batches
         return self._masked(batches, phase, self._config.seed)
 

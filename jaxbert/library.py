@@ -19,7 +19,7 @@ from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model, write_model
 from jaxbert.models.bert import PRESETS, BertConfig, Params, init_params
 from jaxbert.models.reduction import init_from_teacher
-from jaxbert.objectives.alignment import align
+from jaxbert.objectives.alignment import layer_map
 
 _VOCABULARY = "vocabulary"  # of the workdir
 _DOCUMENTS = 20_000  # at most, to train one
@@ -150,7 +150,9 @@ class Library:
         return student
 
     def get(self, name: str) -> Model:
-        """The model of a name."""
+        """The model of a name, or of a reference, which has a colon."""
+        if ":" in name:
+            return self._outside(name)
         if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
             return self.given
         folder = self.folder(name)
@@ -164,6 +166,17 @@ class Library:
                 return self.get("initial_student")
             self.write(name, self.student_config, self._fresh_student())
         return read_model(folder)
+
+    def _outside(self, reference: str) -> Model:
+        """A teacher beside the given one, which reads the same word pieces."""
+        model = read_model(hub.resolve(reference))
+        if load_tokenizer(model.folder).fingerprint != self.tokenizer.fingerprint:
+            raise UserError(
+                f"the vocabulary of {reference} is not the run's",
+                f"{model.folder} and {self.tokenizer_folder}",
+                "give a teacher with the same vocabulary",
+            )
+        return model
 
     def _inherited(self, name: str) -> Model:
         reference = self._config.init_from
@@ -220,10 +233,13 @@ class Library:
         key = jax.random.key(self._config.seed)
         if self._config.student.init == "random":
             return init_params(self.student_config, key)
-        layers = align(self.given.config, self.student_config).attention
-        return init_from_teacher(
-            self.student_config, self.given.config, self.given.params, layers, key
-        )
+        student, teacher = self.student_config, self.given.config
+        try:
+            mapped = layer_map("uniform", teacher.num_layers, student.num_layers)
+        except UserError as error:
+            raise UserError(error.what, "config key student.init", "give random") from None
+        layers = tuple(layer - 1 for layer in mapped)
+        return init_from_teacher(student, teacher, self.given.params, layers, key)
 
     def folder(self, name: str) -> Path:
         """Where a model that this run writes lies."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.presets import PRESETS
 
 
 def load_recipe(reference: str) -> dict[str, Any]:
@@ -93,13 +94,16 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfi
     hints = typing.get_type_hints(RunConfig)
     plain = {name for name in known if not dataclasses.is_dataclass(hints[name])}
     for key, text in overrides.items():
-        section, _, name = key.rpartition(".")
-        node = merged.setdefault(section, {}) if section and section not in plain else merged
-        if isinstance(node, dict) and section not in plain:
-            node[name] = _Text(text)
+        *parents, name = key.split(".")
+        inside: Any = None if parents and parents[0] in plain else merged
+        for parent in parents:
+            inside = inside.setdefault(parent, {}) if isinstance(inside, dict) else None
+        if isinstance(inside, dict):
+            inside[name] = _Text(text)
         else:
-            errors.append(UserError(f"{section} has no keys", f"config key {key}", "remove it"))
-        idle.discard(section or name)
+            what = f"{'.'.join(parents)} has no keys"
+            errors.append(UserError(what, f"config key {key}", "remove it"))
+        idle.discard(parents[0] if parents else name)
     top = {k: v for k, v in merged.items() if k in known}
     values = _read(RunConfig, top, "", errors)
     sections = {}
@@ -115,7 +119,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfi
         elif not isinstance(merged[name], dict):
             errors.append(UserError("a phase is a section", f"config key {name}", "give its keys"))
         else:
-            sections[name] = _read(PhaseConfig, merged[name], f"{name}.", errors)
+            sections[name] = _read(PhaseConfig, _with_terms(merged[name]), f"{name}.", errors)
     for key in set(merged) - set(known) - set(phases) - idle:
         errors.append(_unknown(key, [*known, *phases]))
     if not phases:
@@ -147,6 +151,10 @@ def read_section(cls: Any, texts: Mapping[str, str], name: str) -> Any:
     return cls(**values)
 
 
+# Names that metrics.jsonl has for something else.
+RESERVED = ("loss", "accuracy", "mlm_accuracy", "gradient_norm", "dev", "phase", "step", "seconds")
+
+
 class _Text(str):
     """A value from the command line, still to be read as its field's type."""
 
@@ -160,6 +168,18 @@ def _override_phases(merged: dict[str, Any], overrides: Mapping[str, str]) -> tu
         return tuple(filter(None, overrides["phases"].split(",")))
     phases = merged.get("phases", ())
     return tuple(phases) if isinstance(phases, list | tuple) else ()
+
+
+def _with_terms(phase: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A phase with its preset's terms under those that it changes."""
+    given, preset = phase.get("terms", {}), PRESETS.get(phase.get("preset", ""), {})
+    if not preset or not isinstance(given, Mapping):
+        return phase
+    terms = {name: _deep_copy(term) for name, term in (*preset.items(), *given.items())}
+    for name, term in preset.items():
+        if isinstance(terms[name], Mapping):
+            terms[name] = {**term, **terms[name]}
+    return {**phase, "terms": terms}
 
 
 def _unknown(key: str, known: Sequence[str]) -> UserError:
@@ -180,9 +200,13 @@ def _read(
             errors.append(_unknown(prefix + key, list(fields)))
             continue
         kind = hints[key]
-        if dataclasses.is_dataclass(kind):
+        section = dataclasses.is_dataclass(kind) or typing.get_origin(kind) is Mapping
+        if isinstance(value, Mapping) and not section:
+            errors.append(_unknown(f"{prefix}{key}.{next(iter(value), '')}", list(fields)))
+            continue
+        if section:
             if isinstance(value, Mapping):
-                values[key] = kind(**_read(kind, value, f"{prefix}{key}.", errors))  # type: ignore[operator]
+                values[key] = _section(kind, value, f"{prefix}{key}.", errors)
             else:
                 where = f"config key {prefix}{key}"
                 errors.append(UserError("it is a section", where, "give the keys inside it"))
@@ -200,6 +224,23 @@ def _read(
         else:
             values[key] = typed
     return values
+
+
+def _section(kind: Any, given: Mapping[str, Any], prefix: str, errors: list[UserError]) -> Any:
+    """A section, or the sections of a mapping by their names."""
+    if dataclasses.is_dataclass(kind):
+        return kind(**_read(kind, given, prefix, errors))  # type: ignore[operator]
+    inner = typing.get_args(kind)[1]
+    sections = {}
+    for name, value in given.items():
+        where = f"config key {prefix}{name}"
+        if not name.isidentifier() or name in RESERVED:
+            errors.append(UserError(f"{name!r} cannot name a term", where, "give a plain new name"))
+        elif isinstance(value, Mapping):
+            sections[name] = _section(inner, value, f"{prefix}{name}.", errors)
+        else:
+            errors.append(UserError("it is a section", where, "give the keys inside it"))
+    return sections
 
 
 def _typed(value: Any, kind: Any) -> Any:
@@ -260,6 +301,25 @@ def _starts_from_nothing(config: RunConfig) -> bool:
     return learns and own and any(phase.objective == "pretrain" for phase in phases)
 
 
+def _term_errors(name: str, phase: PhaseConfig, unread: Collection[str]) -> list[UserError]:
+    """What is wrong with a phase's terms, whatever the models."""
+    errors = []
+    decides = tuple(f"{name}.{key}" for key in ("terms", "preset", "objective"))
+    broken = any(key.startswith(decides) for key in unread)
+    if phase.objective != "distill" and phase.terms:
+        what, where = f"{phase.objective} has no terms", f"config key {name}.terms"
+        errors.append(UserError(what, where, "remove them, and preset, or give distill"))
+    elif phase.objective == "distill" and not any(phase.terms.values()) and not broken:
+        fix = f"give a preset, one of {', '.join(PRESETS)}, or terms"
+        errors.append(UserError("nothing is distilled", f"config key {name}.terms", fix))
+    for key, term in phase.terms.items():
+        if term.loss == "dist" and phase.accumulation > 1:
+            what = "dist correlates over a whole batch, which accumulation cuts"
+            where = f"config key {name}.terms.{key}.loss"
+            errors.append(UserError(what, where, f"give {name}.accumulation=1"))
+    return errors
+
+
 def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]:
     """Every problem that one field alone cannot show.
 
@@ -287,19 +347,27 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         fix = f"give one of {', '.join(made)}"
         what = f"no earlier phase trains {phase.start!r}"
         check(phase.start in made, what, fix, f"{name}.start", *named)
-        if phase.objective in ("finetune", "pretrain"):
+        errors += _term_errors(name, phase, unread)
+        deciding = [objective, f"{name}.preset", f"{name}.terms"]
+        taught = phase.objective == "distill" and any(t and t.taught for t in phase.terms.values())
+        if not taught:
             what, fix = f"{phase.objective} has no teacher", "remove it"
-            check(not phase.teacher, what, fix, f"{name}.teacher", objective)
-        else:
-            what = f"no earlier phase trains {phase.teacher!r}"
-            check(phase.teacher in made, what, fix, f"{name}.teacher", objective, *named)
-        needs_labels = phase.objective in ("predictions", "finetune")
+            check(not phase.teacher, what, fix, f"{name}.teacher", *deciding)
+        for teacher in phase.teachers or ("",) * taught:
+            what = f"no earlier phase trains {teacher!r}"
+            good = teacher in made or ":" in teacher
+            fix = f"give one of {', '.join(made)}, or a reference"
+            check(good, what, fix, f"{name}.teacher", *deciding, *named)
         what = f"the objective {phase.objective} needs labelled data"
-        check(phase.data != "corpus" or not needs_labels, what, "give task", data, objective)
+        what = "terms of logits need labelled data" if phase.objective == "distill" else what
+        check(phase.data != "corpus" or not phase.classifies, what, "give task", data, *deciding)
+        good = phase.data == "corpus" or not phase.reads("mlm_logits")
+        what = "terms of mlm_logits read unlabelled text"
+        check(good, what, "give corpus", data, *deciding)
         what = f"a task of similarity trains no head, and {phase.objective} does"
-        fix, key = "give regression, or only phases of layers", "task.kind"
-        good = config.task.kind != "similarity" or not needs_labels
-        check(good, what, fix, key, objective)
+        fix, key = "give regression, or leave the phase out", "task.kind"
+        good = config.task.kind != "similarity" or not phase.classifies
+        check(good, what, fix, key, *deciding)
         good = phase.data == "corpus" or phase.objective != "pretrain"
         check(good, "pretrain reads unlabelled text", "give corpus", data, objective)
         what, good = "pretrain has no padded means", phase.objective != "pretrain"
@@ -320,8 +388,8 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         size = f"{name}.batch_size"
         check(good, what, "give at most batch_size", f"{name}.accumulation", size)
         what = "a phase without a classifier is measured on a task, and there is none"
-        good = phase.objective != "layers" or not phase.eval_every or bool(config.task)
-        check(good, what, "name one, or give 0", f"{name}.eval_every", objective, "task")
+        good = phase.objective != "distill" or not phase.eval_every or bool(config.task)
+        check(good, what, "name one, or give 0", f"{name}.eval_every", *deciding, "task")
         what, good = "nothing is evaluated to select by", phase.select != "best"
         fix, evaluation = "give eval_every, or last", f"{name}.eval_every"
         check(good or phase.eval_every > 0, what, fix, f"{name}.select", evaluation)

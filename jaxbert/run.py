@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.evaluation.probe import Probe
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import POOLED, BertConfig, init_params, scored_groups
-from jaxbert.objectives.alignment import align
-from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
-from jaxbert.objectives.finetuning import Finetuning
+from jaxbert.models.bert import POOLED, BertConfig, init_params
+from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.objective import Objective
 from jaxbert.objectives.pretraining import Pretraining
+from jaxbert.phases import Objectives
 from jaxbert.training import sharding
 from jaxbert.training.checkpoint import Checkpoints, parameter_hash
 from jaxbert.training.journal import Journal
@@ -50,7 +49,6 @@ OPTIMIZER = (
     "clip",
     "clip_norm",
 )
-CLASSIFIES = ("predictions", "finetune")  # objectives that train a classifier
 # Carried heads would belong to states that a phase has moved.
 STALE = ("projection", "mlm", "nsp")
 
@@ -121,6 +119,7 @@ class Run:
         self.journal = Journal(workdir)
         self.library = Library(config, workdir)
         self.data = Datasets(config, self.library, workdir)
+        self.objectives = Objectives(config, self.library, self.data)
 
     def check(self) -> None:
         """What can be known to fail before anything compiles.
@@ -134,25 +133,14 @@ class Run:
                 self._check_labels()
             except UserError as error:
                 errors.append(error)
-        scoring = {p.trains for p in self.config.sections.values() if p.objective in CLASSIFIES}
-        if self.library.teacher_is_finetuned:
-            scoring |= {"teacher", "given_teacher"}
+        known = {error.what for error in errors}  # met by another check
+        errors += [error for error in self.objectives.check() if error.what not in known]
         for name, phase in self.config.sections.items():
-            if phase.objective == "predictions" and phase.teacher not in scoring:
-                what = f"{phase.teacher!r} has no classifier, so that it predicts nothing"
-                fix = "give a model that is fine-tuned on the task"
-                errors.append(UserError(what, f"config key {name}.teacher", fix))
             devices = self.mesh.shape["data"] * phase.accumulation
             if phase.compat and phase.batch_size % devices:
                 what = f"padded means over {phase.batch_size} rows cannot be cut into {devices}"
                 fix = "give a multiple: empty rows would change them"
                 errors.append(UserError(what, f"config key {name}.batch_size", fix))
-            try:
-                if phase.objective == "layers":
-                    self._align(self.library.given.config, self.library.student_config, phase)
-            except UserError as error:
-                if error.what not in {known.what for known in errors}:  # met by another check
-                    errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
         if errors:  # each once, however many models it was met in
             raise UserErrors(list({error.line: error for error in errors}.values()))
         self.data.tokenize()
@@ -161,7 +149,7 @@ class Run:
         """Reads the task, and holds the heads that models come with against it."""
         task = self.data.task.task
         mine = task.classes
-        if not self.data.reads("task", "augmentation"):
+        if task.kind == SIMILARITY or not self.data.reads("task", "augmentation"):
             return  # it measures encoders, and no head
 
         def check(model: Model, whose: str, where: str, fix: str) -> None:
@@ -187,47 +175,6 @@ class Run:
             what = f"TinyBERT's classifier reads whole examples, and {task.name} is {task.kind}"
             raise UserError(what, "config key student.classifier", "give bert")
 
-    @staticmethod
-    def _align(teacher: BertConfig, student: BertConfig, phase: PhaseConfig) -> Any:
-        return align(teacher, student, phase.layer_map, scores=phase.attention_weight > 0)
-
-    def objective(self, phase: PhaseConfig, start: Model, teacher: Model | None) -> Objective:
-        """What a phase minimises."""
-        dtype = self.config.dtype
-        needs_classifier = phase.objective in CLASSIFIES
-        is_student = phase.start != "given_teacher" and "classifier" not in start.params
-        config = start.config.replace(
-            dtype=dtype,
-            classifier=self.config.student.classifier if is_student else start.config.classifier,
-            hidden_dropout=phase.dropout,
-            attention_dropout=phase.dropout,
-        )
-        if needs_classifier:
-            task = self.data.task.task
-            config = config.replace(head=task.kind, num_labels=task.num_outputs)
-        if phase.objective == "finetune":
-            return Finetuning(config, phase.compat)
-        if phase.objective == "pretrain":
-            return Pretraining(config, phase.nsp, phase.freeze_encoder)
-        assert teacher is not None
-        theirs = teacher.config.replace(dtype=dtype)
-        if phase.objective == "predictions":
-            return PredictionDistillation(config, theirs, phase.temperature, phase.compat)
-        if self.library.student_config.projection_size and not config.projection_size:
-            config = config.replace(
-                projection_size=theirs.hidden_size,
-                projection_per_layer=self.library.student_config.projection_per_layer,
-            )
-        return LayerDistillation(
-            config,
-            theirs,
-            self._align(theirs, config, phase),
-            phase.attention_weight,
-            phase.hidden_weight,
-            phase.embedding_weight,
-            phase.compat,
-        )
-
     def finish(self, index: int, name: str) -> dict[str, Any]:
         """Trains one phase to its end, unless it is there already; returns its record."""
         phase = self.config.sections[name]
@@ -237,8 +184,8 @@ class Run:
             print(f"{name}: finished before, in {folder}", flush=True)
             return json.loads(record.read_text(encoding="utf-8"))
         start = self.library.get(phase.start)
-        teacher = self.library.get(phase.teacher) if phase.teacher else None
-        objective = self.objective(phase, start, teacher)
+        teachers = [self.library.get(teacher) for teacher in phase.teachers]
+        objective = self.objectives.make(phase, start, teachers)
         config: BertConfig = getattr(objective, "student", None) or objective.model  # type: ignore[attr-defined]
         absent = tuple(g for g in objective.groups if g not in start.params)
         key = jax.random.key(self.config.seed)
@@ -257,7 +204,7 @@ class Run:
             phase=index,
             accumulation=phase.accumulation,
         )
-        frozen = self._frozen(start, teacher, objective)
+        frozen = self._frozen(start, teachers, objective)
         checkpoints = Checkpoints(self.workdir / "checkpoints" / name)
         plan = Plan(
             name,
@@ -265,10 +212,10 @@ class Run:
             self.config.log_every,
             phase.eval_every,
             phase.checkpoint_every,
-            phase.select or ("last" if self._probes(objective) else "best"),
+            phase.select or ("last" if self._probes(phase) else "best"),
             {
                 "start": parameter_hash(start.params),
-                "teacher": parameter_hash(teacher.params) if teacher else None,
+                "teacher": "+".join(parameter_hash(t.params) for t in teachers) or None,
                 "data": batches.sha256,
             },
         )
@@ -327,11 +274,10 @@ class Run:
         )
         return result
 
-    def _probes(self, objective: Objective) -> bool:
-        """Whether evaluation has to fit a head first, since the objective trains none."""
-        if isinstance(objective, Pretraining) or "classifier" in objective.groups:
-            return False
-        return self.data.reads_task and self.data.task.task.kind != SIMILARITY
+    def _probes(self, phase: PhaseConfig) -> bool:
+        """Whether a phase's evaluation has to fit a head first, since it trains none."""
+        headless = phase.objective == "distill" and not phase.classifies
+        return headless and self.data.reads_task and self.data.task.task.kind != SIMILARITY
 
     def _evaluator(
         self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
@@ -341,7 +287,7 @@ class Run:
             text = self.data.measured(phase)
             return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
         length, size = self.config.max_length, self.config.eval_batch_size
-        if self._probes(objective):
+        if self._probes(phase):
             probe = Probe(
                 self.data.task, self.library.tokenizer, max_length=length, batch_size=size
             )
@@ -363,14 +309,14 @@ class Run:
 
         return evaluate
 
-    def _frozen(self, start: Model, teacher: Model | None, objective: Objective) -> Any:
+    def _frozen(self, start: Model, teachers: Sequence[Model], objective: Objective) -> Any:
         """On the devices, the parameters that the objective reads and does not train."""
         frozen: dict[str, Any] = {}
-        if teacher is not None:
-            groups = scored_groups(teacher.config)
-            if isinstance(objective, LayerDistillation):
-                groups = ("embeddings", "encoder")
-            frozen["teacher"] = {g: teacher.params[g] for g in groups}
+        if isinstance(objective, Distillation):
+            frozen["teachers"] = tuple(
+                {group: teacher.params[group] for group in objective.groups_read(i)}
+                for i, teacher in enumerate(teachers)
+            )
         if isinstance(objective, Pretraining) and objective.encoder_frozen:
             frozen["model"] = {g: start.params[g] for g in objective.frozen_groups}
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))

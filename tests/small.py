@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxbert.batch import Batch
+from jaxbert.config import TermConfig
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.models.bert import BertConfig, init_params
-from jaxbert.objectives.alignment import align
-from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
+from jaxbert.objectives.alignment import match_terms
+from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.finetuning import Finetuning
 from jaxbert.objectives.objective import Objective, weighted_loss
+from jaxbert.presets import PRESETS
 
 STUDENT = BertConfig(
     vocab_size=64,
@@ -31,9 +34,26 @@ STUDENT = BertConfig(
     projection_size=24,
 )
 TEACHER = STUDENT.replace(hidden_size=24, num_layers=3, intermediate_size=40, projection_size=0)
+
+
+def distillation(
+    student: BertConfig,
+    *teachers: BertConfig,
+    preset: str = "",
+    compat: str = "",
+    steps: int = 1,
+    **terms: dict[str, Any],
+) -> Distillation:
+    """An objective from a preset, or from terms by name."""
+    named = {k: TermConfig(**v) for k, v in {**PRESETS.get(preset, {}), **terms}.items()}
+    matches = match_terms(named, student, teachers, compat)
+    return Distillation(student, teachers, matches, steps, compat)
+
+
+SOFT = {"feature": "logits", "temperature": 2.0}
 OBJECTIVES: dict[str, Objective] = {
-    "layers": LayerDistillation(STUDENT, TEACHER, align(TEACHER, STUDENT)),
-    "predictions": PredictionDistillation(STUDENT, TEACHER, temperature=2.0),
+    "layers": distillation(STUDENT, TEACHER, preset="tinybert"),
+    "predictions": distillation(STUDENT, TEACHER, prediction=SOFT),
     "finetune": Finetuning(STUDENT),
 }
 
@@ -67,7 +87,7 @@ def trained(objective: Objective, seed: int = 1) -> dict[str, Any]:
 
 def frozen(seed: int = 2) -> dict[str, Any]:
     """A random teacher."""
-    return {"teacher": visible_params(TEACHER, seed)}
+    return {"teachers": (visible_params(TEACHER, seed),)}
 
 
 def examples(lengths: list[int], seed: int = 3, config: BertConfig = STUDENT) -> Examples:
@@ -114,7 +134,7 @@ def loss_and_gradients(
     def loss(params: Any) -> Any:
         terms = objective(params, others, batch, jax.random.key(0))
         counts = {name: term.count for name, term in terms.items()}
-        return weighted_loss(terms, counts, objective.weights)
+        return weighted_loss(terms, counts, objective.weights(jnp.int32(0)))
 
     return jax.jit(jax.value_and_grad(loss))(params)
 

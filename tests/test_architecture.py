@@ -11,12 +11,13 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 
 # From the ground up; a module may import from its own floor's package and from any floor below.
 FLOORS = (
-    ("errors", "memory", "batch"),
+    ("errors", "memory", "batch", "presets"),
     ("models", "data", "config"),
     ("objectives", "interop", "workdir", "recipe"),
     ("training", "evaluation"),
     ("library", "augment"),
     ("datasets",),
+    ("phases",),
     ("run",),
     ("cli",),
     ("__main__",),

@@ -12,18 +12,31 @@ import time
 import commands
 import pytest
 
-from jaxbert.config import MeshConfig, PhaseConfig, RunConfig, StudentConfig, TaskConfig
+from jaxbert.config import (
+    MeshConfig,
+    PhaseConfig,
+    RunConfig,
+    StudentConfig,
+    TaskConfig,
+    TermConfig,
+)
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.recipe import load_recipe, parse_argument, resolve
 
-SECTIONS = (RunConfig, StudentConfig, TaskConfig, MeshConfig, PhaseConfig)
+SECTIONS = (RunConfig, StudentConfig, TaskConfig, MeshConfig, PhaseConfig, TermConfig)
 CONFIGS = sorted(commands.ROOT.glob("configs/*.py"))
 RECIPE = {
     "phases": ("one", "two"),
     "teacher": "pkg:teacher",
     "corpus": "pkg:corpus",
     "task": {"name": "sst2"},
-    "one": {"objective": "layers", "data": "corpus", "teacher": "given_teacher", "trains": "first"},
+    "one": {
+        "objective": "distill",
+        "preset": "tinybert",
+        "data": "corpus",
+        "teacher": "given_teacher",
+        "trains": "first",
+    },
     "two": {"objective": "finetune", "start": "first", "trains": "student"},
 }
 
@@ -56,7 +69,8 @@ def test_overrides_are_read_by_the_type_of_their_field():
             "one.eps": "1e-8",
             "one.packing": "False",
             "one.bias_correction": "true",
-            "one.layer_map": "(2, 4)",
+            "one.terms.hidden.student_layers": "(2, 4)",
+            "one.terms.extra.feature": "cls",
             "two.steps": "1_000",
             "num_documents": "0",
         },
@@ -65,7 +79,9 @@ def test_overrides_are_read_by_the_type_of_their_field():
     one = config.sections["one"]
     assert one.learning_rate == 1.0 and isinstance(one.learning_rate, float)
     assert (one.eps, one.packing, one.bias_correction) == (1e-8, False, True)
-    assert one.layer_map == (2, 4) and config.sections["two"].steps == 1000
+    assert one.terms["hidden"].student_layers == (2, 4) and one.terms["extra"].feature == "cls"
+    assert set(one.terms) == {"attention", "hidden", "embedding", "extra"}
+    assert config.sections["two"].steps == 1000
     assert config.mesh == MeshConfig() and config.num_documents == 0
 
 
@@ -100,8 +116,12 @@ def test_an_override_does_not_change_the_recipe():
         ("one.learning_rate", "inf", "give a finite number"),
         ("one.packing", "1", "'1' is not true or false, config key one.packing"),
         ("one.dropout", "1", "1.0 is out of range, config key one.dropout; give at most 0.99"),
-        ("one.layer_map", "2,x", "config key one.layer_map"),
-        ("one.layer_map", "0,2", "config key one.layer_map; give at least 1"),
+        ("one.terms.hidden.student_layers", "2,x", "config key one.terms.hidden.student_layers"),
+        ("one.terms.hidden.student_layers", "0,2", "student_layers; give at least 1"),
+        ("one.terms.hidden.wait", "1", "config key one.terms.hidden.wait; did you mean weight?"),
+        ("one.terms.hidden", "1", "it is a section, config key one.terms.hidden; give the keys"),
+        ("one.terms.loss.weight", "1", "'loss' cannot name a term, config key one.terms.loss"),
+        ("one.preset", "tinbert", "config key one.preset; give one of '', 'tinybert'"),
         ("seed.x", "1", "seed has no keys, config key seed.x"),
     ],
 )
@@ -157,6 +177,21 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
             {**RECIPE, "task": {"name": "stsb", "kind": "similarity"}},
             "a task of similarity trains no head, and finetune does, config key task.kind",
         ),
+        (with_phase("one", terms={"x": {"feature": "logits"}}), "terms of logits need labelled"),
+        (
+            with_phase("one", data="task", terms={"x": {"feature": "mlm_logits"}}),
+            "terms of mlm_logits read unlabelled text, config key one.data; give corpus",
+        ),
+        (with_phase("one", preset=""), "nothing is distilled, config key one.terms; give a preset"),
+        (with_phase("two", preset="logits"), "finetune has no terms, config key two.terms"),
+        (
+            with_phase("one", accumulation=2, terms={"x": {"feature": "logits", "loss": "dist"}}),
+            "dist correlates over a whole batch, which accumulation cuts",
+        ),
+        (
+            with_phase("one", teacher="given_teacher + second"),
+            "no earlier phase trains 'second', config key one.teacher",
+        ),
         (with_phase("two", accumulation=64), "a batch of 32 cannot be cut into 64"),
         (with_phase("one", trains="given_teacher", start="student"), "cannot name a trained mod"),
         (with_phase("two", trains="a/b"), "'a/b' cannot name a trained model"),
@@ -192,7 +227,9 @@ def test_only_what_pre_trains_its_own_model_needs_no_teacher():
     needs = "there is no teacher, config key teacher; give a model reference"
     assert lines(recipe, one__start="given_teacher") == [needs]
     assert lines(recipe, student__init="teacher") == [needs]
-    assert needs in lines(recipe, two__objective="predictions", two__teacher="first")
+    assert needs in lines(
+        recipe, two__objective="distill", two__preset="logits", two__teacher="first"
+    )
     assert lines({**recipe, "two": {**recipe["two"], "start": "student"}}, phases="two") == [needs]
 
 
@@ -217,7 +254,7 @@ def test_every_mistake_is_said_at_once_and_no_consequence_of_one():
     # What trains the model that two starts from cannot be read, so nothing is said of the start.
     assert lines(RECIPE, one__objective="layer", one__trains="first") == [
         "'layer' is out of range, config key one.objective; "
-        "give one of 'layers', 'predictions', 'finetune', 'pretrain'"
+        "give one of 'distill', 'finetune', 'pretrain'"
     ]
 
 

@@ -382,15 +382,27 @@ def class_logits(
     """
     keys = (None, None) if key is None else tuple(jax.random.split(key))
     output = encode(config, params, batch, key=keys[0], key_mask_only=key_mask_only)
+    return head_logits(config, params, cast(Array, output.last_hidden), batch, key=keys[1])
+
+
+def head_logits(
+    config: BertConfig, params: Params, last_hidden: Array, batch: Any, *, key: Array | None = None
+) -> Array:
+    """The head's logits, as ``class_logits``, from the last hidden state [B, T, D]."""
     logits = Bert(config).apply(
         {"params": params},
-        output.last_hidden,
+        last_hidden,
         batch.places if config.head == "tagging" else batch.starts,
         deterministic=key is None,
-        rngs=None if keys[1] is None else {"dropout": keys[1]},
+        rngs=None if key is None else {"dropout": key},
         method="classify",
     )
     return cast(Array, logits)
+
+
+def pool(config: BertConfig, params: Params, last_hidden: Array, starts: Array) -> Array:
+    """The pooled states float32 [B, S, D] of hidden [B, T, D] at the [CLS] positions [B, S]."""
+    return cast(Array, Bert(config).apply({"params": params}, last_hidden, starts, method="pool"))
 
 
 def fill_logits(config: BertConfig, params: Params, batch: Any) -> Array:
@@ -408,9 +420,8 @@ def masked_lm_logits(config: BertConfig, params: Params, hidden: Array, places: 
 
 def next_sentence_logits(config: BertConfig, params: Params, hidden: Array, starts: Array) -> Array:
     """Next-sentence logits float32 [B, S, 2] of hidden [B, T, D] at the [CLS] positions [B, S]."""
-    model = Bert(config)
-    pooled = model.apply({"params": params}, hidden, starts, method="pool")
-    return cast(Array, model.apply({"params": params}, pooled, method="nsp_logits"))
+    pooled = pool(config, params, hidden, starts)
+    return cast(Array, Bert(config).apply({"params": params}, pooled, method="nsp_logits"))
 
 
 def project(config: BertConfig, params: Params, hidden: Array, index: int) -> Array:

@@ -1,79 +1,253 @@
-"""Which student layer learns from which teacher layer."""
+"""Which student layer learns from which teacher layer, and whether two features can be compared."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 
-from jaxbert.errors import UserError
+from jaxbert.config import FEATURES, LAYER_RULES, TermConfig
+from jaxbert.errors import UserError, UserErrors
 from jaxbert.models.bert import BertConfig
+
+Pairs = tuple[tuple[int, int], ...]
+
+OF_LAYERS = ("hidden", "cls", "sentence")  # hidden states, in the student's width
+ATTENTION = ("scores", "probabilities")
+RELATIONS = {"query_relation": "queries", "key_relation": "keys", "value_relation": "values"}
+PROJECTED = ("embeddings", *OF_LAYERS)
+_MOST_RELATION_HEADS = 48  # MiniLMv2's for models of width 768
 
 
 @dataclasses.dataclass(frozen=True)
-class Alignment:
-    """Pairs of what is matched, students' first in order.
+class Match:
+    """A term whose layers and heads are known.
 
     Attributes:
-      hidden: teacher hidden state (0 = embeddings) for each student hidden state 0..M.
-      attention: teacher layer (from 0) for each student layer 0..M-1.
+      name, feature, loss, weight, final_weight, temperature, temperature_squared, standardize: as
+        ``TermConfig`` has them; loss is never empty, final_weight never -1.
+      layers: for each teacher, pairs of a student layer and the teacher layer that it learns from,
+        counted from 1; 0 = the embeddings. (0, 0) for features that no layer has.
+      heads: for each teacher, heads on each side once they are averaged, or that widths are cut
+        into; 0 of features that have none.
+      projected: whether the student's state is projected first.
     """
 
-    hidden: tuple[int, ...]
-    attention: tuple[int, ...]
+    name: str
+    feature: str
+    loss: str
+    layers: tuple[Pairs, ...]
+    weight: float = 1.0
+    final_weight: float = 1.0
+    temperature: float = 1.0
+    temperature_squared: bool = False
+    standardize: bool = False
+    heads: tuple[int, ...] = (0,)
+    projected: bool = False
 
 
-def uniform(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
-    """Teacher layers, counted from 1, for the student's layers 1..M: ceil(i N / M).
+def layer_map(rule: str, teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """Teacher layers, counted from 1, for the student's layers 1..M.
 
-    Where M divides N this is g(m) = m N / M (Jiao et al. 2020, section 4.2); 6 -> 4 gives
-    2, 3, 5, 6: the last layer always learns from the last.
-    """
-    return tuple(-(-i * teacher_layers // student_layers) for i in range(1, student_layers + 1))
-
-
-def align(
-    teacher: BertConfig,
-    student: BertConfig,
-    layer_map: tuple[int, ...] = (),
-    *,
-    scores: bool = True,
-) -> Alignment:
-    """Checks that student and teacher can be matched, and says how.
+    ``uniform`` is ceil(i N / M): where M divides N this is g(m) = m N / M (Jiao et al. 2020,
+    section 4.2); 6 -> 4 gives 2, 3, 5, 6, so that the last layer always learns from the last.
+    ``top`` and ``bottom`` are the last and the first M. Numbers are taken as they are.
 
     Args:
-      teacher: N layers.
-      student: M layers.
-      layer_map: teacher layers, counted from 1, for the student's layers 1..M; empty = uniform.
-      scores: whether attention scores are matched, for which the heads must be as many.
+      rule: ``uniform``, ``top``, ``bottom`` or numbers such as ``2,4,6``.
+      teacher_layers: N.
+      student_layers: M.
 
     Raises:
-      UserError: if the map does not fit, or heads or widths cannot be matched one to one.
+      UserError: if the rule needs more layers than there are, or the numbers do not fit; its
+        ``where`` is empty.
     """
-    if not layer_map:
-        if student.num_layers > teacher.num_layers:
-            raise UserError(
-                f"the student has {student.num_layers} layers and its teacher {teacher.num_layers}",
-                "config key layer_map",
-                "give a shallower student, or an explicit layer_map that repeats teacher layers",
+    n, m = teacher_layers, student_layers
+    if rule in LAYER_RULES:
+        if m > n:
+            what = f"the student has {m} layers and its teacher {n}"
+            fix = "give a shallower student, or numbers that repeat teacher layers, such as 1,1,2"
+            raise UserError(what, "", fix)
+        first = {"top": n - m, "bottom": 0}
+        if rule in first:
+            return tuple(range(first[rule] + 1, first[rule] + m + 1))
+        return tuple(-(-i * n // m) for i in range(1, m + 1))
+    layers = _numbers(rule)
+    if len(layers) != m:
+        what = f"{len(layers)} teacher layers are named for {m} student layers"
+        raise UserError(what, "", "name one teacher layer, counted from 1, for each")
+    for layer in layers:
+        if not 1 <= layer <= n:
+            raise UserError(f"teacher layer {layer} does not exist", "", f"give 1 to {n}")
+    return layers
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.strip("() ").split(","))
+    except ValueError:
+        fix = f"give {', '.join(LAYER_RULES)}, or numbers from 1 with commas between"
+        raise UserError(f"{text!r} names no layers", "", fix) from None
+
+
+def layer_pairs(term: TermConfig, teacher_layers: int, student_layers: int) -> Pairs:
+    """Pairs of a student layer and the teacher layer that it learns from, both counted from 1.
+
+    Args:
+      term: of a feature that layers have.
+      teacher_layers: N.
+      student_layers: M.
+
+    Raises:
+      UserError: as ``layer_map``, or a student layer does not exist.
+    """
+    chosen, rule = term.student_layers, term.layers
+    for layer in chosen:
+        if layer > student_layers:
+            fix = f"give 1 to {student_layers}"
+            raise UserError(f"student layer {layer} does not exist", "", fix)
+    if rule not in LAYER_RULES:
+        chosen = chosen or tuple(range(1, student_layers + 1))
+        return tuple(zip(chosen, layer_map(rule, teacher_layers, len(chosen)), strict=True))
+    if rule == "last":
+        return tuple((layer, teacher_layers) for layer in chosen or (student_layers,))
+    mapped = layer_map(rule, teacher_layers, student_layers)
+    pairs = tuple(enumerate(mapped, 1))[: -1 if rule == "skip" else None]
+    return tuple(pair for pair in pairs if pair[0] in chosen) if chosen else pairs
+
+
+def match_terms(
+    terms: Mapping[str, TermConfig],
+    student: BertConfig,
+    teachers: Sequence[BertConfig],
+    compat: str = "",
+) -> tuple[Match, ...]:
+    """Resolves terms for models of these shapes.
+
+    Args:
+      terms: by name; those that weigh nothing are left out.
+      student: the trained model, with the head and the projection that it has in the phase.
+      teachers: the frozen ones.
+      compat: ``huawei``, which knows TinyBERT's own terms alone.
+
+    Raises:
+      UserErrors: with every term that cannot be compared, and how to change it.
+    """
+    matches, errors = [], []
+    for name, term in terms.items():
+        if not term:
+            continue
+        try:
+            matches.append(_match(name, term, student, teachers, compat))
+        except UserError as error:
+            where = f"config key terms.{name}.{error.where}".rstrip(".")
+            errors.append(UserError(error.what, where, error.fix))
+    if errors:
+        raise UserErrors(errors)
+    return tuple(matches)
+
+
+def _match(
+    name: str,
+    term: TermConfig,
+    student: BertConfig,
+    teachers: Sequence[BertConfig],
+    compat: str,
+) -> Match:
+    loss = _loss(term, student.head, compat)
+    taught_by = teachers if loss != "labels" else ()
+    layers: tuple[Pairs, ...] = (((0, 0),),) * max(len(taught_by), 1)
+    if term.feature in (*OF_LAYERS, *ATTENTION, *RELATIONS):
+        try:
+            layers = tuple(
+                layer_pairs(term, teacher.num_layers, student.num_layers) for teacher in taught_by
             )
-        layer_map = uniform(teacher.num_layers, student.num_layers)
-    if len(layer_map) != student.num_layers:
-        raise UserError(
-            f"{len(layer_map)} teacher layers are named for {student.num_layers} student layers",
-            "config key layer_map",
-            "name one teacher layer, counted from 1, for each student layer",
-        )
-    for layer in layer_map:
-        if not 1 <= layer <= teacher.num_layers:
+        except UserError as error:
+            raise UserError(error.what, "layers", error.fix) from None
+        if not layers[0]:
+            raise UserError("no layer is left to match", "layers", "give more, or weight 0")
+    projected = term.feature in PROJECTED and term.projection and bool(student.projection_size)
+    for teacher in taught_by:
+        if term.feature in (*PROJECTED, "pooled"):
+            _check_widths(term, student, teacher, projected)
+    return Match(
+        name,
+        term.feature,
+        loss,
+        layers,
+        term.weight,
+        term.weight if term.final_weight < 0 else term.final_weight,
+        term.temperature,
+        term.temperature_squared,
+        term.standardize,
+        tuple(_heads(term, student, teacher) for teacher in taught_by) or (0,),
+        projected,
+    )
+
+
+def _loss(term: TermConfig, head: str, compat: str) -> str:
+    """The term's loss, if it can be."""
+    regression = term.feature == "logits" and head == "regression"
+    known = ("mse", "labels") if regression else FEATURES[term.feature]
+    loss = term.loss or known[0]
+    if loss not in known:
+        what = f"{loss} does not compare {term.feature}" + " of a regression" * regression
+        raise UserError(what, "loss", f"give one of {', '.join(known)}")
+    if loss == "dist" and head not in ("classification", "tagging"):
+        what = f"dist correlates classes, and {head} has none that exclude each other"
+        raise UserError(what, "loss", "give soft_cross_entropy")
+    if term.standardize and (head == "spans" or "logits" not in term.feature or regression):
+        raise UserError("standardize is for logits of classes", "standardize", "give false")
+    own = {"embeddings": "mse", "hidden": "mse", "scores": "mse", "logits": "soft_cross_entropy"}
+    if compat and own.get(term.feature) != loss and not regression:
+        what = f"the authors' code does not compare {term.feature} by {loss}"
+        raise UserError(what, "loss", "leave compat empty")
+    return loss
+
+
+def _check_widths(
+    term: TermConfig, student: BertConfig, teacher: BertConfig, projected: bool
+) -> None:
+    mine = student.projection_size if projected else student.hidden_size
+    theirs = teacher.hidden_size
+    if mine == theirs:
+        return
+    remedy = "give student.projection shared or layer"
+    if term.feature == "pooled":
+        remedy = "leave it out"
+    elif projected:
+        remedy = "give teachers of one width"
+    elif student.projection_size:
+        remedy = "give projection true"
+    raise UserError(
+        f"the student's {term.feature} are {mine} wide and its teacher's {theirs}",
+        "projection" if term.feature != "pooled" else "feature",
+        f"{remedy}, student.hidden_size={theirs}, or features without a width, as minilmv2 has",
+    )
+
+
+def _heads(term: TermConfig, student: BertConfig, teacher: BertConfig) -> int:
+    """Heads on each side once they are averaged, or that widths are cut into; 0 = no matter."""
+    mine, theirs = student.num_heads, teacher.num_heads
+    if term.feature in ATTENTION:
+        if term.heads == "match" and mine != theirs:
             raise UserError(
-                f"teacher layer {layer} does not exist",
-                "config key layer_map",
-                f"give layers from 1 to {teacher.num_layers}",
+                f"the student has {mine} attention heads and its teacher {theirs}, so that "
+                f"{term.feature} cannot be matched one to one",
+                "heads",
+                f"give mean or group, student.num_heads={theirs}, or the preset minilmv2",
             )
-    if scores and student.num_heads != teacher.num_heads:
-        raise UserError(
-            f"the student has {student.num_heads} attention heads and its teacher "
-            f"{teacher.num_heads}, so scores cannot be matched one to one",
-            "config key student.num_heads",
-            f"give {teacher.num_heads} heads, or take the scores out with attention_weight=0",
-        )
-    return Alignment((0, *layer_map), tuple(layer - 1 for layer in layer_map))
+        return {"match": mine, "mean": 1, "group": math.gcd(mine, theirs)}[term.heads]
+    if term.feature in RELATIONS:
+        common = math.gcd(student.hidden_size, teacher.hidden_size)
+        if term.relation_heads and common % term.relation_heads:
+            fitting = [n for n in range(1, common + 1) if common % n == 0]
+            raise UserError(
+                f"widths {student.hidden_size} and {teacher.hidden_size} cannot be cut into "
+                f"{term.relation_heads} relation heads",
+                "relation_heads",
+                f"give one of {', '.join(map(str, fitting))}",
+            )
+        most = min(common, _MOST_RELATION_HEADS)
+        return term.relation_heads or max(n for n in range(1, most + 1) if common % n == 0)
+    return 0

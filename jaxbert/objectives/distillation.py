@@ -1,161 +1,257 @@
-"""TinyBERT's objectives: layers (general and intermediate distillation) and predictions."""
+"""Distillation: a sum of terms, each a feature of the student held against its teachers'."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxbert.batch import Batch
-from jaxbert.models.bert import BertConfig, encode, project, scored_groups
-from jaxbert.models.encoder import Collect, EncoderOutput
-from jaxbert.objectives import losses
-from jaxbert.objectives.alignment import Alignment
-from jaxbert.objectives.finetuning import choices, classify, freeze_padding_row, has_dropout
+from jaxbert.models.bert import (
+    BertConfig,
+    encode,
+    head_logits,
+    masked_lm_logits,
+    pool,
+    project,
+    scored_groups,
+)
+from jaxbert.models.encoder import EncoderOutput
+from jaxbert.objectives import features, losses
+from jaxbert.objectives.alignment import ATTENTION, PROJECTED, RELATIONS, Match
+from jaxbert.objectives.finetuning import choices, freeze_padding_row, has_dropout
 from jaxbert.objectives.objective import Terms
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerDistillation:
-    """Embeddings, hidden states and attention scores (Jiao et al. 2020, equations 7 to 9).
+class Seen:
+    """What the terms read of one model at one batch.
 
-    Each term is the sum over its matched layers of a mean over real tokens.
+    Attributes:
+      output: of the encoder.
+      logits: of the classifier, as ``class_logits`` shapes them.
+      words: float32 [B, M, V], of the masked-LM head at ``batch.places``.
+      pooled: float32 [B, S, D].
+    """
+
+    output: EncoderOutput
+    logits: Array | None = None
+    words: Array | None = None
+    pooled: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """The terms of a phase, each the sum over its layers, and the mean over the teachers.
+
+    TinyBERT's are hidden states, scores and predictions (Jiao et al. 2020, equations 7 to 10).
 
     Attributes:
       student: the trained model; its projection is skipped where it has none.
-      teacher: the frozen model.
-      alignment: which layers are matched.
-      attention_weight, hidden_weight, embedding_weight: the terms' factors, 1 in the paper.
+      teachers: the frozen models, whose parameters are ``frozen["teachers"]`` in this order. What a
+        batch brings as ``taught`` stands for the parameters of a single one.
+      matches: the terms.
+      steps: of the phase, over which weights move.
       compat: ``huawei`` for the authors' padded means: one example a row, key-only mask, and no
         gradient into row 0 of the word table.
     """
 
     student: BertConfig
-    teacher: BertConfig
-    alignment: Alignment
-    attention_weight: float = 1.0
-    hidden_weight: float = 1.0
-    embedding_weight: float = 1.0
+    teachers: tuple[BertConfig, ...]
+    matches: tuple[Match, ...]
+    steps: int = 1
     compat: str = ""
 
     @property
     def groups(self) -> tuple[str, ...]:
-        return ("embeddings", "encoder", *("projection",) * bool(self.student.projection_size))
+        projection = ("projection",) * any(match.projected for match in self.matches)
+        return (*_groups(self.student, self.matches), *projection)
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        weights = {
-            "attention": self.attention_weight,
-            "hidden": self.hidden_weight,
-            "embedding": self.embedding_weight,
-        }
-        return {name: weight for name, weight in weights.items() if weight}
+    def groups_read(self, teacher: int) -> tuple[str, ...]:
+        """The parameter groups that the terms read of the teacher of a number."""
+        return _groups(self.teachers[teacher], [m for m in self.matches if m.loss != "labels"])
+
+    def weights(self, step: Array) -> Mapping[str, Array | float]:
+        last = max(self.steps - 1, 1)
+
+        def at(match: Match) -> Array | float:
+            if match.weight == match.final_weight:
+                return match.weight
+            passed = jnp.minimum(step / last, 1.0)
+            return match.weight + (match.final_weight - match.weight) * passed
+
+        return {match.name: at(match) for match in self.matches}
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Terms:
-        padded = self.compat == "huawei"
-        if padded:
+        if self.compat == "huawei":
             params = params | {"embeddings": freeze_padding_row(params["embeddings"])}
-        mine = self._states(self.student, params, batch, student=True, key=key)
-        theirs = self._states(self.teacher, frozen["teacher"], batch, student=False, key=key)
-
-        def score(layer: int, other: int) -> losses.Term:
-            a, b = mine.scores[layer], theirs.scores[other]
-            return (
-                losses.padded_score_mse(a, b) if padded else losses.score_mse(a, b, batch.segments)
-            )
-
-        def state(index: int, other: int) -> losses.Term:
-            a, b = mine.hidden[index], theirs.hidden[other]
-            if self.student.projection_size:
-                a = project(self.student, params, a, index)
-            return (
-                losses.padded_hidden_mse(a, b)
-                if padded
-                else losses.hidden_mse(a, b, batch.segments)
-            )
-
+        key_or_none = key if has_dropout(self.student) else None
+        mine = self._see(self.student, params, batch, None, key_or_none)
+        theirs = [
+            self._taught(batch)
+            if batch.taught is not None
+            else self._see(teacher, frozen["teachers"][i], batch, i, None)
+            for i, teacher in enumerate(self.teachers)
+        ]
         terms = {}
-        if self.attention_weight:
-            terms["attention"] = _add_layers(
-                [score(i, j) for i, j in enumerate(self.alignment.attention)]
-            )
-        pairs = list(enumerate(self.alignment.hidden))
-        if self.hidden_weight:
-            terms["hidden"] = _add_layers([state(i, j) for i, j in pairs[1:]])
-        if self.embedding_weight:
-            terms["embedding"] = state(*pairs[0])
-        return terms
+        for match in self.matches:
+            if match.loss == "labels":
+                terms[match.name] = self._labels(match, mine, batch)
+                continue
+            parts = [
+                self._compare(match, i, pair, params, mine, seen, batch)
+                for i, seen in enumerate(theirs)
+                for pair in match.layers[i]
+            ]
+            # Counts are those of masks: every layer and teacher of a batch has the same.
+            total = jnp.sum(jnp.stack([part.total for part in parts])) / len(theirs)
+            terms[match.name] = losses.Term(total, parts[0].count)
+        return terms | self._metrics(mine, batch)
 
-    def _states(
-        self, config: BertConfig, params: Any, batch: Batch, *, student: bool, key: Array
-    ) -> EncoderOutput:
-        hidden, attention = self.alignment.hidden, self.alignment.attention
-        if student:
-            hidden, attention = tuple(range(len(hidden))), tuple(range(len(attention)))
-        collect = Collect(
-            hidden=hidden[:1] * bool(self.embedding_weight) + hidden[1:] * bool(self.hidden_weight),
-            scores=attention if self.attention_weight else (),
-            last=False,
-        )
-        return encode(
+    def _see(
+        self, config: BertConfig, params: Any, batch: Batch, teacher: int | None, key: Array | None
+    ) -> Seen:
+        """Runs a model: the student, or the teacher of a number, as far as terms read it."""
+        matches = [m for m in self.matches if teacher is None or m.loss != "labels"]
+        read = {match.feature for match in matches}
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        output = encode(
             config,
             params,
             batch,
-            collect=collect,
-            key=key if student and has_dropout(config) else None,
+            collect=features.collect(matches, teacher),
+            key=keys[0],
             key_mask_only=self.compat == "huawei",
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictionDistillation:
-    """Soft cross-entropy with the teacher's logits (Jiao et al. 2020, equation 10).
-
-    Of classes and tags it is the mean over choices and classes, as the authors' code has it; of
-    labels that exclude none and of spans the mean over choices (see ``Choices``); of ``regression``
-    it is the squared error to what the teacher says, with which the paper's STS-B was made.
-
-    Attributes:
-      student: the trained model.
-      teacher: the frozen model, with a head of the same kind.
-      temperature: t.
-      compat: ``huawei`` for the authors' key-only mask and untouched row 0 of the word table.
-    """
-
-    student: BertConfig
-    teacher: BertConfig
-    temperature: float = 1.0
-    compat: str = ""
-
-    weights = {"prediction": 1.0}  # noqa: RUF012  (a constant of the class, not a field)
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        return scored_groups(self.student)
-
-    def __call__(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Terms:
-        head = self.student.head
-        mine = classify(self.student, params, batch, key, self.compat)
-        theirs = classify(self.teacher, frozen["teacher"], batch, None, self.compat)
-        if head == "regression":
-            error = losses.squared_error(mine[..., 0], theirs[..., 0], batch.weights)
-            return {"prediction": error}
-        made = choices(head, mine, batch)
-        prediction = losses.soft_cross_entropy(
-            made.logits,
-            choices(head, theirs, batch).logits,
-            made.weights,
-            self.temperature,
-            over_classes=head in ("classification", "tagging"),
+        last = output.last_hidden
+        if last is None:
+            return Seen(output)
+        return Seen(
+            output,
+            head_logits(config, params, last, batch, key=keys[1]) if "logits" in read else None,
+            masked_lm_logits(config, params, last, batch.places) if "mlm_logits" in read else None,
+            pool(config, params, last, batch.starts) if "pooled" in read else None,
         )
-        return {"prediction": prediction, "accuracy": losses.accuracy(*made)}
+
+    @staticmethod
+    def _taught(batch: Batch) -> Seen:
+        """What the cache says of a teacher."""
+        kept: dict[str, dict[int, Array]] = {}
+        for name, value in batch.taught.items():
+            feature, _, layer = name.partition("/")
+            kept.setdefault(feature, {})[int(layer or 0)] = value
+        fields = ("hidden", "scores", "queries", "keys", "values")
+        output = EncoderOutput(None, **{field: kept.get(field, {}) for field in fields})
+        return Seen(output, batch.taught.get("logits"))
+
+    def _compare(
+        self,
+        match: Match,
+        teacher: int,
+        pair: tuple[int, int],
+        params: Any,
+        mine: Seen,
+        theirs: Seen,
+        batch: Batch,
+    ) -> losses.Term:
+        """One term of one teacher at one pair of layers."""
+        feature, padded = match.feature, self.compat == "huawei"
+        if feature in ATTENTION or feature in RELATIONS:
+            heads = match.heads[teacher]
+            a, b = (
+                features.pairs(match, heads, seen.output, batch, layer)
+                for seen, layer in zip((mine, theirs), pair, strict=True)
+            )
+            if padded:
+                return losses.padded_score_mse(a, b)
+            if match.loss == "mse":
+                return losses.mse(a, b, features.same_example(batch.segments)[:, None])
+            real = (batch.segments > 0)[:, None].astype(jnp.float32)  # [B, 1, T]
+            return self._soft(match, a, b, real)
+        if feature in PROJECTED:
+            a, b = (
+                features.states(feature, seen.output, batch, layer)
+                for seen, layer in zip((mine, theirs), pair, strict=True)
+            )
+            if match.projected:
+                a = project(self.student, params, a, pair[0])
+            mask = features.state_mask(feature, batch)
+        elif feature == "pooled":
+            assert mine.pooled is not None and theirs.pooled is not None
+            a, b, mask = mine.pooled, theirs.pooled, batch.weights > 0
+        else:
+            return self._predictions(match, mine, theirs, batch)
+        if padded:
+            return losses.padded_mse(a, b)
+        if match.loss == "cosine":
+            return losses.cosine(a, b, mask)
+        return losses.mse(a, b, mask[..., None])
+
+    def _predictions(self, match: Match, mine: Seen, theirs: Seen, batch: Batch) -> losses.Term:
+        """A term of logits: of regression the squared error, else one of each choice."""
+        if match.feature == "mlm_logits":
+            assert mine.words is not None and theirs.words is not None
+            marked = (batch.targets >= 0).astype(jnp.float32)
+            return self._soft(match, mine.words, theirs.words, marked)
+        assert mine.logits is not None and theirs.logits is not None
+        if self.student.head == "regression":
+            return losses.squared_error(mine.logits[..., 0], theirs.logits[..., 0], batch.weights)
+        made, other = (choices(self.student.head, x.logits, batch) for x in (mine, theirs))  # type: ignore[arg-type]
+        return self._soft(match, made.logits, other.logits, made.weights)
+
+    def _soft(self, match: Match, mine: Array, theirs: Array, weights: Array) -> losses.Term:
+        """A term of logits [..., C] of choices."""
+        if match.standardize:
+            mine, theirs = losses.standardize(mine), losses.standardize(theirs)
+        if match.loss == "mse":
+            inside = (weights > 0)[..., None]
+            return losses.mse(mine, theirs, inside)
+        if match.loss == "soft_cross_entropy":
+            over_classes = match.feature == "logits" and self.student.head in (
+                "classification",
+                "tagging",
+            )
+            term = losses.soft_cross_entropy(
+                mine, theirs, weights, match.temperature, over_classes=over_classes
+            )
+        else:
+            loss = losses.dist if match.loss == "dist" else losses.kl
+            term = loss(mine, theirs, weights, match.temperature)
+        factor = match.temperature**2 if match.temperature_squared else 1.0
+        return losses.Term(term.total * factor, term.count)
+
+    def _labels(self, match: Match, mine: Seen, batch: Batch) -> losses.Term:
+        """A term of the data's own labels."""
+        if match.feature == "mlm_logits":
+            assert mine.words is not None
+            marked = (batch.targets >= 0).astype(jnp.float32)
+            return losses.cross_entropy(mine.words, jnp.maximum(batch.targets, 0), marked)
+        assert mine.logits is not None
+        if self.student.head == "regression":
+            return losses.squared_error(mine.logits[..., 0], batch.labels, batch.weights)
+        return losses.cross_entropy(*choices(self.student.head, mine.logits, batch))
+
+    def _metrics(self, mine: Seen, batch: Batch) -> dict[str, losses.Term]:
+        """The share of choices, and of masked pieces, that the student gets right."""
+        found = {}
+        if mine.logits is not None and self.student.head != "regression":
+            found["accuracy"] = losses.accuracy(*choices(self.student.head, mine.logits, batch))
+        if mine.words is not None:
+            marked = (batch.targets >= 0).astype(jnp.float32)
+            targets = jnp.maximum(batch.targets, 0)
+            found["mlm_accuracy"] = losses.accuracy(mine.words, targets, marked)
+        return found
 
 
-def _add_layers(terms: list[losses.Term]) -> losses.Term:
-    """Sums means that share one count: every layer of a batch has the same mask."""
-    return losses.Term(jnp.sum(jnp.stack([term.total for term in terms])), terms[0].count)
+def _groups(model: BertConfig, matches: Sequence[Match]) -> tuple[str, ...]:
+    """The parameter groups, but for a projection, that terms read of a model."""
+    read = {match.feature for match in matches}
+    groups = ["embeddings", "encoder"]
+    groups += scored_groups(model) if "logits" in read else ()
+    groups += ["pooler"] * ("pooled" in read) + ["mlm"] * ("mlm_logits" in read)
+    return tuple(dict.fromkeys(groups))

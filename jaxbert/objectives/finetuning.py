@@ -105,8 +105,7 @@ class Finetuning:
     def groups(self) -> tuple[str, ...]:
         return scored_groups(self.model)
 
-    @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self, step: Array) -> Mapping[str, Array | float]:
         return {"squared_error" if self.model.head == "regression" else "cross_entropy": 1.0}
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Terms:

@@ -21,14 +21,14 @@ class Objective(Protocol):
     Attributes:
       groups: the parameter groups it reads and trains; others never enter the training state,
         so that they are neither moved nor decayed.
-      weights: the factor of each loss term; terms without one are metrics.
     """
 
     @property
     def groups(self) -> tuple[str, ...]: ...
 
-    @property
-    def weights(self) -> Mapping[str, float]: ...
+    def weights(self, step: Array) -> Mapping[str, Array | float]:
+        """The factor of each loss term at a step, int32; terms without one are metrics."""
+        ...
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Terms:
         """The terms of one batch, as (total, count) pairs whose counts depend on masks alone.
@@ -42,7 +42,9 @@ class Objective(Protocol):
         ...
 
 
-def weighted_loss(terms: Terms, counts: Mapping[str, Array], weights: Mapping[str, float]) -> Array:
+def weighted_loss(
+    terms: Terms, counts: Mapping[str, Array], weights: Mapping[str, Array | float]
+) -> Array:
     """Sum over loss terms of weight * total / count, a float32 scalar.
 
     Args:

@@ -47,8 +47,7 @@ class Pretraining:
         """What ``frozen["model"]`` holds where the encoder is frozen."""
         return ("embeddings", "encoder")
 
-    @property
-    def weights(self) -> Mapping[str, float]:
+    def weights(self, step: Array) -> Mapping[str, Array | float]:
         return {"mlm": 1.0, "nsp": 1.0} if self.nsp else {"mlm": 1.0}
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Terms:

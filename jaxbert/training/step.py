@@ -79,15 +79,17 @@ def make_step(
       accumulation: micro-batches that a batch is cut into; B must be a multiple of it.
     """
 
-    def loss(params: Any, frozen: Any, batch: Batch, key: Array, counts: Any) -> tuple[Array, Any]:
+    def loss(
+        params: Any, frozen: Any, batch: Batch, key: Array, weights: Any, counts: Any
+    ) -> tuple[Array, Any]:
         terms = objective(params, frozen, batch, key)
         if counts is None:
             counts = {name: term.count for name, term in terms.items()}
-        return weighted_loss(terms, counts, objective.weights), dict(terms)
+        return weighted_loss(terms, counts, weights), dict(terms)
 
     gradient = jax.value_and_grad(loss, has_aux=True)
 
-    def accumulate(params: Any, frozen: Any, batch: Batch, key: Array) -> Any:
+    def accumulate(params: Any, frozen: Any, batch: Batch, key: Array, weights: Any) -> Any:
         # Counts depend on masks alone, so that the compiler drops all else of this call.
         whole = objective(params, frozen, batch, key)
         counts = {name: term.count for name, term in whole.items()}
@@ -98,7 +100,8 @@ def make_step(
 
         def one(part: tuple[Batch, Array]) -> Any:
             micro, index = part
-            return gradient(params, frozen, micro, jax.random.fold_in(key, index), counts)
+            own = jax.random.fold_in(key, index)
+            return gradient(params, frozen, micro, own, weights, counts)
 
         parts = (jax.tree.map(cut, batch), jnp.arange(accumulation))
         shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
@@ -111,10 +114,11 @@ def make_step(
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, Term]]:
         key = jax.random.fold_in(root, state.step)
+        weights = objective.weights(state.step)
         if accumulation == 1:
-            (value, terms), grads = gradient(state.params, frozen, batch, key, None)
+            (value, terms), grads = gradient(state.params, frozen, batch, key, weights, None)
         else:
-            (value, terms), grads = accumulate(state.params, frozen, batch, key)
+            (value, terms), grads = accumulate(state.params, frozen, batch, key, weights)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         one = jnp.float32(1.0)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from small import (
     OBJECTIVES,
+    SOFT,
     STUDENT,
     TEACHER,
     assert_same_gradients,
+    distillation,
     empty_rows,
     examples,
     frozen,
@@ -24,8 +26,6 @@ from small import (
     without_labels,
 )
 
-from jaxbert.objectives.alignment import align
-from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.sharding import make_mesh
 from jaxbert.training.step import init_state, make_step
@@ -80,7 +80,7 @@ def test_layer_distillation_is_that_of_pytorch(shape, within):
     if shape == "per_layer_6_to_4":
         student = STUDENT.replace(num_layers=4, projection_per_layer=True)
         teacher, layers = TEACHER.replace(num_layers=6), (2, 3, 5, 6)
-    objective = LayerDistillation(student, teacher, align(teacher, student))
+    objective = distillation(student, teacher, preset="tinybert")
     theirs = visible_params(teacher, 2)
     mine = TorchBert(student, visible_params(student, 1))
     target, some = TorchBert(teacher, theirs), examples(LENGTHS)
@@ -89,7 +89,7 @@ def test_layer_distillation_is_that_of_pytorch(shape, within):
         return layer_loss(mine, target, some, layers)
 
     batch = without_labels(one_batch(some, packing=True, row_length=16))
-    check_against_torch(objective, mine, loss, {"teacher": theirs}, batch, within)
+    check_against_torch(objective, mine, loss, {"teachers": (theirs,)}, batch, within)
 
 
 def test_prediction_distillation_is_that_of_pytorch(within):
@@ -98,7 +98,7 @@ def test_prediction_distillation_is_that_of_pytorch(within):
 
     teacher = TEACHER.replace(classifier="tinybert")
     theirs = visible_params(teacher, 2)
-    objective = PredictionDistillation(STUDENT, teacher, temperature=2.0)
+    objective = distillation(STUDENT, teacher, prediction=SOFT)
     mine = TorchBert(STUDENT, visible_params(STUDENT, 1))
     some = examples(LENGTHS)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_prediction_distillation_is_that_of_pytorch(within):
         return -(target * (logits_of(mine, some) / 2).log_softmax(-1)).mean()
 
     batch = one_batch(some, packing=True, row_length=16)
-    check_against_torch(objective, mine, loss, {"teacher": theirs}, batch, within)
+    check_against_torch(objective, mine, loss, {"teachers": (theirs,)}, batch, within)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -138,18 +138,21 @@ def terms_of(objective: Any, others: Any = None, seed: int = 0) -> dict[str, Any
 
 def test_terms_of_weight_zero_are_left_out():
     every = terms_of(OBJECTIVES["layers"])
-    assert set(every) == set(OBJECTIVES["layers"].weights) == {"attention", "hidden", "embedding"}
-    one = dataclasses.replace(OBJECTIVES["layers"], attention_weight=0.0, hidden_weight=0.0)
+    assert (
+        set(every) == set(OBJECTIVES["layers"].weights(0)) == {"attention", "hidden", "embedding"}
+    )
+    off = {"attention": {"weight": 0.0}, "hidden": {"weight": 0.0}}
+    one = distillation(STUDENT, TEACHER, **off, embedding={"feature": "embeddings"})
     found = terms_of(one)
-    assert set(found) == set(one.weights) == {"embedding"}
+    assert set(found) == set(one.weights(0)) == {"embedding"}
     np.testing.assert_allclose(found["embedding"].total, every["embedding"].total, rtol=1e-5)
 
 
 def test_student_that_equals_its_teacher_has_nothing_to_learn():
     model = STUDENT.replace(projection_size=0)
-    same = LayerDistillation(model, model, align(model, model))
+    same = distillation(model, model, preset="tinybert")
     assert same.groups == ("embeddings", "encoder")
-    terms = terms_of(same, {"teacher": trained(same)})
+    terms = terms_of(same, {"teachers": (trained(same),)})
     assert {float(term.total) for term in terms.values()} == {0.0}
 
 
@@ -158,9 +161,9 @@ def test_dropout_reaches_the_student_and_never_the_teacher(name):
     """The teacher's own rates are ignored: its states are targets."""
     rates = {"hidden_dropout": 0.5, "attention_dropout": 0.5}
     plain = OBJECTIVES[name]
-    still = dataclasses.replace(plain, teacher=TEACHER.replace(**rates))
+    still = dataclasses.replace(plain, teachers=(TEACHER.replace(**rates),))
     jax.tree.map(np.testing.assert_array_equal, terms_of(still, seed=1), terms_of(plain))
     moved = dataclasses.replace(plain, student=STUDENT.replace(**rates))
-    term = next(iter(plain.weights))
+    term = next(iter(plain.weights(0)))
     totals = {float(terms_of(moved, seed=seed)[term].total) for seed in (0, 0, 1)}
     assert len(totals) == 2

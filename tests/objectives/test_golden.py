@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from small import distillation
 
 from jaxbert.batch import Batch
 from jaxbert.interop.layout import from_tensors, to_tensors
 from jaxbert.models.bert import Bert, BertConfig
 from jaxbert.models.encoder import Collect
 from jaxbert.objectives import losses
-from jaxbert.objectives.alignment import align
-from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
+from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.objective import weighted_loss
 from jaxbert.training.optimizer import linear_schedule, make_optimizer
 from jaxbert.training.sharding import make_mesh
@@ -83,14 +83,16 @@ def batch() -> Batch:
     )
 
 
-def layers_objective() -> LayerDistillation:
-    teacher, student = config_of("teacher"), config_of("student")
-    return LayerDistillation(student, teacher, align(teacher, student), compat="huawei")
+def layers_objective() -> Distillation:
+    return distillation(
+        config_of("student"), config_of("teacher"), preset="tinybert", compat="huawei"
+    )
 
 
-def predictions_objective(temperature: float = 1.0) -> PredictionDistillation:
-    return PredictionDistillation(
-        config_of("student"), config_of("teacher"), temperature, compat="huawei"
+def predictions_objective(temperature: float = 1.0) -> Distillation:
+    soft = {"feature": "logits", "temperature": temperature}
+    return distillation(
+        config_of("student"), config_of("teacher"), compat="huawei", prediction=soft
     )
 
 
@@ -98,10 +100,10 @@ def gradients_of(objective: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     """Terms and, by PyTorch name, gradients with respect to everything that could have one."""
 
     def loss(params: Any) -> Any:
-        frozen = {"teacher": params_of("teacher")}
+        frozen = {"teachers": (params_of("teacher"),)}
         terms = objective(params, frozen, batch(), jax.random.key(0))
         counts = {name: term.count for name, term in terms.items()}
-        return weighted_loss(terms, counts, objective.weights), terms
+        return weighted_loss(terms, counts, objective.weights(0)), terms
 
     gradients, terms = jax.jit(jax.grad(loss, has_aux=True))(params_of("student"))
     return terms, to_tensors(config_of("student"), gradients, "bert.")
@@ -132,9 +134,12 @@ def test_forward_pass_is_that_of_the_authors_code(who, within):
 
 
 def test_alignment_is_that_of_the_authors_code():
-    alignment, out = layers_objective().alignment, load("gold_A_out")
-    assert alignment.attention == tuple(out["map_scores_teacher_index"])
-    assert alignment.hidden == tuple(out["map_hidden_teacher_index"])
+    out = load("gold_A_out")
+    pairs = {match.name: match.layers[0] for match in layers_objective().matches}
+    attention = [teacher - 1 for _, teacher in pairs["attention"]]
+    assert attention == list(out["map_scores_teacher_index"])
+    states = [teacher for _, teacher in (*pairs["embedding"], *pairs["hidden"])]
+    assert states == list(out["map_hidden_teacher_index"])
 
 
 def test_layer_losses_and_gradients_are_those_of_the_authors_code(within):
@@ -170,7 +175,7 @@ def test_layers_one_by_one_have_the_losses_of_the_authors_code(within):
     maps = zip(out["map_hidden_teacher_index"], out["rep_loss_per_layer"], strict=True)
     for i, (j, want) in enumerate(maps):
         mine, theirs = out[f"student_hidden_fit/{i}"], out[f"teacher_hidden/{j}"]
-        within(losses.padded_hidden_mse(mine, theirs).mean(), want)
+        within(losses.padded_mse(mine, theirs).mean(), want)
 
 
 @pytest.mark.parametrize("temperature", [1, 2])
@@ -207,7 +212,7 @@ def test_three_steps_of_training_are_those_of_the_authors_optimiser(kind, within
     mesh = make_mesh(data=1)
     state = init_state({group: every[group] for group in objective.groups}, optimizer, mesh)
     step = make_step(objective, optimizer, mesh, state, seed=0, phase=0)
-    frozen = {"teacher": params_of("teacher")}
+    frozen = {"teachers": (params_of("teacher"),)}
     seen = []
     for count in range(1, 4):
         state, metrics = step(state, frozen, batch())

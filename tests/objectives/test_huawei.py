@@ -9,17 +9,17 @@ import jax
 import numpy as np
 import pytest
 from small import (
+    SOFT,
     STUDENT,
     TEACHER,
     assert_same_gradients,
+    distillation,
     examples,
     loss_and_gradients,
     one_batch,
     visible_params,
 )
 
-from jaxbert.objectives.alignment import align
-from jaxbert.objectives.distillation import LayerDistillation, PredictionDistillation
 from jaxbert.objectives.finetuning import Finetuning
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.sharding import make_mesh
@@ -124,7 +124,7 @@ def case(name: str) -> tuple[Any, Any, PaddedBert, Callable[[], Any], Any]:
     theirs = PaddedBert(deep, given)
     functional = torch.nn.functional
     if name == "layers":
-        objective: Any = LayerDistillation(config, deep, align(deep, config), compat="huawei")
+        objective: Any = distillation(config, deep, preset="tinybert", compat="huawei")
         return objective, given, mine, lambda: layer_loss(mine, theirs, rows, (2, 3, 5, 6)), some
     if name == "predictions":
         with torch.no_grad():
@@ -133,7 +133,8 @@ def case(name: str) -> tuple[Any, Any, PaddedBert, Callable[[], Any], Any]:
         def soft() -> Any:
             return -(target * (mine.logits(mine(*rows)[0]) / 2).log_softmax(-1)).mean()
 
-        return PredictionDistillation(config, deep, 2.0, "huawei"), given, mine, soft, some
+        objective = distillation(config, deep, compat="huawei", prediction=SOFT)
+        return objective, given, mine, soft, some
     labels = torch.from_numpy(some.labels.astype(np.int64))
 
     def hard() -> Any:
@@ -148,7 +149,7 @@ def test_loss_gradients_and_three_bert_adam_steps_are_those_of_pytorch(name, wit
     batch = one_batch(some, packing=False, row_length=ROW)
     assert len(set((batch.segments == 0).sum(1))) > 4 and (batch.segments == 0).any(1).all()
     params = jax.tree.map(np.float32, {g: student.params()[g] for g in objective.groups})
-    others = {"teacher": given}
+    others = {"teachers": (given,)}
 
     value, gradients = loss_and_gradients(objective, params, others, batch)
     wanted = torch_loss()

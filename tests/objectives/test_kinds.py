@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from small import STUDENT, assert_same_gradients, one_batch, visible_params
+from small import SOFT, STUDENT, assert_same_gradients, distillation, one_batch, visible_params
 
 from jaxbert.batch import Batch
 from jaxbert.data.packing import Examples, Marks
 from jaxbert.models.bert import Bert, BertConfig, class_logits, encode, scored_groups
-from jaxbert.objectives.distillation import PredictionDistillation
 from jaxbert.objectives.finetuning import Finetuning, choices
 from jaxbert.objectives.objective import weighted_loss
 
@@ -137,11 +136,11 @@ def compiled(config: BertConfig) -> Any:
         found, terms = [], {}
         for objective in (
             Finetuning(config),
-            PredictionDistillation(config, config, TEMPERATURE),
+            distillation(config, config, prediction=SOFT),
         ):
-            made = objective(params, {"teacher": teacher}, batch, jax.random.key(0))
+            made = objective(params, {"teachers": (teacher,)}, batch, jax.random.key(0))
             counts = {name: term.count for name, term in made.items()}
-            found.append(weighted_loss(made, counts, objective.weights))
+            found.append(weighted_loss(made, counts, objective.weights(0)))
             terms |= {name: tuple(term) for name, term in made.items()}
         return sum(found), (found, terms)
 

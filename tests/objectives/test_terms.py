@@ -1,0 +1,301 @@
+"""Every feature of a distillation against PyTorch in float64, one example at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import (
+    STUDENT,
+    TEACHER,
+    assert_same_gradients,
+    distillation,
+    examples,
+    loss_and_gradients,
+    one_batch,
+    visible_params,
+    without_labels,
+)
+
+from jaxbert.models.bert import init_params
+from jaxbert.objectives.distillation import Distillation
+from jaxbert.presets import PRESETS
+
+torch = pytest.importorskip("torch")
+from torch_bert import TorchBert, inputs  # noqa: E402  (needs torch)
+
+pytestmark = pytest.mark.usefixtures("matmul_highest")
+LENGTHS = [9, 3, 12, 5, 7, 2, 4]
+functional = torch.nn.functional
+
+
+@dataclasses.dataclass
+class Example:
+    """What one model says of one example."""
+
+    model: TorchBert
+    states: list[Any]  # [T, D]
+    scores: list[Any]  # [H, T, T]
+
+    def fit(self, layer: int) -> Any:
+        config = self.model.config
+        return (
+            self.model.fit_dense(self.states[layer])
+            if config.projection_size
+            else (self.states[layer])
+        )
+
+    def relation(self, name: str, layer: int, heads: int) -> Any:
+        """Logits [R, T, T] of a layer's vectors with themselves."""
+        dense = self.model.encoder["layer"][layer - 1]["attention"]["self"][name]
+        vectors = dense(self.states[layer - 1]).unflatten(1, (heads, -1)).transpose(0, 1)
+        return vectors @ vectors.mT / vectors.shape[-1] ** 0.5
+
+    def pooled(self) -> Any:
+        return torch.tanh(self.model.pooler["dense"](self.states[-1][0]))
+
+    def logits(self) -> Any:
+        return self.model.logits(self.states)
+
+
+def kl(student: Any, teacher: Any) -> Any:
+    """[...] of logits [..., C]."""
+    p = teacher.log_softmax(-1)
+    return (p.exp() * (p - student.log_softmax(-1))).sum(-1)
+
+
+def kl_of_probabilities(student: Any, teacher: Any) -> Any:
+    return (teacher * (teacher.log() - student.log())).sum(-1)
+
+
+def cosine(a: Any, b: Any) -> Any:
+    return 1 - functional.cosine_similarity(a, b, dim=-1)
+
+
+Compare = Callable[[Example, Example], Any]
+DEEP = TEACHER.replace(num_layers=3)
+RELATION = {"layers": "last", "relation_heads": 4}
+# Each term, and its value at one example: what is averaged over tokens or pairs, as one flat list.
+CASES: dict[str, tuple[dict[str, Any], Compare]] = {
+    "hidden_cosine": (
+        {"feature": "hidden", "loss": "cosine", "layers": "last"},
+        lambda a, b: cosine(a.fit(2), b.states[3]),
+    ),
+    "hidden_top": (
+        {"feature": "hidden", "layers": "top", "student_layers": (1,)},
+        lambda a, b: (a.fit(1) - b.states[2]) ** 2,
+    ),
+    "cls": (
+        {"feature": "cls", "loss": "cosine", "layers": "1", "student_layers": (2,)},
+        lambda a, b: cosine(a.fit(2)[:1], b.states[1][:1]),
+    ),
+    "sentence": (
+        {"feature": "sentence", "layers": "last"},
+        lambda a, b: (a.fit(2).mean(0) - b.states[3].mean(0)) ** 2,
+    ),
+    "probabilities": (
+        {"feature": "probabilities", "layers": "last"},
+        lambda a, b: kl(a.scores[-1], b.scores[-1]),
+    ),
+    "probabilities_mse": (
+        {"feature": "probabilities", "loss": "mse", "layers": "last"},
+        lambda a, b: (a.scores[-1].softmax(-1) - b.scores[-1].softmax(-1)) ** 2,
+    ),
+    "mean_of_heads": (
+        {"feature": "probabilities", "heads": "mean", "layers": "last"},
+        lambda a, b: kl_of_probabilities(
+            a.scores[-1].softmax(-1).mean(0), b.scores[-1].softmax(-1).mean(0)
+        ),
+    ),
+    "value_relation": (
+        {"feature": "value_relation", **RELATION},
+        lambda a, b: kl(a.relation("value", 2, 4), b.relation("value", 3, 4)),
+    ),
+    "query_relation": (
+        {"feature": "query_relation", **RELATION, "loss": "mse"},
+        lambda a, b: (a.relation("query", 2, 4) - b.relation("query", 3, 4)) ** 2,
+    ),
+    "key_relation": (
+        {"feature": "key_relation", "layers": "last"},
+        lambda a, b: kl(a.relation("key", 2, 8), b.relation("key", 3, 8)),
+    ),
+    "logits_mse": (
+        {"feature": "logits", "loss": "mse"},
+        lambda a, b: (a.logits() - b.logits()) ** 2,
+    ),
+    "logits_kl": (
+        {"feature": "logits", "loss": "kl", "temperature": 3.0, "temperature_squared": True},
+        lambda a, b: 9 * kl(a.logits() / 3, b.logits() / 3)[None],
+    ),
+}
+
+
+def seen(model: TorchBert, some: Any) -> list[Example]:
+    return [Example(model, *model(*one)) for one in inputs(some)]
+
+
+def torch_value(compare: Compare, mine: list[Example], theirs: list[Example]) -> Any:
+    pairs = zip(mine, theirs, strict=True)
+    return torch.cat([compare(a, b).flatten() for a, b in pairs]).mean()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_term_and_its_gradients_are_those_of_pytorch(name, within):
+    term, compare = CASES[name]
+    student = STUDENT.replace(num_heads=2) if "heads" in term else STUDENT
+    objective = distillation(student, DEEP, it=term)
+    mine, given, some = visible_params(student, 1), visible_params(DEEP, 2), examples(LENGTHS)
+    model = TorchBert(student, mine)
+    with torch.no_grad():
+        theirs = seen(TorchBert(DEEP, given), some)
+    value = torch_value(compare, seen(model, some), theirs)
+    value.backward()
+    batch = one_batch(some, packing=True, row_length=16)
+    params = {group: mine[group] for group in objective.groups}
+    found, gradients = loss_and_gradients(objective, params, {"teachers": (given,)}, batch)
+    within(found, value.item())
+    wanted = {group: model.gradients()[group] for group in objective.groups}
+    within(gradients, wanted)
+    assert_same_gradients(gradients, wanted)
+
+
+def value_of(objective: Distillation, params: Any, teachers: Any, batch: Any) -> float:
+    params = {group: params[group] for group in objective.groups}
+    return float(loss_and_gradients(objective, params, {"teachers": teachers}, batch)[0])
+
+
+def test_grouped_heads_are_means_of_neighbours(within):
+    student, some = STUDENT.replace(num_heads=2), examples(LENGTHS)
+    mine, given = visible_params(student, 1), visible_params(DEEP, 2)
+    term = {"feature": "scores", "layers": "last", "heads": "group"}
+    batch = without_labels(one_batch(some, packing=True, row_length=16))
+    found = value_of(distillation(student, DEEP, it=term), mine, (given,), batch)
+
+    def compare(a: Example, b: Example) -> Any:
+        return (a.scores[-1] - b.scores[-1].unflatten(0, (2, 2)).mean(1)) ** 2
+
+    with torch.no_grad():
+        models = (TorchBert(student, mine), TorchBert(DEEP, given))
+        wanted = torch_value(compare, *(seen(model, some) for model in models))
+    within(found, wanted.item())
+
+
+def test_pooled_outputs_of_equal_width_are_compared(within):
+    mine, given = visible_params(TEACHER, 1), visible_params(TEACHER, 2)
+    some = examples(LENGTHS)
+    objective = distillation(TEACHER, TEACHER, it={"feature": "pooled"})
+    assert objective.groups == ("embeddings", "encoder", "pooler")
+    batch = one_batch(some, packing=True, row_length=16)
+    with torch.no_grad():
+        both = (seen(TorchBert(TEACHER, params), some) for params in (mine, given))
+        wanted = torch_value(lambda a, b: (a.pooled() - b.pooled()) ** 2, *both)
+    within(value_of(objective, mine, (given,), batch), wanted.item())
+
+
+def test_several_teachers_are_the_mean_over_them(within):
+    """Of soft cross-entropy that is the loss with the mean of their probabilities."""
+    wide = TEACHER.replace(hidden_size=32, num_layers=4)
+    mine, some = visible_params(STUDENT, 1), examples(LENGTHS)
+    given = (visible_params(TEACHER, 2), visible_params(wide, 3))
+    batch = one_batch(some, packing=True, row_length=16)
+    for terms in (PRESETS["logits"], PRESETS["minilmv2"]):
+        one_by_one = [
+            value_of(distillation(STUDENT, config, **terms), mine, (params,), batch)
+            for config, params in zip((TEACHER, wide), given, strict=True)
+        ]
+        both = value_of(distillation(STUDENT, TEACHER, wide, **terms), mine, given, batch)
+        within(both, np.mean(one_by_one))
+
+
+def test_weights_move_in_a_line_and_multiply_their_terms(within):
+    terms = {
+        "prediction": {"feature": "logits", "weight": 0.0, "final_weight": 2.0},
+        "labels": {"feature": "logits", "loss": "labels", "weight": 3.0},
+    }
+    objective = distillation(STUDENT, TEACHER, steps=5, **terms)
+    at = [objective.weights(jnp.int32(step)) for step in (0, 1, 4, 9)]
+    within([w["prediction"] for w in at], [0.0, 0.5, 2.0, 2.0])
+    assert {w["labels"] for w in at} == {3.0}
+
+
+def test_labels_beside_a_teacher_are_the_loss_of_fine_tuning(within):
+    mine, some = visible_params(STUDENT, 1), examples(LENGTHS)
+    batch = one_batch(some, packing=True, row_length=16)
+    found = value_of(
+        distillation(STUDENT, it={"feature": "logits", "loss": "labels"}), mine, (), batch
+    )
+    with torch.no_grad():
+        logits = torch.stack([one.logits() for one in seen(TorchBert(STUDENT, mine), some)])
+    wanted = functional.cross_entropy(logits, torch.from_numpy(some.labels.astype(np.int64)))
+    within(found, wanted.item())
+
+
+@pytest.mark.parametrize("loss", ["kl", "labels"])
+def test_masked_words_are_compared_at_their_places(loss, within):
+    """The head's logits at the marked places, by float64 NumPy from its parameters."""
+    heads = ("embeddings", "encoder", "mlm")
+    models = [c.replace(projection_size=0) for c in (STUDENT, TEACHER)]
+    params = [
+        jax.tree.map(np.asarray, init_params(c, jax.random.key(i), heads))
+        for i, c in enumerate(models)
+    ]
+    some = examples(LENGTHS)
+    batch = one_batch(some, packing=True, row_length=16)
+    rng = np.random.default_rng(0)
+    real = np.argwhere(batch.segments > 0)
+    places, targets = (
+        np.zeros((len(batch.tokens), 3), np.int32),
+        np.full((len(batch.tokens), 3), -1),
+    )
+    for row in range(len(batch.tokens)):
+        inside = real[real[:, 0] == row, 1]
+        places[row, :2] = rng.choice(inside, 2, replace=False)
+        targets[row, :2] = rng.integers(0, STUDENT.vocab_size, 2)
+    batch = dataclasses.replace(batch, places=places, targets=targets.astype(np.int32))
+    term = {"feature": "mlm_logits", "loss": loss}
+    objective = distillation(models[0], *models[1:] * (loss == "kl"), it=term)
+    found = value_of(objective, params[0], params[1:] * (loss == "kl"), batch)
+    logits = [words(c, p, batch) for c, p in zip(models, params, strict=True)]
+    if loss == "kl":
+        wanted = kl(*map(torch.from_numpy, logits))[:, :2].mean()
+    else:
+        flat = torch.from_numpy(logits[0][:, :2]).flatten(0, 1)
+        wanted = functional.cross_entropy(flat, torch.from_numpy(targets[:, :2].ravel()))
+    within(found, wanted.item())
+
+
+def words(config: Any, params: Any, batch: Any) -> np.ndarray:
+    """Float64 [B, M, V] at the batch's places."""
+    from jaxbert.models.bert import encode
+
+    hidden = np.asarray(encode(config, params, batch).last_hidden, np.float64)
+    at = np.take_along_axis(hidden, batch.places[:, :, None], axis=1)
+    head = jax.tree.map(lambda x: np.asarray(x, np.float64), params["mlm"])
+    x = at @ head["transform"]["kernel"] + head["transform"]["bias"]
+    x = functional.gelu(torch.from_numpy(x)).numpy()
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.layer_norm_eps)
+    x = x * head["norm"]["scale"] + head["norm"]["bias"]
+    return x @ np.asarray(params["embeddings"]["word"], np.float64).T + head["bias"]
+
+
+def test_a_cache_stands_for_the_teacher(within):
+    """What it says is read in the place of the teacher's parameters, which are not there."""
+    mine, given, some = visible_params(STUDENT, 1), visible_params(TEACHER, 2), examples(LENGTHS)
+    batch = one_batch(some, packing=True, row_length=16)
+    terms = {**PRESETS["tinybert"], **PRESETS["logits"], **PRESETS["minilmv2"]}
+    objective = distillation(STUDENT, TEACHER, **terms)
+    live = value_of(objective, mine, (given,), batch)
+    from jaxbert.models.bert import class_logits, encode
+    from jaxbert.objectives.features import collect
+
+    seen = encode(TEACHER, given, batch, collect=collect(objective.matches, 0))
+    fields = ("hidden", "scores", "queries", "keys", "values")
+    taught = {f"{name}/{i}": x for name in fields for i, x in getattr(seen, name).items()}
+    taught["logits"] = class_logits(TEACHER, given, batch)
+    cached = dataclasses.replace(batch, taught=taught)
+    within(value_of(objective, mine, (), cached), live)
