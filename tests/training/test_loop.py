@@ -296,7 +296,9 @@ class Root:
     """sqrt(w), whose gradient at 0 is infinite."""
 
     groups = ("w",)
-    weights = {"root": 1.0}  # noqa: RUF012
+
+    def weights(self, step: Any) -> dict[str, float]:
+        return {"root": 1.0}
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Any) -> dict[str, Term]:
         return {"root": Term(jnp.sqrt(params["w"]), jnp.float32(1.0))}
@@ -318,15 +320,7 @@ def test_all_of_this_is_one_program(unbroken):
     assert compiled_step()._cache_size() == 1
 
 
-@pytest.mark.parametrize(
-    ("metrics", "best"),
-    [
-        ((-0.2, -0.9, -0.5), 4),
-        ((-1.0, None, None), 4),
-        ((0.0, -0.1, None), 4),
-        ((None, -1, -1), 12),
-    ],
-)
+@pytest.mark.parametrize(("metrics", "best"), [((-0.2, -0.9, None), 4), ((None, -1, -1), 12)])
 def test_a_metric_below_nought_is_the_best_where_there_is_no_better(metrics, best, tmp_path):
     """As Matthews' and other correlations are: best starts below any possible score."""
     turns = iter(metrics)
