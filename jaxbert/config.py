@@ -28,7 +28,7 @@ FEATURES = {
 }
 LOSSES = ("mse", "cosine", "kl", "soft_cross_entropy", "dist", "labels")
 LAYER_RULES = ("uniform", "top", "bottom", "last", "skip")
-TASK_KINDS = ("classification", "multi_label", "regression", "tagging", "spans")
+TASK_KINDS = ("classification", "multi_label", "regression", "tagging", "spans", "similarity")
 TASK_METRICS = (
     *("accuracy", "f1", "matthews", "f1_micro", "f1_macro"),
     *("pearson_spearman", "pearson", "spearman", "entity_f1", "exact_match"),
@@ -103,12 +103,13 @@ class TaskConfig:
       label: the column of the label.
       labels: the classes' names in order; a row has a name or its number from 0.
       kind: what is predicted; empty = what the known task or the source has, else classification.
+        ``similarity`` trains no head: models are measured by the cosine of two texts' embeddings.
       metric: what selects the best step; empty = the kind's own.
       metrics: what is reported beside it; empty = all of the kind.
       dev: rows to choose on, as ``source``; empty = what the known task has, else a tenth by hash.
       test: rows to report, likewise.
       on_bad_row: ``error``, or ``skip`` rows that cannot be used, up to 1 % of them.
-      bounds: the least and the largest label of a regression; empty = any number.
+      bounds: the least and the largest label of a regression or similarity; empty = any number.
       separator: between the names of a multi_label row; empty = a comma.
       scheme: of tags; ``none`` for tags that form no entities, empty = found out.
       stride: of spans, word pieces between the beginnings of two windows; 0 = half a window.
@@ -262,9 +263,11 @@ class PhaseConfig:
       nsp: ``pretrain`` learns next sentences, too.
       freeze_encoder: ``pretrain`` trains heads alone, on an encoder that stays as it is.
       compat: ``huawei`` reproduces the authors' padded means.
-      eval_every: steps between evaluations on the development part (of ``pretrain``, on the
-        documents that are held out), each of which is also a checkpoint; the best is written. 0 =
-        none, the last is written.
+      eval_every: steps between evaluations, each of which is also a checkpoint; 0 = none. They are
+        on the task's development part, whatever is trained on: of the classifier, where the phase
+        trains one, else of a linear probe; of ``pretrain``, on the documents that are held out.
+      select: which step's model is written, the ``best`` evaluated one or the ``last``; empty =
+        the best where what is evaluated is what is trained, the last where a probe is fitted.
       checkpoint_every: steps between checkpoints; 0 = only where evaluations are.
     """
 
@@ -296,6 +299,7 @@ class PhaseConfig:
     freeze_encoder: bool = option(False)
     compat: str = option("", among=("", "huawei"))
     eval_every: int = option(0, low=0)
+    select: str = option("", among=("", "best", "last"))
     checkpoint_every: int = option(0, low=0)
 
     def reads(self, *features: str) -> bool:

@@ -22,7 +22,7 @@ from jaxbert.data.prepare import check_reference, open_reference
 from jaxbert.data.progress import show_progress
 from jaxbert.data.rows import Rows, TaskData, load_task
 from jaxbert.data.spans import Spans
-from jaxbert.data.tasks import describe_task
+from jaxbert.data.tasks import SIMILARITY, describe_task
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import all_answered
 from jaxbert.library import Library
@@ -43,6 +43,13 @@ class Datasets:
     def reads(self, *kinds: str) -> bool:
         """Whether a phase reads data of one of these kinds, as ``PhaseConfig.data`` names them."""
         return any(phase.data in kinds for phase in self._config.sections.values())
+
+    @property
+    def reads_task(self) -> bool:
+        """Whether a phase learns from the task's rows or is measured on them."""
+        phases = self._config.sections.values()
+        measured = any(p.eval_every and p.objective != "pretrain" for p in phases)
+        return self.reads("task", "augmentation") or (bool(self._config.task) and measured)
 
     @functools.cached_property
     def task(self) -> TaskData:
@@ -78,9 +85,11 @@ class Datasets:
         return found
 
     def _encode(self, rows: Rows) -> Examples:
+        # Embeddings are of texts by themselves, in training as in evaluation.
+        alone = self.task.task.kind == SIMILARITY
         return encode_rows(
             self._library.tokenizer,
-            rows,
+            rows.single_texts if alone else rows,
             max_length=self._config.max_length,
             stride=self.task.task.stride,
         )
@@ -224,7 +233,7 @@ class Datasets:
     def facts(self) -> dict[str, Any]:
         """What summary.json says of the data, an entry a kind."""
         facts: dict[str, Any] = {}
-        if self.reads("task", "augmentation"):
+        if self.reads_task:
             facts["task"] = {
                 "rows": self.task.rows,
                 "overlap": self.task.overlap,

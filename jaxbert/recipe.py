@@ -386,6 +386,10 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         good = phase.data == "corpus" or not phase.reads("mlm_logits")
         what = "terms of mlm_logits read unlabelled text"
         check(good, what, "give corpus", data, *deciding)
+        what = f"a task of similarity trains no head, and {phase.objective} does"
+        fix, key = "give regression, or leave the phase out", "task.kind"
+        good = config.task.kind != "similarity" or not phase.classifies
+        check(good, what, fix, key, *deciding)
         good = phase.data == "corpus" or phase.objective != "pretrain"
         check(good, "pretrain reads unlabelled text", "give corpus", data, objective)
         what, good = "pretrain has no padded means", phase.objective != "pretrain"
@@ -405,9 +409,12 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         good = phase.batch_size >= phase.accumulation
         size = f"{name}.batch_size"
         check(good, what, "give at most batch_size", f"{name}.accumulation", size)
-        what = f"evaluation needs a classifier, which {phase.objective} does not train"
-        good = phase.objective != "distill" or phase.classifies or not phase.eval_every
-        check(good, what, "give 0", f"{name}.eval_every", *deciding)
+        what = "a phase without a classifier is measured on a task, and there is none"
+        good = phase.objective != "distill" or not phase.eval_every or bool(config.task)
+        check(good, what, "name one, or give 0", f"{name}.eval_every", *deciding, "task")
+        what, good = "nothing is evaluated to select by", phase.select != "best"
+        fix, evaluation = "give eval_every, or last", f"{name}.eval_every"
+        check(good or phase.eval_every > 0, what, fix, f"{name}.select", evaluation)
         trains = f"{name}.trains"
         good = phase.trains not in reserved and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))
         check(good, f"{phase.trains!r} cannot name a trained model", "give a plain name", trains)

@@ -14,11 +14,13 @@ import numpy as np
 
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.pipeline import iterate
+from jaxbert.data.tasks import SIMILARITY
 from jaxbert.datasets import Datasets
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
+from jaxbert.evaluation.probe import Probe
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
 from jaxbert.models.bert import POOLED, BertConfig, init_params
@@ -126,7 +128,7 @@ class Run:
           UserErrors: with every problem.
         """
         errors = [*self.library.check(), *self.data.check()]
-        if self.data.reads("task", "augmentation"):
+        if self.data.reads_task:
             try:
                 self._check_labels()
             except UserError as error:
@@ -147,6 +149,8 @@ class Run:
         """Reads the task, and holds the heads that models come with against it."""
         task = self.data.task.task
         mine = task.classes
+        if task.kind == SIMILARITY or not self.data.reads("task", "augmentation"):
+            return  # it measures encoders, and no head
 
         def check(model: Model, whose: str, where: str, fix: str) -> None:
             labels, head = model.labels, model.config.head
@@ -208,6 +212,7 @@ class Run:
             self.config.log_every,
             phase.eval_every,
             phase.checkpoint_every,
+            phase.select or ("last" if self._probes(phase) else "best"),
             {
                 "start": parameter_hash(start.params),
                 "teacher": "+".join(parameter_hash(t.params) for t in teachers) or None,
@@ -226,6 +231,7 @@ class Run:
                 self.journal,
                 self._evaluator(phase, objective, config, frozen) if phase.eval_every else None,
             )
+            development = checkpoints.development()
         finally:
             checkpoints.close()
         trained = jax.tree.map(np.asarray, jax.device_get(state.params))
@@ -236,6 +242,7 @@ class Run:
             "model": phase.trains,
             "steps": phase.steps,
             "selected_step": int(state.step),
+            **development,
             **dataclasses.asdict(totals),
             "rows": batches.rows,
             "fill": batches.fill,
@@ -254,7 +261,10 @@ class Run:
         }
         if isinstance(objective, Pretraining):
             result["held_out"] = measure(objective, state.params, frozen, self.data.measured(phase))
-        labels = self.data.task.labels if "classifier" in trained and self.config.task else ()
+        # A classifier that is carried through a run on a task without one keeps its own names.
+        named = self.data.reads("task", "augmentation") and self.data.task.task.kind != SIMILARITY
+        labels = self.data.task.labels if named else start.labels
+        labels = labels if "classifier" in trained else ()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
         print(
@@ -264,6 +274,11 @@ class Run:
         )
         return result
 
+    def _probes(self, phase: PhaseConfig) -> bool:
+        """Whether a phase's evaluation has to fit a head first, since it trains none."""
+        headless = phase.objective == "distill" and not phase.classifies
+        return headless and self.data.reads_task and self.data.task.task.kind != SIMILARITY
+
     def _evaluator(
         self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
     ) -> Callable[[Any], float | None]:
@@ -271,13 +286,19 @@ class Run:
         if isinstance(objective, Pretraining):
             text = self.data.measured(phase)
             return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
+        length, size = self.config.max_length, self.config.eval_batch_size
+        if self._probes(phase):
+            probe = Probe(
+                self.data.task, self.library.tokenizer, max_length=length, batch_size=size
+            )
+            return lambda params: probe(config, params)
         task, rows = self.data.task.task, self.data.task.dev
         predict = RowPredictor(
             task.kind,
             self.library.tokenizer,
             rows,
-            max_length=self.config.max_length,
-            batch_size=self.config.eval_batch_size,
+            max_length=length,
+            batch_size=size,
             stride=task.stride,
             always=all_answered(self.data.task.train),
         )

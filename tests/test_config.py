@@ -168,7 +168,15 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
         (with_phase("two", teacher="first"), "finetune has no teacher, config key two.teacher"),
         (with_phase("two", data="corpus"), "needs labelled data, config key two.data"),
         (with_phase("one", compat="huawei"), "need one example a row, config key one.packing"),
-        (with_phase("one", eval_every=5), "needs a classifier, which distill does not train"),
+        (
+            {**with_phase("one", eval_every=5), "task": {}, "phases": ("one",)},
+            "is measured on a task, and there is none, config key one.eval_every",
+        ),
+        (with_phase("two", select="best"), "nothing is evaluated to select by, config key two.sel"),
+        (
+            {**RECIPE, "task": {"name": "stsb", "kind": "similarity"}},
+            "a task of similarity trains no head, and finetune does, config key task.kind",
+        ),
         (with_phase("one", terms={"x": {"feature": "logits"}}), "terms of logits need labelled"),
         (
             with_phase("one", data="task", terms={"x": {"feature": "mlm_logits"}}),

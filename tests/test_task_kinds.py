@@ -12,6 +12,7 @@ import pytest
 
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
+from jaxbert.evaluation.evaluate import evaluate_run
 from jaxbert.interop.huggingface import read_model
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
@@ -193,6 +194,62 @@ def test_a_number_is_learnt_and_predicted(place, cache):
     found = predict(place / "pairs.jsonl", f"--workdir={workdir}", f"--source={source}")
     assert len(found) == 120 and found[0]["pair"] == "Paris, 0"
     assert all(isinstance(line["score"], float) for line in found)
+
+
+# --- phases that train no head --------------------------------------------------------------------
+
+
+def distil(place: Path, workdir: Path, source: str, **overrides: str) -> dict:
+    """The record of a phase of layers alone."""
+    given = {
+        "phases": "intermediate",
+        "intermediate.trains": "student",
+        "intermediate.teacher": "given_teacher",
+        "task.name": "mine",
+        "task.source": source,
+        "teacher": str(place / "teacher"),
+        "max_length": "48",
+        "dtype": "float32",
+    }
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    run(resolve(load_recipe(f"{commands.TASK}:smoke"), given | overrides), workdir)
+    return commands.read(workdir / "models" / "student" / "phase.json")
+
+
+def test_layers_are_probed_without_a_trace_in_what_is_trained(place, tmp_path):
+    task = {"columns": "text", "label": "genres", "labels": "person,city", "kind": "multi_label"}
+    given = {f"task__{key}": value for key, value in task.items()}
+    source = f"jsonl:{place / 'genres.jsonl'}"
+    plain = distil(place, tmp_path / "plain", source, **given)
+    probed = distil(place, tmp_path / "probed", source, intermediate__eval_every="1", **given)
+    assert probed["parameter_hash"] == plain["parameter_hash"]
+    dev = {e["step"]: e["dev"] for e in commands.metrics(tmp_path / "probed") if "dev" in e}
+    assert set(dev) == {1, 2} and all(0 <= value <= 1 for value in dev.values())
+    # Best and last are both told; the last is what the next phase starts from.
+    assert probed["selected_step"] == probed["steps"] == 2
+    assert probed["last_dev"] == dev[2]
+    assert probed["best_dev"] == max(dev.values()) == dev[probed["best_step"]]
+    assert [plain[key] for key in ("best_step", "best_dev", "last_dev")] == [None] * 3
+
+
+def test_a_sentence_encoder_is_distilled_measured_and_used(place, tmp_path):
+    source, workdir = f"tsv:{place / 'pairs.tsv'}", tmp_path / "likeness"
+    task = {"columns": "one,other", "label": "likeness", "kind": "similarity", "bounds": "0,5"}
+    given = {f"task__{key}": value for key, value in task.items()}
+    phase = distil(place, workdir, source, intermediate__eval_every="1", **given)
+    results = evaluate_run(workdir)
+    assert (results["kind"], results["metric"]) == ("similarity", "spearman")
+    assert list(results["models"]) == ["teacher", "student", "tfidf"]
+    student = results["models"]["student"]
+    # The best step is written: what is measured is the encoder itself.
+    assert student["dev_spearman"] == pytest.approx(phase["best_dev"], abs=1e-3)
+    params = read_model(workdir / "models" / "student").params
+    encoder = [leaf for group in ("embeddings", "encoder") for leaf in _leaves(params[group])]
+    assert student["parameters"] == sum(leaf.size for leaf in encoder)
+    assert student["milliseconds"] > 0 and student["standard_error"] is None
+    found = predict(tmp_path / "pairs.jsonl", f"--workdir={workdir}", f"--source={source}")
+    assert len(found) == 120 and set(found[0]) == {"text", "pair", "score"}
+    assert all(-1 <= line["score"] <= 1 for line in found)
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -161,6 +161,8 @@ class _Model:
 
 def _lines(task: Task, rows: Rows, found: Predictions) -> Iterator[dict[str, Any]]:
     """One object a row: its texts, and what is predicted."""
+    from jaxbert.data.tasks import NUMBERS
+
     names = ("question", "context") if task.kind == "spans" else ("text", "pair")
     for index, value in enumerate(found.values):
         texts = (rows.texts[index], *([rows.pairs[index]] if rows.pairs else []))
@@ -171,7 +173,7 @@ def _lines(task: Task, rows: Rows, found: Predictions) -> Iterator[dict[str, Any
         elif task.kind == "multi_label":
             chosen = [name for name, one in zip(task.classes, value, strict=True) if one]
             line |= {"labels": chosen, "scores": _named(task, scores)}
-        elif task.kind == "regression":
+        elif task.kind in NUMBERS:
             line["score"] = round(float(value), _DIGITS)
         elif task.kind == "tagging":
             assert rows.words is not None

@@ -9,7 +9,7 @@ from typing import Any
 from jaxbert.data.augmentation import Replacement
 from jaxbert.data.labels import Answer
 from jaxbert.data.rows import Rows
-from jaxbert.data.tasks import Task
+from jaxbert.data.tasks import NUMBERS, Task
 from jaxbert.data.wording import Sentence, Wording
 
 
@@ -66,10 +66,10 @@ def label_of(task: Task, label: Any) -> Any:
     """A label as a file holds it: a name, a list of names, or a number.
 
     Args:
-      task: of classification, multi_label or regression.
+      task: of classification, multi_label, regression or similarity.
       label: as `Rows.labels` has it.
     """
-    if task.kind == "regression":
+    if task.kind in NUMBERS:
         return float(str(label))  # as short as float32 allows
     if task.kind == "multi_label":
         return [name for name, marked in zip(task.labels, label, strict=True) if marked]

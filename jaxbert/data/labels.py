@@ -164,6 +164,7 @@ _LABELS: dict[str, Callable[[Task, Any, str, Sequence[str]], Any]] = {
     "classification": _class,
     "multi_label": _classes,
     "regression": _number,
+    "similarity": _number,
     "spans": _answers,
 }
 

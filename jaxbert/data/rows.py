@@ -13,7 +13,7 @@ from jaxbert.data.labels import Answer, Example, read_example, tag_names
 from jaxbert.data.records import read_records
 from jaxbert.data.tables import BadRow, Record
 from jaxbert.data.tagging import find_scheme
-from jaxbert.data.tasks import Task
+from jaxbert.data.tasks import NUMBERS, Task
 from jaxbert.errors import UserError
 
 _SHOWN = 5  # bad rows that are named
@@ -28,7 +28,7 @@ class Rows:
       texts: N texts; of tagging the words joined by spaces, of spans the questions.
       pairs: N second texts, of spans the contexts; None for a task of single texts.
       labels: of classification int32 [N]; of multi_label float32 [N, C], 0 or 1; of regression
-        float32 [N]; None of tagging and spans.
+        and similarity float32 [N]; None of tagging and spans.
       words: of tagging, the words of each sentence.
       tags: of tagging, int32 [words] for each sentence, indices into `Task.classes`.
       answers: of spans, those of each question, the first to be trained on; none where the
@@ -57,11 +57,16 @@ class Rows:
             for row, numbers in enumerate(labels):
                 marked[row, list(numbers)] = 1
             return cls(texts, pairs, marked)
-        kind = np.float32 if task.kind == "regression" else np.int32
+        kind = np.float32 if task.kind in NUMBERS else np.int32
         return cls(texts, pairs, np.array(labels, kind))
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def single_texts(self) -> Rows:
+        """Both texts of each pair as rows of their own, all first ones before all second ones."""
+        return Rows([*self.texts, *(self.pairs or ())], None, None)
 
     @property
     def keys(self) -> list[str]:
@@ -189,7 +194,7 @@ def _check_labels(task: Task, train: Rows) -> None:
         first = train.labels[0]
         if task.kind == "classification":
             only = f"the label {task.labels[int(first)]!r}"
-        elif task.kind == "regression":
+        elif task.kind in NUMBERS:
             only, fix = f"the label {first:g}", "give rows of at least two values"
         else:
             only = "the same labels"

@@ -16,7 +16,10 @@ METRICS = {
     "regression": ("pearson_spearman", "pearson", "spearman"),
     "tagging": ("entity_f1", "accuracy"),
     "spans": ("f1", "exact_match"),
+    "similarity": ("spearman", "pearson", "pearson_spearman"),
 }
+SIMILARITY = "similarity"  # the kind that no head predicts: cosines of two texts' embeddings
+NUMBERS = ("regression", SIMILARITY)  # kinds whose label is a number
 SCHEMES = ("IOB2", "IOB1", "BIOES")
 # What a file format or a kind of task says by itself.
 _OF_SOURCE: dict[str, dict[str, Any]] = {
@@ -45,18 +48,19 @@ class Task:
       columns: the text column, or the two of a pair; of tagging the column of the words, of spans
         those of the question and of the context; in ``conll`` numbers from 0.
       labels: label names; the label of a row is an index into them. Of tagging, the types of the
-        entities or, where ``scheme`` is ``none``, the tags. Of regression and spans, none.
+        entities or, where ``scheme`` is ``none``, the tags. Of numbers and spans, none.
       label: the label's column. It holds a name out of ``labels`` or, where no name is a number,
         its number; of multi_label the names between ``separator`` or a list of them; of
-        regression a number; of tagging a tag for each word; of spans the answers, ``{"text":
-        [...], "answer_start": [...]}`` with offsets in characters of the context, or none.
+        regression and similarity a number; of tagging a tag for each word; of spans the answers,
+        ``{"text": [...], "answer_start": [...]}`` with offsets in characters of the context, or
+        none.
       kind: a key of ``METRICS``.
       metric: what selects; empty for the kind's own.
       metrics: what is reported beside it; empty for all of the kind.
       dev: a reference to the rows to choose on; empty for a tenth of ``source`` by hash.
       test: a reference to the rows that are reported; empty for a tenth of ``source`` by hash.
       on_bad_row: ``error``, or ``skip`` to leave out rows that cannot be used, up to 1 % of them.
-      bounds: the least and the largest label of regression; empty for any number.
+      bounds: the least and the largest label of a number; empty for any number.
       separator: what stands between the names of multi_label in a text.
       scheme: of tags: out of ``SCHEMES``, ``none`` for tags such as parts of speech, which do not
         form entities; empty to find it out.
@@ -95,7 +99,7 @@ class Task:
     @property
     def num_outputs(self) -> int:
         """Logits of the head: a score; first and last piece of a span; or one for each class."""
-        return {"regression": 1, "spans": 2}.get(self.kind, len(self.classes))
+        return {"regression": 1, "spans": 2, SIMILARITY: 0}.get(self.kind, len(self.classes))
 
     @property
     def reported(self) -> tuple[str, ...]:
@@ -220,12 +224,14 @@ def _problems(task: Task) -> list[UserError]:
         fix, good = "name the column of the words", len(task.columns) == 1
     elif task.kind == "spans":
         fix, good = "name the columns of the question and of the context", len(task.columns) == 2
+    elif task.kind == SIMILARITY:
+        fix, good = "name the columns of the two texts", len(task.columns) == 2
     else:
         fix = "name the column of the text, or the two of a pair"
         good = 1 <= len(task.columns) <= 2
     check(good, f"{len(task.columns)} columns", "columns", fix)
     count, different = len(task.labels), len(set(task.labels))
-    if task.kind in ("regression", "spans"):
+    if task.kind in (*NUMBERS, "spans"):
         check(not count, f"{count} labels, and {task.kind} has none", "labels", "remove them")
     else:
         entities = task.kind == "tagging" and task.scheme != "none"

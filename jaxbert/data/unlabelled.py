@@ -9,7 +9,7 @@ from jaxbert.data.labels import Example, read_example
 from jaxbert.data.records import read_records
 from jaxbert.data.rows import Rows
 from jaxbert.data.tables import BadRow, Record
-from jaxbert.data.tasks import Task
+from jaxbert.data.tasks import NUMBERS, Task
 
 
 def read_unlabelled(task: Task, reference: str, data_dir: str = "") -> Rows:
@@ -49,6 +49,6 @@ def _nothing(task: Task, text: Any) -> Any:
         return [task.classes[0]] * len(words)
     if task.kind == "spans":
         return {"text": [], "answer_start": []}
-    if task.kind == "regression":
+    if task.kind in NUMBERS:
         return task.bounds[0] if task.bounds else 0.0
     return [] if task.kind == "multi_label" else task.labels[0]

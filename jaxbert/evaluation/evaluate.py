@@ -10,10 +10,11 @@ from typing import Any
 import jax
 
 from jaxbert.data.rows import Rows, TaskData
-from jaxbert.data.tasks import Task
+from jaxbert.data.tasks import SIMILARITY, Task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation import latency, tfidf
+from jaxbert.evaluation.embeddings import ENCODER
 from jaxbert.evaluation.finished import read_run
 from jaxbert.evaluation.flops import forward_flops
 from jaxbert.evaluation.metrics import score_rows, standard_error
@@ -29,12 +30,16 @@ FLOPS_LENGTH = 128  # the paper's
 def label_order(model: Model, task: Task) -> list[int] | None:
     """Which of the model's classes is each of the task's, by name; None where they have none.
 
+    Of similarity, any model will do: its head, if it has one, is not read.
+
     Raises:
       UserError: the model has no classifier or one of another kind, or the names are not the same
         set. ``LABEL_0``, ..., which nobody named, are taken by their places.
     """
     fix = "give a model that was fine-tuned on this task"
     mine, theirs = model.labels, task.classes
+    if task.kind == SIMILARITY:
+        return None
     if "classifier" not in model.params:
         raise UserError("the model has no classifier", f"{model.folder}", fix)
     if model.config.head != task.kind:
@@ -76,7 +81,11 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
     models = {name: _score(folder, task, config) for name, folder in folders.items()}
     text, pair = _median_text(task.test)
     timed = latency.measure_apart(
-        list(folders.values()), text, pair, max_length=config["max_length"]
+        list(folders.values()),
+        text,
+        pair,
+        max_length=config["max_length"],
+        embed=task.task.kind == SIMILARITY,
     )
     for name, milliseconds in zip(folders, timed["milliseconds"], strict=True):
         models[name]["milliseconds"] = milliseconds
@@ -86,8 +95,8 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
     except ValueError as error:  # of another kind, or no word stands there twice
         left_out["tfidf"] = str(error)
     else:
-        one = text if pair is None else f"{text}\n{pair}"
-        models["tfidf"] = _score_tfidf(yardstick, task, one)
+        joined = pair is not None and task.task.kind != SIMILARITY
+        models["tfidf"] = _score_tfidf(yardstick, task, f"{text}\n{pair}" if joined else text)
     errors = [model["standard_error"] for model in models.values()]
     device = jax.devices()[0]
     results = {
@@ -133,7 +142,8 @@ def _score(folder: Path, task: TaskData, config: Mapping[str, Any]) -> dict[str,
         with jax.default_matmul_precision("highest"):
             return run(model.config.replace(dtype="float32"), model.params, order)
 
-    return _quality(task, predict) | _size(model) | {"truncated": truncated}
+    size = _size(model, head=task.task.kind != SIMILARITY)
+    return _quality(task, predict) | size | {"truncated": truncated}
 
 
 def _quality(task: TaskData, predict: Callable[[Rows], Predictions]) -> dict[str, Any]:
@@ -156,24 +166,26 @@ def _quality(task: TaskData, predict: Callable[[Rows], Predictions]) -> dict[str
     return columns | {"undefined": undefined}
 
 
-def _size(model: Model) -> dict[str, Any]:
-    """Parameters that a prediction reads, their bytes, and what one costs."""
-    groups = scored_groups(model.config)
+def _size(model: Model, *, head: bool) -> dict[str, Any]:
+    """Parameters that a prediction (or an embedding) reads, their bytes, and what one costs."""
+    groups = scored_groups(model.config) if head else ENCODER
     counts = {group: count_parameters(model.params[group]) for group in groups}
     total = sum(counts.values())
     return {
         "parameters": total,
         "parameters_without_embeddings": total - counts["embeddings"],
         "size_mb": 4 * total / 1e6,
-        "flops": forward_flops(model.config, FLOPS_LENGTH),
+        "flops": forward_flops(model.config, FLOPS_LENGTH, head=head),
     }
 
 
 def _score_tfidf(model: tfidf.Pipeline, task: TaskData, text: str) -> dict[str, Any]:
-    """The same columns for TF-IDF with logistic regression."""
+    """The same columns for TF-IDF, with logistic regression or with cosines."""
     count = tfidf.count_parameters(model)
 
     def predict(rows: Rows) -> Predictions:
+        if task.task.kind == SIMILARITY:
+            return Predictions(tfidf.cosines(model, rows))
         return read_classes(tfidf.logits(model, rows, len(task.labels)))
 
     return _quality(task, predict) | {

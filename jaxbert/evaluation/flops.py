@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxbert.models.bert import POOLED, BertConfig
 
 
-def forward_flops(config: BertConfig, length: int = 128) -> int:
+def forward_flops(config: BertConfig, length: int = 128, *, head: bool = True) -> int:
     """Floating-point operations to predict one example, two a multiply-add.
 
     Counts the products: the encoder's (both of attention included), the pooler's and the
@@ -16,12 +16,13 @@ def forward_flops(config: BertConfig, length: int = 128) -> int:
     Args:
       config: the model.
       length: L, word pieces including the special ones.
+      head: False for the encoder alone, as an embedding needs it.
     """
     width, inner = config.hidden_size, config.intermediate_size
     projections = 4 * length * width * width  # query, key, value, output
     attention = 2 * length * length * width  # scores, mix of values
     feed_forward = 2 * length * width * inner
     layers = config.num_layers * (projections + attention + feed_forward)
-    head = width * config.num_labels
-    heads = width * width + head if config.head in POOLED else length * head
-    return 2 * (layers + heads)
+    labels = width * config.num_labels
+    heads = width * width + labels if config.head in POOLED else length * labels
+    return 2 * (layers + heads * head)

@@ -2,7 +2,8 @@
 
     python -m jaxbert.evaluation.latency --text="A fine film." FOLDER...
 
-What is timed is the forward pass from word piece ids to logits, in float32: one text (of spans, a
+What is timed is the forward pass from word piece ids to logits (or with --embed, of the first text
+alone, to its embedding), in float32: one text (of spans, a
 question and the first window of its context), alone in a row of exactly its length, so that there
 is no padding. Tokenising is left out, being the same for
 every model. The models take turns, so that whatever else the machine does meets all of them.
@@ -27,7 +28,13 @@ WARM_UP = 10
 
 
 def measure_apart(
-    folders: Sequence[Path], text: str, pair: str | None, *, max_length: int, rounds: int = 100
+    folders: Sequence[Path],
+    text: str,
+    pair: str | None,
+    *,
+    max_length: int,
+    embed: bool = False,
+    rounds: int = 100,
 ) -> dict[str, Any]:
     """What `measure` returns, from a fresh process on one CPU thread.
 
@@ -36,6 +43,7 @@ def measure_apart(
       text: what is classified.
       pair: the second text of a pair task.
       max_length: L, where longer texts are cut.
+      embed: the text alone is embedded instead; no head is read.
       rounds: timed calls of each model.
 
     Raises:
@@ -43,6 +51,7 @@ def measure_apart(
     """
     command = [sys.executable, "-m", __name__, f"--text={text}", f"--max_length={max_length}"]
     command += [f"--pair={pair}"] if pair is not None else []
+    command += ["--embed"] * embed
     command += [f"--rounds={rounds}", "--", *map(str, folders)]
     # The devices that the caller's flags pretend to have are not this process's.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
@@ -66,7 +75,13 @@ def pin_to_one_cpu() -> None:
 
 
 def measure(
-    folders: Sequence[Path], text: str, pair: str | None, *, max_length: int, rounds: int
+    folders: Sequence[Path],
+    text: str,
+    pair: str | None,
+    *,
+    max_length: int,
+    embed: bool,
+    rounds: int,
 ) -> dict[str, Any]:
     """Times models in turns.
 
@@ -81,11 +96,14 @@ def measure(
     from jaxbert.data.packing import PackedBatches
     from jaxbert.data.rows import Rows
     from jaxbert.data.tokenizer import load_tokenizer
+    from jaxbert.evaluation.embeddings import ENCODER, embedder
     from jaxbert.evaluation.predict import predictor
     from jaxbert.interop.huggingface import read_model
 
     def row(head: str) -> Rows:
         pairs = None if pair is None else [pair]
+        if embed:
+            return Rows([text], None, None)
         if head == "tagging":
             words = tuple(text.split(" "))
             return Rows([text], None, None, [words], [np.zeros(len(words), np.int32)])
@@ -109,8 +127,10 @@ def measure(
             shuffle=False,
             epochs=1,
         )
-        inputs = jax.device_put((model.params, batches[0]))
-        calls.append((predictor(model.config.replace(dtype="float32")), inputs))
+        params = {group: model.params[group] for group in ENCODER} if embed else model.params
+        inputs = jax.device_put((params, batches[0]))
+        config = model.config.replace(dtype="float32")
+        calls.append(((embedder if embed else predictor)(config), inputs))
     times: list[list[float]] = [[] for _ in folders]
     for turn in range(WARM_UP + rounds):
         for (run, inputs), taken in zip(calls, times, strict=True):
@@ -128,12 +148,18 @@ def main() -> None:
     parser.add_argument("--text", required=True)
     parser.add_argument("--pair")
     parser.add_argument("--max_length", type=int, default=512)
+    parser.add_argument("--embed", action="store_true")
     parser.add_argument("--rounds", type=int, default=100)
     args = parser.parse_args()
     pin_to_one_cpu()
     with exit_on_user_error():
         found = measure(
-            args.folders, args.text, args.pair, max_length=args.max_length, rounds=args.rounds
+            args.folders,
+            args.text,
+            args.pair,
+            max_length=args.max_length,
+            embed=args.embed,
+            rounds=args.rounds,
         )
     print(json.dumps(found))
 

@@ -203,5 +203,6 @@ METRICS: dict[str, dict[str, Callable[..., Metric]]] = {
     },
     "regression": {"pearson_spearman": _both, "pearson": _pearson, "spearman": _spearman},
     "tagging": {"entity_f1": _entity_f1, "accuracy": _tag_accuracy},
+    "similarity": {"spearman": _spearman, "pearson": _pearson, "pearson_spearman": _both},
     "spans": {"f1": _over_answers(_overlap), "exact_match": _over_answers(_exact)},
 }

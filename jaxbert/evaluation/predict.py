@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,9 +13,11 @@ from jaxbert.batch import Batch
 from jaxbert.data.encoding import encode_rows, encode_windows
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.rows import Rows
+from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation import predictions
+from jaxbert.evaluation.embeddings import ENCODER, embedder, read_cosines
 from jaxbert.evaluation.predictions import Predictions
 from jaxbert.models.bert import BertConfig, Params, scored_groups
 from jaxbert.objectives.finetuning import classify
@@ -42,18 +45,35 @@ def predict(config: BertConfig, params: Params, batches: PackedBatches) -> np.nd
     Raises:
       UserError: a logit is not finite.
     """
-    run = predictor(config)
     params = {group: params[group] for group in scored_groups(config)}
+    return collect(predictor(config), params, batches, config.head)
+
+
+def collect(
+    run: Callable[[Any, Batch], jax.Array], params: Any, batches: PackedBatches, kind: str
+) -> np.ndarray:
+    """What a function says of every item, float32 [items, C], example after example.
+
+    Args:
+      run: jitted (params, batch) -> float32 [B, X, C]: X are the slots of a row, of ``tagging``
+        its places, of ``spans`` its positions.
+      params: what it reads.
+      batches: finite, each example once.
+      kind: of the task.
+
+    Raises:
+      UserError: a value is not finite.
+    """
     # Nothing waits for a result before every batch is under way.
     found, owners = [], []
     for step in range(len(batches)):
         batch = batches[step]
         found.append(run(params, batch))
-        owners.append(_owners(config.head, batch, batches.example_ids(step)).ravel())
+        owners.append(_owners(kind, batch, batches.example_ids(step)).ravel())
     owner = np.concatenate(owners)
-    logits = np.concatenate([np.asarray(x).reshape(-1, config.num_labels) for x in found])
-    logits, owner = logits[owner >= 0], owner[owner >= 0]
-    bad = np.unique(owner[~np.isfinite(logits).all(axis=1)])
+    values = np.concatenate([np.asarray(x).reshape(-1, x.shape[-1]) for x in found])
+    values, owner = values[owner >= 0], owner[owner >= 0]
+    bad = np.unique(owner[~np.isfinite(values).all(axis=1)])
     if bad.size:
         raise UserError(
             f"the predictions for {bad.size} of {len(np.unique(owner))} examples are not finite",
@@ -61,15 +81,15 @@ def predict(config: BertConfig, params: Params, batches: PackedBatches) -> np.nd
             "train again with a lower learning rate",
         )
     # Stable: the items of an example stand in their order in its row.
-    return logits[np.argsort(owner, kind="stable")]
+    return values[np.argsort(owner, kind="stable")]
 
 
-def _owners(head: str, batch: Batch, ids: np.ndarray) -> np.ndarray:
-    """Which example each of the head's logits belongs to, -1 for none; ids int64 [B, S]."""
-    if head == "tagging":
+def _owners(kind: str, batch: Batch, ids: np.ndarray) -> np.ndarray:
+    """Which example each item belongs to, -1 for none; ids int64 [B, S]."""
+    if kind == "tagging":
         slots = np.take_along_axis(batch.segments, batch.places, axis=1)
         slots = np.where(batch.targets >= 0, slots, 0)
-    elif head == "spans":
+    elif kind == "spans":
         slots = batch.segments
     else:
         return ids
@@ -86,7 +106,7 @@ class RowPredictor:
     """Predicts the same rows with one set of parameters after the other.
 
     Args:
-      head: of the models.
+      kind: of the task; a model's head is of the same, and not read for ``similarity``.
       tokenizer: theirs.
       rows: of a task of that kind.
       max_length: word pieces, as in ``encode_rows``.
@@ -96,11 +116,14 @@ class RowPredictor:
 
     Attributes:
       examples: the rows as they were encoded.
+      batches: these, packed, each once.
+      read: from logits as `predict` gives them, of ``similarity`` from the embeddings of all first
+        texts and then all second ones, to what they say of the rows.
     """
 
     def __init__(
         self,
-        head: str,
+        kind: str,
         tokenizer: Tokenizer,
         rows: Rows,
         *,
@@ -109,12 +132,14 @@ class RowPredictor:
         stride: int = 0,
         always: bool = False,
     ) -> None:
-        if head == "spans":
+        self._kind = kind
+        if kind == "spans":
             windows = encode_windows(tokenizer, rows, max_length=max_length, stride=stride)
             self.examples: Examples = windows.examples
         else:
-            self.examples = encode_rows(tokenizer, rows, max_length=max_length)
-        self._batches = PackedBatches(
+            texts = rows.single_texts if kind == SIMILARITY else rows
+            self.examples = encode_rows(tokenizer, texts, max_length=max_length)
+        self.batches = PackedBatches(
             self.examples,
             batch_size=batch_size,
             row_length=max_length,
@@ -124,13 +149,13 @@ class RowPredictor:
         )
 
         def read(logits: np.ndarray) -> Predictions:
-            if head == "spans":
+            if kind == "spans":
                 return predictions.read_answers(logits, windows, always=always)
-            if head == "tagging":
+            if kind == "tagging":
                 return predictions.read_tags(logits, rows, self.examples)
-            return _READERS[head](logits)
+            return _READERS[kind](logits)
 
-        self._read = read
+        self.read = read
 
     def __call__(
         self, config: BertConfig, params: Params, order: Sequence[int] | None = None
@@ -142,12 +167,16 @@ class RowPredictor:
           params: its groups.
           order: which of its classes is each of the task's; None if they are the same.
         """
-        logits = predict(config, params, self._batches)
-        return self._read(logits if order is None else logits[:, list(order)])
+        if self._kind == SIMILARITY:
+            encoder = {group: params[group] for group in ENCODER}
+            return self.read(collect(embedder(config), encoder, self.batches, self._kind))
+        logits = predict(config, params, self.batches)
+        return self.read(logits if order is None else logits[:, list(order)])
 
 
 _READERS = {
     "classification": predictions.read_classes,
     "multi_label": predictions.read_labels,
     "regression": predictions.read_numbers,
+    SIMILARITY: read_cosines,
 }

@@ -22,8 +22,8 @@ class Predictions:
 
     Attributes:
       values: of classification int [N]; of multi_label float32 [N, C], 0 or 1; of regression
-        float32 [N]; of tagging int [words] for each sentence, -1 for a word that was cut off; of
-        spans an `Answer` or None for each question.
+        and similarity float32 [N]; of tagging int [words] for each sentence, -1 for a word that was
+        cut off; of spans an `Answer` or None for each question.
       scores: what speaks for it: of classification and multi_label probabilities [N, C]; of tagging
         the tag's probability, [words] for each sentence, 0 for a word that was cut off; of spans
         [N], by how much the logits of the best answer are above those of none; else None.

@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jaxbert.data.tasks import SIMILARITY
+
 TITLES = {
     "teacher": "teacher",
     "student": "distilled student",
@@ -16,6 +18,7 @@ TITLES = {
     "random_without_distillation": "random start, without distillation",
     "tfidf": "TF-IDF, logistic regression",
 }
+_OF_SIMILARITY = {"tfidf": "TF-IDF, cosine"}
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -37,7 +40,9 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
 
     The table is as wide as it has to be, also where there is no terminal: no column is cut.
     """
-    metric = results["metric"]
+    metric, titles = results["metric"], TITLES
+    if results["kind"] == SIMILARITY:
+        titles = TITLES | _OF_SIMILARITY
     table = Table(
         title=f"{results['task']}, {results['split']}, {results['examples']:,} examples",
         box=box.SIMPLE_HEAD,
@@ -47,7 +52,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         table.add_column(name, justify="right", no_wrap=True)
     for name, model in results["models"].items():
         table.add_row(
-            TITLES.get(name, name),
+            titles.get(name, name),
             _shown(model[metric], ".4f"),
             _scaled(model["parameters"]),
             _shown(model["size_mb"], ".1f"),
@@ -67,4 +72,4 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         soft_wrap=True,
     )
     for name, reason in results["left_out"].items():
-        console.print(f"{TITLES[name]}: left out, {reason}", highlight=False, soft_wrap=True)
+        console.print(f"{titles[name]}: left out, {reason}", highlight=False, soft_wrap=True)

@@ -88,6 +88,16 @@ class Checkpoints:
         """The step with the highest metric, the later of equals; the latest if none has one."""
         return _best(self._metrics, self._manager.all_steps()) or self.latest()
 
+    def development(self) -> dict[str, float | None]:
+        """The highest metric, where it was, and the latest one; None where none was measured."""
+        best = _best(self._metrics, self._manager.all_steps())
+        latest = self.latest()
+        return {
+            "best_step": best,
+            "best_dev": None if best is None else self._metrics[best],
+            "last_dev": None if latest is None else self._metrics[latest],
+        }
+
     def note(self, step: int) -> dict[str, Any]:
         """The JSON kept beside the state of a step."""
         return self._record(step)["note"]

@@ -28,6 +28,8 @@ class Plan:
       log_every: between lines of metrics.jsonl.
       eval_every: between evaluations, each also a checkpoint; 0 = none.
       checkpoint_every: between checkpoints; 0 = only with evaluations and at the end.
+      select: ``best``, the step with the highest development metric, or ``last``: which is the
+        phase's result. Both are kept.
       sources: hashes of what the phase starts from and learns from; it goes on from no others.
     """
 
@@ -36,6 +38,7 @@ class Plan:
     log_every: int
     eval_every: int = 0
     checkpoint_every: int = 0
+    select: str = "best"
     sources: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
     def evaluates(self, step: int) -> bool:
@@ -141,8 +144,8 @@ def train(
       evaluate: from parameters to the development metric, larger is better; None if undefined.
 
     Returns:
-      The best state (the last one where nothing is evaluated), what the phase used, and the last
-      logged values.
+      The selected state (the last one where nothing is evaluated), what the phase used, and the
+      last logged values.
 
     Raises:
       UserError: if the loss, one of its terms or the gradient is not finite, or a checkpoint is
@@ -197,7 +200,7 @@ def train(
                 note = {"totals": dataclasses.asdict(totals), "values": values}
                 checkpoints.save(done, state, metric, note | {"sources": dict(plan.sources)})
     best = checkpoints.best()
-    if best is not None and best != plan.steps:
+    if plan.select == "best" and best is not None and best != plan.steps:
         state = checkpoints.restore(best, state)
     return state, totals, values
 

@@ -296,7 +296,9 @@ class Root:
     """sqrt(w), whose gradient at 0 is infinite."""
 
     groups = ("w",)
-    weights = {"root": 1.0}  # noqa: RUF012
+
+    def weights(self, step: Any) -> dict[str, float]:
+        return {"root": 1.0}
 
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Any) -> dict[str, Term]:
         return {"root": Term(jnp.sqrt(params["w"]), jnp.float32(1.0))}
@@ -316,3 +318,25 @@ def test_gradient_that_overflows_under_a_finite_loss_stops_the_phase(tmp_path):
 def test_all_of_this_is_one_program(unbroken):
     """Fresh, restored and placed states and batches compile once."""
     assert compiled_step()._cache_size() == 1
+
+
+@pytest.mark.parametrize(("metrics", "best"), [((-0.2, -0.9, None), 4), ((None, -1, -1), 12)])
+def test_a_metric_below_nought_is_the_best_where_there_is_no_better(metrics, best, tmp_path):
+    """As Matthews' and other correlations are: best starts below any possible score."""
+    turns = iter(metrics)
+    state, _, _ = run(tmp_path, evaluate=lambda params: next(turns))
+    assert int(state.step) == best
+
+
+@pytest.mark.parametrize(("select", "step"), [("best", 8), ("last", 12)])
+def test_best_and_last_are_both_kept_whichever_is_selected(select, step, tmp_path):
+    turns = iter([0.1, 0.9, 0.5])
+    plan = dataclasses.replace(PLAN, select=select)
+    with pytest.raises(Interruption):
+        run(tmp_path, broken_at(10), plan=plan, evaluate=lambda params: next(turns))
+    state, _, _ = run(tmp_path, plan=plan, evaluate=lambda params: next(turns))
+    assert int(state.step) == step
+    assert checkpoints_in(tmp_path) == ["12", "8"]
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.development() == {"best_step": 8, "best_dev": 0.9, "last_dev": 0.5}
+    checkpoints.close()
