@@ -19,6 +19,7 @@ from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
+from jaxbert.evaluation.teacher import TeacherScore, check_order, score_teacher
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
 from jaxbert.models.bert import POOLED, BertConfig, init_params, scored_groups
@@ -75,6 +76,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     check_claim(workdir, config)
     job = Run(config, workdir)
     job.check()
+    score = job.trust_teacher()
     claim(workdir, config)
     job.library.keep_vocabulary()
     finished = {}
@@ -86,12 +88,13 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         finished[name] = job.finish(index, name)
     job.journal.close()
     given: dict[str, str | None] = {"parameter_hash": None}
+    dev = {"dev": score.facts()} if score else {}
     if job.library.has_teacher:
         given = {"parameter_hash": parameter_hash(job.library.given.params)}
     summary = {
         "phases": finished,
         "parameter_hash": (list(finished.values()) or [given])[-1]["parameter_hash"],
-        "teacher": {"reference": config.teacher, "hash": given["parameter_hash"]},
+        "teacher": {"reference": config.teacher, "hash": given["parameter_hash"]} | dev,
         "seed": config.seed,
         "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
         "versions": versions(),
@@ -121,11 +124,17 @@ class Run:
         self.data = Datasets(config, self.library, workdir)
 
     def check(self) -> None:
-        """What can be known to fail before anything compiles.
+        """Checks what can be known to fail before anything compiles, and reads the corpus.
 
         Raises:
           UserErrors: with every problem.
         """
+        if errors := self.problems():
+            raise UserErrors(errors)
+        self.data.tokenize()
+
+    def problems(self) -> list[UserError]:
+        """What models, data and config say against the run, each once."""
         errors = [*self.library.check(), *self.data.check()]
         if self.data.reads("task", "augmentation"):
             try:
@@ -151,9 +160,28 @@ class Run:
             except UserError as error:
                 if error.what not in {known.what for known in errors}:  # met by another check
                     errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
-        if errors:  # each once, however many models it was met in
-            raise UserErrors(list({error.line: error for error in errors}.values()))
-        self.data.tokenize()
+        return list({error.line: error for error in errors}.values())
+
+    def trust_teacher(self) -> TeacherScore | None:
+        """Scores a given fine-tuned teacher on dev and says how it does; None without one.
+
+        Raises:
+          UserError: its classes clearly stand in another order than the task's.
+        """
+        if not (self.library.teacher_is_finetuned and self.data.reads("task", "augmentation")):
+            return None
+        score = score_teacher(
+            self.library.given,
+            self.library.tokenizer,
+            self.data.task,
+            max_length=self.config.max_length,
+            batch_size=self.config.eval_batch_size,
+        )
+        print(score.line, flush=True)
+        if score.warning:
+            print(f"warning: {score.warning}", flush=True)
+        check_order(score, self.library.given, self.data.task.task, self.config.teacher)
+        return score
 
     def _check_labels(self) -> None:
         """Reads the task, and holds the heads that models come with against it."""
