@@ -81,8 +81,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     job.library.keep_vocabulary()
     finished = {}
     for index, name in enumerate(config.phases):
-        phase, finetuned = config.sections[name], job.library.teacher_is_finetuned
-        if phase.trains == "teacher" and phase.objective == "finetune" and finetuned:
+        if job.skips(config.sections[name]):
             print(f"{name}: skipped, the given teacher has a classifier already", flush=True)
             continue
         finished[name] = job.finish(index, name)
@@ -162,25 +161,32 @@ class Run:
                     errors.append(UserError(error.what, f"phase {name}, {error.where}", error.fix))
         return list({error.line: error for error in errors}.values())
 
-    def trust_teacher(self) -> TeacherScore | None:
-        """Scores a given fine-tuned teacher on dev and says how it does; None without one.
+    def skips(self, phase: PhaseConfig) -> bool:
+        """Whether a phase would make a teacher that is given."""
+        makes_teacher = phase.trains == "teacher" and phase.objective == "finetune"
+        return makes_teacher and self.library.teacher_is_finetuned
 
-        Raises:
-          UserError: its classes clearly stand in another order than the task's.
-        """
+    def score_teacher(self) -> TeacherScore | None:
+        """How a given fine-tuned teacher does on the development part; None without one."""
         if not (self.library.teacher_is_finetuned and self.data.reads("task", "augmentation")):
             return None
-        score = score_teacher(
+        return score_teacher(
             self.library.given,
             self.library.tokenizer,
             self.data.task,
             max_length=self.config.max_length,
             batch_size=self.config.eval_batch_size,
         )
-        print(score.line, flush=True)
-        if score.warning:
-            print(f"warning: {score.warning}", flush=True)
-        check_order(score, self.library.given, self.data.task.task, self.config.teacher)
+
+    def trust_teacher(self) -> TeacherScore | None:
+        """Says how a given fine-tuned teacher does.
+
+        Raises:
+          UserError: its classes clearly stand in another order than the task's.
+        """
+        if score := self.score_teacher():
+            print("\n".join(score.lines), flush=True)
+            check_order(score, self.library.given, self.data.task.task, self.config.teacher)
         return score
 
     def _check_labels(self) -> None:
@@ -310,8 +316,8 @@ class Run:
         finally:
             checkpoints.close()
         trained = jax.tree.map(np.asarray, jax.device_get(state.params))
-        stale = _stale(objective)
-        trained = {g: v for g, v in start.params.items() if g not in stale} | trained
+        outdated = stale(objective)
+        trained = {g: v for g, v in start.params.items() if g not in outdated} | trained
         result = {
             "phase": name,
             "model": phase.trains,
@@ -382,7 +388,7 @@ class Run:
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
 
 
-def _stale(objective: Objective) -> tuple[str, ...]:
+def stale(objective: Objective) -> tuple[str, ...]:
     """The groups of the starting model that would not fit what the objective has trained."""
     if isinstance(objective, Pretraining):  # no architecture has a classifier beside these heads
         return ("classifier", *STALE * (not objective.encoder_frozen))

@@ -18,6 +18,7 @@ FLOORS = (
     ("library", "augment"),
     ("datasets",),
     ("run",),
+    ("doctor",),
     ("cli",),
     ("__main__",),
 )

@@ -107,24 +107,19 @@ class TeacherScore:
         return self.value is not None and self.value > self.most_frequent
 
     @property
-    def line(self) -> str:
-        """The score in one line."""
+    def lines(self) -> list[str]:
+        """The score in a line, and a warning in another where the teacher has learnt nothing."""
         value = "undefined" if self.value is None else f"{self.value:.4f}"
         some = f"{self.examples:,} of " * (self.examples < self.available)
-        return (
+        said = (
             f"teacher: {self.metric} {value} on {some}{self.available:,} development rows "
             f"(always the most frequent answer: {self.most_frequent:.4f})"
         )
-
-    @property
-    def warning(self) -> str:
-        """What is doubtful about it; empty if nothing is."""
-        if self.learnt:
-            return ""
-        return (
-            f"the teacher's {self.metric} is no better than that of the most frequent answer: "
-            "it is not fine-tuned on this task, or its classes stand in another order"
+        warning = (
+            f"warning: the teacher's {self.metric} is no better than that of the most frequent "
+            "answer: it is not fine-tuned on this task, or its classes stand in another order"
         )
+        return [said, *([] if self.learnt else [warning])]
 
     def facts(self) -> dict[str, Any]:
         """As summary.json has it."""
