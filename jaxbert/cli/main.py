@@ -33,8 +33,9 @@ def main(argv: list[str] | None = None) -> None:
         words = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         words.add_argument("--debug", action="store_true", help="show where an error was raised")
         module.add_arguments(words)
-    args, args.overrides = parser.parse_known_args(argv)
-    if args.overrides and not hasattr(COMMANDS[args.command], "OVERRIDES"):
-        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
+    args, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(COMMANDS[args.command], "OVERRIDES"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides = rest
     with exit_on_user_error(debug=args.debug):
         COMMANDS[args.command].run(args)

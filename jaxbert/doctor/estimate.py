@@ -125,9 +125,8 @@ def products(jaxpr: core.Jaxpr) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            depth = math.prod(left[axis] for axis in contracted)
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+            left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+            total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
             continue
         inner = [products(part) for part in _parts(equation)]
         if equation.primitive.name == "cond":
@@ -135,6 +134,10 @@ def products(jaxpr: core.Jaxpr) -> int:
         else:
             total += sum(inner) * equation.params.get("length", 1)
     return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
 
 
 def _parts(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
@@ -172,7 +175,7 @@ def layer_rate(config: BertConfig, rows: int, length: int, *, trained: bool) -> 
         out: Any = Bert(one).apply(
             {"params": params},
             x,
-            segment_bias(segments),
+            segment_bias(jnp.asarray(segments)),
             positions,
             deterministic=not dropout,
             rngs={"dropout": key},

@@ -142,9 +142,11 @@ class Forecast:
     def _rate(self, config: BertConfig, rows: int, length: int, *, trained: bool) -> float:
         """Measured once for what is the same in one layer."""
         kept = ("hidden_size", "num_heads", "intermediate_size", "activation", "position", "dtype")
-        kept += ("hidden_dropout", "attention_dropout") * trained
-        still = {} if trained else {"hidden_dropout": 0.0, "attention_dropout": 0.0}
-        one = BertConfig(**({key: getattr(config, key) for key in kept} | still))
+        one = BertConfig(
+            **{key: getattr(config, key) for key in kept},
+            hidden_dropout=config.hidden_dropout * trained,
+            attention_dropout=config.attention_dropout * trained,
+        )
         key = (one, rows, length, trained)
         if key not in self._rates:
             self._rates[key] = layer_rate(one, rows, length, trained=trained)

@@ -54,9 +54,9 @@ class _Report:
         errors = self._job.problems()
         try:
             check_claim(self._workdir, self._config)
-        except UserErrors as error:
-            errors += error.errors
-        said = {error.line for error in errors}
+        except UserError as error:
+            errors.append(error)
+        said = {line for error in errors for line in error.lines}
         for part in (self._teacher, self._student, self._score):
             try:
                 part()
@@ -230,7 +230,8 @@ def _size(count: int) -> str:
 
 
 def _same(tokenizer: Tokenizer, one: str, other: str) -> bool:
-    return bool(np.array_equal(*tokenizer.encode([one, other])))
+    first, second = tokenizer.encode([one, other])
+    return bool(np.array_equal(first, second))
 
 
 def _shape(model: Model) -> list[tuple[str, str]]:
