@@ -103,8 +103,12 @@ class TeacherScore:
 
     @property
     def learnt(self) -> bool:
-        """Whether the teacher does better than the most frequent answer."""
-        return self.value is not None and self.value > self.most_frequent
+        """Whether the teacher is clearly better than the most frequent answer.
+
+        That is by more than 1 / sqrt(N), two standard errors of a share of N rows at most.
+        """
+        clearly = self.most_frequent + 1 / math.sqrt(self.examples)
+        return self.value is not None and self.value > clearly
 
     @property
     def lines(self) -> list[str]:
@@ -116,8 +120,9 @@ class TeacherScore:
             f"(always the most frequent answer: {self.most_frequent:.4f})"
         )
         warning = (
-            f"warning: the teacher's {self.metric} is no better than that of the most frequent "
-            "answer: it is not fine-tuned on this task, or its classes stand in another order"
+            f"warning: the teacher's {self.metric} is not clearly better than that of the most "
+            "frequent answer: it is hardly fine-tuned on this task, or its classes stand in "
+            "another order"
         )
         return [said, *([] if self.learnt else [warning])]
 
