@@ -11,9 +11,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from jaxbert.errors import UserError, UserErrors, exit_on_user_error
+from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
-from jaxbert.recipe import load_recipe, resolve
+from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -32,16 +32,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
     parser.add_argument("--debug", action="store_true", help="show where an error was raised")
     flags, rest = parser.parse_known_args(argv)
-    overrides, errors = {}, []
-    for word in rest:
-        key, equals, value = word.partition("=")
-        if not key.startswith("--config.") or not equals:
-            fix = "flags are --config, --workdir, --debug and --config.KEY=VALUE"
-            errors.append(UserError(f"{word!r} is not understood", "the command line", fix))
-        overrides[key.removeprefix("--config.")] = value
-    if errors:
-        raise UserErrors(errors)
-    return flags, overrides
+    return flags, read_overrides(rest, "--config, --workdir, --debug")
 
 
 def main(argv: list[str]) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
@@ -49,8 +51,11 @@ class Library:
 
     @functools.cached_property
     def given(self) -> Model:
-        """The given teacher."""
-        return read_model(hub.resolve(self._config.teacher))
+        """The given teacher, its classes in the order of the task's where it names the same."""
+        model = read_model(hub.resolve(self._config.teacher))
+        if "classifier" not in model.params or not self._config.task:
+            return model
+        return _in_order(model, describe_task(**dataclasses.asdict(self._config.task)).classes)
 
     @functools.cached_property
     def tokenizer_folder(self) -> Path:
@@ -281,3 +286,13 @@ def _projection(config: BertConfig) -> str:
     if not config.projection_size:
         return "none"
     return "layer" if config.projection_per_layer else "shared"
+
+
+def _in_order(model: Model, classes: Sequence[str]) -> Model:
+    """The same model with its classes in another order, if they are the same by name."""
+    if model.labels == tuple(classes) or sorted(model.labels) != sorted(classes):
+        return model
+    order = [model.labels.index(name) for name in classes]
+    dense = {k: np.take(v, order, axis=-1) for k, v in model.params["classifier"]["dense"].items()}
+    params = model.params | {"classifier": model.params["classifier"] | {"dense": dense}}
+    return dataclasses.replace(model, params=params, labels=tuple(classes))

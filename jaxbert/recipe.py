@@ -74,6 +74,28 @@ def _argument_form(name: str, default: Any) -> str:
     return name if isinstance(default, bool) else f"{name}=..."
 
 
+def read_overrides(words: Sequence[str], flags: str) -> dict[str, str]:
+    """The words ``--config.KEY=VALUE`` of a command line as dotted key -> text.
+
+    Args:
+      words: what no flag has taken.
+      flags: those that the command has beside these, for the message.
+
+    Raises:
+      UserErrors: naming every word that is none.
+    """
+    overrides, errors = {}, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key.startswith("--config.") or not equals:
+            fix = f"flags are {flags} and --config.KEY=VALUE"
+            errors.append(UserError(f"{word!r} is not understood", "the command line", fix))
+        overrides[key.removeprefix("--config.")] = value
+    if errors:
+        raise UserErrors(errors)
+    return overrides
+
+
 def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfig:
     """Checks a recipe and the overrides of the command line, and makes them one config.
 

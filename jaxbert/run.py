@@ -21,6 +21,7 @@ from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.evaluation.probe import Probe
+from jaxbert.evaluation.teacher import TeacherScore, check_order, score_teacher
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
 from jaxbert.models.bert import POOLED, BertConfig, init_params
@@ -75,23 +76,24 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     check_claim(workdir, config)
     job = Run(config, workdir)
     job.check()
+    score = job.trust_teacher()
     claim(workdir, config)
     job.library.keep_vocabulary()
     finished = {}
     for index, name in enumerate(config.phases):
-        phase, finetuned = config.sections[name], job.library.teacher_is_finetuned
-        if phase.trains == "teacher" and phase.objective == "finetune" and finetuned:
+        if job.skips(config.sections[name]):
             print(f"{name}: skipped, the given teacher has a classifier already", flush=True)
             continue
         finished[name] = job.finish(index, name)
     job.journal.close()
     given: dict[str, str | None] = {"parameter_hash": None}
+    dev = {"dev": score.facts()} if score else {}
     if job.library.has_teacher:
         given = {"parameter_hash": parameter_hash(job.library.given.params)}
     summary = {
         "phases": finished,
         "parameter_hash": (list(finished.values()) or [given])[-1]["parameter_hash"],
-        "teacher": {"reference": config.teacher, "hash": given["parameter_hash"]},
+        "teacher": {"reference": config.teacher, "hash": given["parameter_hash"]} | dev,
         "seed": config.seed,
         "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
         "versions": versions(),
@@ -122,11 +124,17 @@ class Run:
         self.objectives = Objectives(config, self.library, self.data)
 
     def check(self) -> None:
-        """What can be known to fail before anything compiles.
+        """Checks what can be known to fail before anything compiles, and reads the corpus.
 
         Raises:
           UserErrors: with every problem.
         """
+        if errors := self.problems():
+            raise UserErrors(errors)
+        self.data.tokenize()
+
+    def problems(self) -> list[UserError]:
+        """What models, data and config say against the run, each once."""
         errors = [*self.library.check(), *self.data.check()]
         if self.data.reads_task:
             try:
@@ -141,9 +149,35 @@ class Run:
                 what = f"padded means over {phase.batch_size} rows cannot be cut into {devices}"
                 fix = "give a multiple: empty rows would change them"
                 errors.append(UserError(what, f"config key {name}.batch_size", fix))
-        if errors:  # each once, however many models it was met in
-            raise UserErrors(list({error.line: error for error in errors}.values()))
-        self.data.tokenize()
+        return list({error.line: error for error in errors}.values())
+
+    def skips(self, phase: PhaseConfig) -> bool:
+        """Whether a phase would make a teacher that is given."""
+        makes_teacher = phase.trains == "teacher" and phase.objective == "finetune"
+        return makes_teacher and self.library.teacher_is_finetuned
+
+    def score_teacher(self) -> TeacherScore | None:
+        """How a given fine-tuned teacher does on the development part; None without one."""
+        if not (self.library.teacher_is_finetuned and self.data.reads("task", "augmentation")):
+            return None
+        return score_teacher(
+            self.library.given,
+            self.library.tokenizer,
+            self.data.task,
+            max_length=self.config.max_length,
+            batch_size=self.config.eval_batch_size,
+        )
+
+    def trust_teacher(self) -> TeacherScore | None:
+        """Says how a given fine-tuned teacher does.
+
+        Raises:
+          UserError: its classes clearly stand in another order than the task's.
+        """
+        if score := self.score_teacher():
+            print("\n".join(score.lines), flush=True)
+            check_order(score, self.library.given, self.data.task.task, self.config.teacher)
+        return score
 
     def _check_labels(self) -> None:
         """Reads the task, and holds the heads that models come with against it."""
@@ -235,8 +269,8 @@ class Run:
         finally:
             checkpoints.close()
         trained = jax.tree.map(np.asarray, jax.device_get(state.params))
-        stale = _stale(objective)
-        trained = {g: v for g, v in start.params.items() if g not in stale} | trained
+        outdated = stale(objective)
+        trained = {g: v for g, v in start.params.items() if g not in outdated} | trained
         result = {
             "phase": name,
             "model": phase.trains,
@@ -322,7 +356,7 @@ class Run:
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
 
 
-def _stale(objective: Objective) -> tuple[str, ...]:
+def stale(objective: Objective) -> tuple[str, ...]:
     """The groups of the starting model that would not fit what the objective has trained."""
     if isinstance(objective, Pretraining):  # no architecture has a classifier beside these heads
         return ("classifier", *STALE * (not objective.encoder_frozen))

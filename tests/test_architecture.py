@@ -19,6 +19,7 @@ FLOORS = (
     ("datasets",),
     ("phases",),
     ("run",),
+    ("doctor",),
     ("cli",),
     ("__main__",),
 )

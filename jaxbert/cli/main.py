@@ -1,7 +1,8 @@
 """``jaxbert COMMAND``: what is done before and after training.
 
 A command is a module of this package with ``HELP``, one line; ``add_arguments(parser)``; and
-``run(args)``, which imports what is heavy only then.
+``run(args)``, which imports what is heavy only then. One with ``OVERRIDES`` takes further words,
+``--config.KEY=VALUE``, as ``args.overrides``.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from jaxbert.cli import augment, predict, prepare, prune
+from jaxbert.cli import augment, doctor, predict, prepare, prune
 from jaxbert.errors import exit_on_user_error
 
 COMMANDS: dict[str, ModuleType] = {
+    "doctor": doctor,
     "prepare": prepare,
     "augment": augment,
     "predict": predict,
@@ -32,6 +34,9 @@ def main(argv: list[str] | None = None) -> None:
         words = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         words.add_argument("--debug", action="store_true", help="show where an error was raised")
         module.add_arguments(words)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(COMMANDS[args.command], "OVERRIDES"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides = rest
     with exit_on_user_error(debug=args.debug):
         COMMANDS[args.command].run(args)

@@ -1,0 +1,216 @@
+"""What a training step needs, counted from its shapes, and how long it takes, by a short probe.
+
+Nothing here compiles a whole step: an objective is traced to its operations (a second or two), and
+what is compiled and timed is one encoder layer at the phase's widths and batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.extend import core
+
+from jaxbert.batch import Batch
+from jaxbert.models.attention import segment_bias
+from jaxbert.models.bert import Bert, BertConfig, Params, count_parameters, init_params
+from jaxbert.objectives.objective import Objective
+
+_FLOAT32 = 4  # bytes
+_MOMENTS = 2  # of Adam, a parameter
+_ROUNDS = 3
+_PROBED = 4_000_000  # parameters that an update is timed with
+
+
+def shapes_of(config: BertConfig, groups: tuple[str, ...] | None = None) -> Params:
+    """The shapes of a model's parameters; arguments as ``init_params``."""
+    return jax.eval_shape(lambda key: init_params(config, key, groups), jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+    """What one micro-batch on one device costs.
+
+    Attributes:
+      parameters: trained, P.
+      frozen: parameters that are read and not trained, such as the teacher's.
+      activations: bytes of what the forward pass keeps for the backward pass, A: the residuals of
+        the objective's derivative, as JAX traces them.
+      batch: bytes of the batch.
+      trained_flops: of products in the forward and backward pass of what is trained, two a
+        multiply-add.
+      frozen_flops: of products that no gradient reaches.
+    """
+
+    parameters: int
+    frozen: int
+    activations: int
+    batch: int
+    trained_flops: int
+    frozen_flops: int
+
+    @property
+    def state(self) -> int:
+        """Bytes of the training state, which a checkpoint holds: 4 (1 + 2) P."""
+        return _FLOAT32 * (1 + _MOMENTS) * self.parameters
+
+    def memory(self, accumulation: int) -> int:
+        """Bytes at the peak: state + 4 P of gradients (8 P, added up over several) + frozen + A."""
+        gradients = _FLOAT32 * self.parameters * (1 + (accumulation > 1))
+        return self.state + gradients + _FLOAT32 * self.frozen + self.activations + self.batch
+
+
+def cost_of(objective: Objective, params: Params, frozen: Any, batch: Batch) -> StepCost:
+    """Counts a step without compiling anything.
+
+    A product forward costs two more backward, one for each operand, so that what a derivative
+    costs beyond its function tells the trained part from the frozen one.
+
+    Args:
+      objective: of the phase.
+      params: the trained groups, arrays or shapes.
+      frozen: what may be read beside them, arrays or shapes; what is not read does not count.
+      batch: one micro-batch of one device.
+    """
+
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    params, frozen, batch = (jax.tree.map(shape, tree) for tree in (params, frozen, batch))
+
+    def loss(params: Any, frozen: Any, batch: Batch) -> jax.Array:
+        terms = objective(params, frozen, batch, jax.random.key(0))
+        return sum((term.total for term in terms.values()), start=jnp.float32(0.0))
+
+    def derivative(params: Any, frozen: Any, batch: Batch) -> Any:
+        _, pull = jax.vjp(lambda params: loss(params, frozen, batch), params)
+        return pull(jnp.float32(1.0)), jax.tree.leaves(pull)
+
+    forward = jax.make_jaxpr(loss)(params, frozen, batch).jaxpr
+    both = jax.make_jaxpr(derivative)(params, frozen, batch).jaxpr
+    count = len(jax.tree.leaves(params))
+    inputs, kept = set(both.invars), both.outvars[count:]
+    residuals = {v for v in kept if isinstance(v, core.Var)} - inputs
+    read = {v for equation in forward.eqns for v in equation.invars if isinstance(v, core.Var)}
+    others = forward.invars[count : count + len(jax.tree.leaves(frozen))]
+    once, all_products = products(forward), products(both)
+    trained = (all_products - once) // 2
+    return StepCost(
+        count_parameters(params),
+        sum(v.aval.size for v in others if v in read),
+        sum(_bytes(v.aval) for v in residuals),
+        sum(map(_bytes, jax.tree.leaves(batch))),
+        3 * trained,
+        once - trained,
+    )
+
+
+def _bytes(x: Any) -> int:
+    return math.prod(x.shape) * np.dtype(x.dtype).itemsize
+
+
+def products(jaxpr: core.Jaxpr) -> int:
+    """FLOPs of every product that a traced function makes, two a multiply-add.
+
+    A scan counts as often as it turns; of branches, the dearest.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+            total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+            continue
+        inner = [products(part) for part in _parts(equation)]
+        if equation.primitive.name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner) * equation.params.get("length", 1)
+    return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _parts(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The functions that an operation calls."""
+    for value in equation.params.values():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, core.ClosedJaxpr):
+                yield part.jaxpr
+            elif isinstance(part, core.Jaxpr):
+                yield part
+
+
+def layer_rate(config: BertConfig, rows: int, length: int, *, trained: bool) -> float:
+    """FLOPs a second of one encoder layer on this device, the best of three calls.
+
+    Args:
+      config: the model; its dropout and dtype are those of the training.
+      rows: B of a micro-batch on a device.
+      length: T.
+      trained: forward and backward; False = forward alone, dropout off.
+    """
+    one = config.replace(num_layers=1)
+    rng = np.random.default_rng(0)
+
+    def draw(x: Any) -> np.ndarray:
+        return rng.normal(0.0, 0.02, x.shape).astype(np.float32)
+
+    params = jax.tree.map(draw, shapes_of(one, ("encoder",)))
+    x = rng.normal(size=(rows, length, one.hidden_size)).astype(np.float32)
+    segments = np.ones((rows, length), np.int32)
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), segments.shape)
+    dropout = trained and max(one.hidden_dropout, one.attention_dropout) > 0
+
+    def run(params: Params, x: jax.Array, key: jax.Array) -> jax.Array:
+        out: Any = Bert(one).apply(
+            {"params": params},
+            x,
+            segment_bias(jnp.asarray(segments)),
+            positions,
+            deterministic=not dropout,
+            rngs={"dropout": key},
+            method=lambda model, *given, **more: model.encoder(*given, **more),
+        )
+        return jnp.sum(jnp.square(out.last_hidden))
+
+    function = jax.grad(run, argnums=(0, 1)) if trained else run
+    given = jax.device_put((params, x, jax.random.key(0)))
+    flops = products(jax.make_jaxpr(function)(*given).jaxpr)
+    return flops / _seconds(jax.jit(function), *given)
+
+
+def update_seconds(optimizer: optax.GradientTransformation, parameters: int, width: int) -> float:
+    """How long an update of so many parameters takes: clipping, Adam and weight decay.
+
+    It is bound by memory: what up to four million parameters of one table take, in proportion.
+    """
+    table = jnp.ones((max(min(parameters, _PROBED) // width, 1), width), jnp.float32)
+    state = jax.jit(optimizer.init)({"word": table})
+
+    def update(gradient: Any, state: Any, params: Any) -> Any:
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = {"word": table}
+    return _seconds(jax.jit(update), params, state, params) * parameters / table.size
+
+
+def _seconds(function: Callable[..., Any], *given: Any) -> float:
+    """The best of three calls, after one that compiles."""
+    jax.block_until_ready(function(*given))
+    best = math.inf
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*given))
+        best = min(best, time.perf_counter() - began)
+    return best

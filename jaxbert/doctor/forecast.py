@@ -1,0 +1,207 @@
+"""What the phases of a run will need: memory, disk and time, before any of them has run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxbert.config import PhaseConfig
+from jaxbert.data.corpus import find_corpus
+from jaxbert.data.encoding import encode_rows
+from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.tokenizer import special_ids
+from jaxbert.doctor.estimate import StepCost, cost_of, layer_rate, shapes_of, update_seconds
+from jaxbert.interop.huggingface import Model
+from jaxbert.models.bert import BertConfig, count_parameters
+from jaxbert.run import OPTIMIZER, Run, stale
+from jaxbert.training.optimizer import make_optimizer
+
+_SAMPLE = 1_000  # training rows that are encoded
+_MEASURED = 1_000  # spans at most that pre-training is measured on
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseForecast:
+    """What a phase will need; memory and FLOPs on each device.
+
+    Attributes:
+      name: of the phase.
+      trains: the model.
+      cost: of a micro-batch.
+      rows, length: B and T of a batch on all devices.
+      steps: updates.
+      memory: bytes at the peak.
+      flops: of a step.
+      seconds: of all steps and evaluations, without compiling.
+      disk: bytes of its checkpoints and of the model that it writes, at most.
+    """
+
+    name: str
+    trains: str
+    cost: StepCost
+    rows: int
+    length: int
+    steps: int
+    memory: int
+    flops: int
+    seconds: float
+    disk: int
+
+
+class Forecast:
+    """Walks through the phases of a run with the shapes of the models that they will make.
+
+    Args:
+      job: has no problems.
+    """
+
+    def __init__(self, job: Run) -> None:
+        self._job, self._config = job, job.config
+        self._rates: dict[tuple[BertConfig, int, int, bool], float] = {}
+        self._encoded: Examples | None = None
+
+    def phases(self) -> Iterator[PhaseForecast]:
+        """What each phase needs, in order."""
+        made: dict[str, Model] = {}
+        for name, phase in self._config.sections.items():
+            if self._job.skips(phase):
+                continue
+            start, teacher = (
+                made.get(one) or self.start(one) if one else None
+                for one in (phase.start, phase.teacher)
+            )
+            assert start is not None
+            found, made[phase.trains] = self._phase(name, phase, start, teacher)
+            yield found
+
+    def start(self, name: str) -> Model:
+        """A model that no phase of the run trains, or the shape of one that is made anew."""
+        library = self._job.library
+        if name in ("given_teacher", "teacher"):
+            return library.given
+        if self._config.init_from and name in ("student", "initial_student"):
+            return library.get(name)
+        config = library.student_config
+        return Model(config, shapes_of(config), (), library.folder(name))
+
+    def _phase(
+        self, name: str, phase: PhaseConfig, start: Model, teacher: Model | None
+    ) -> tuple[PhaseForecast, Model]:
+        """A phase, and the shape of what it trains."""
+        objective = self._job.objective(phase, start, teacher)
+        config: BertConfig = getattr(objective, "student", None) or objective.model  # type: ignore[attr-defined]
+        absent = tuple(group for group in objective.groups if group not in start.params)
+        fresh = shapes_of(config, absent) if absent else {}
+        params = {group: start.params.get(group, fresh.get(group)) for group in objective.groups}
+        kept = {g: v for g, v in start.params.items() if g not in stale(objective)} | params
+        frozen = {"model": start.params} | ({"teacher": teacher.params} if teacher else {})
+        batches = self._batches(phase)
+        length, rows = batches.row_length, batches.rows // self._multiple(phase)
+        batch = self._job.data.stream(phase, batches)[0]
+        cost = cost_of(objective, params, frozen, jax.tree.map(lambda x: x[:rows], batch))
+        still = (teacher or start).config.replace(dtype=self._config.dtype)
+        # Rows of the model itself, forward alone, and a third of what training it takes.
+        ahead = cost.trained_flops / 3 / rows / self._rate(config, rows, length, trained=False)
+        seconds = self._step_seconds(phase, config, still, cost, rows, length)
+        kinds = bool(phase.eval_every) + bool(phase.eval_every or phase.checkpoint_every)
+        forecast = PhaseForecast(
+            name,
+            phase.trains,
+            cost,
+            batches.rows,
+            length,
+            phase.steps,
+            cost.memory(phase.accumulation),
+            phase.accumulation * (cost.trained_flops + cost.frozen_flops),
+            phase.steps * seconds + self._evaluated_rows(phase) * ahead,
+            # The latest and the best checkpoint, and the one that is being written.
+            (1 + kinds) * cost.state + 4 * count_parameters(kept),
+        )
+        return forecast, Model(config, kept, start.labels, self._job.library.folder(phase.trains))
+
+    def _step_seconds(
+        self,
+        phase: PhaseConfig,
+        config: BertConfig,
+        still: BertConfig,
+        cost: StepCost,
+        rows: int,
+        length: int,
+    ) -> float:
+        seconds = cost.trained_flops / self._rate(config, rows, length, trained=True)
+        if cost.frozen_flops:
+            seconds += cost.frozen_flops / self._rate(still, rows, length, trained=False)
+        optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
+        update = update_seconds(optimizer, cost.parameters, config.hidden_size)
+        return phase.accumulation * seconds + update
+
+    def _rate(self, config: BertConfig, rows: int, length: int, *, trained: bool) -> float:
+        """Measured once for what is the same in one layer."""
+        kept = ("hidden_size", "num_heads", "intermediate_size", "activation", "position", "dtype")
+        one = BertConfig(
+            **{key: getattr(config, key) for key in kept},
+            hidden_dropout=config.hidden_dropout * trained,
+            attention_dropout=config.attention_dropout * trained,
+        )
+        key = (one, rows, length, trained)
+        if key not in self._rates:
+            self._rates[key] = layer_rate(one, rows, length, trained=trained)
+        return self._rates[key]
+
+    def _multiple(self, phase: PhaseConfig) -> int:
+        return self._job.mesh.shape["data"] * phase.accumulation
+
+    def _batches(self, phase: PhaseConfig) -> PackedBatches:
+        """Batches of the phase's shape: of a sample of its rows, of text as if all were full."""
+        return PackedBatches(
+            self._full_spans(phase.nsp) if phase.data == "corpus" else self.sample,
+            batch_size=phase.batch_size,
+            row_length=self._config.max_length,
+            seed=self._config.seed,
+            packing=phase.packing,
+            multiple=self._multiple(phase),
+        )
+
+    @property
+    def sample(self) -> Examples:
+        """Some of the task's training rows, in word pieces."""
+        if self._encoded is None:
+            rows = self._job.data.task.train
+            order = np.random.Generator(np.random.PCG64(0)).permutation(len(rows))
+            self._encoded = encode_rows(
+                self._job.library.tokenizer,
+                rows.take(order < _SAMPLE),
+                max_length=self._config.max_length,
+                stride=self._job.data.task.task.stride,
+            )
+        return self._encoded
+
+    def _full_spans(self, pairs: bool) -> Examples:
+        """Text as long as a row; with the labels that pairs of sentences have."""
+        tokenizer = self._job.library.tokenizer
+        ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size), special_ids(tokenizer))
+        spans = [np.resize(ordinary, self._config.max_length) for _ in range(4)]
+        return Examples.join(spans, labels=np.zeros(4, np.int32) if pairs else None)
+
+    def _evaluated_rows(self, phase: PhaseConfig) -> float:
+        """Packed rows that all evaluations of a phase read, about."""
+        if not phase.eval_every:
+            return 0.0
+        times = -(-phase.steps // phase.eval_every)
+        if phase.data == "corpus":
+            return float(times * _MEASURED)
+        share = float(self.sample.lengths.mean()) / self._config.max_length
+        return times * len(self._job.data.task.dev) * share
+
+    def text_bytes(self) -> int:
+        """Bytes of the corpus's files; 0 without a corpus, and of a prepared one."""
+        corpus = self._config.corpus
+        if not self._job.data.reads("corpus") or corpus.startswith("prepared:"):
+            return 0
+        terms = find_corpus(corpus, self._config.data_dir)
+        files = {Path(file) for term in terms for file in term.source.files()}
+        return sum(file.stat().st_size for file in files)

@@ -1,0 +1,249 @@
+"""`jaxbert doctor`: what it finds, printed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jaxbert.config import RunConfig
+from jaxbert.data.tokenizer import Tokenizer
+from jaxbert.doctor.forecast import Forecast, PhaseForecast
+from jaxbert.errors import UserError, UserErrors
+from jaxbert.evaluation.teacher import LabelOrder, check_order
+from jaxbert.interop.huggingface import Model
+from jaxbert.models.bert import count_parameters
+from jaxbert.run import Run
+from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.workdir import check_claim
+
+_UNKNOWN = 0.02  # share of unknown pieces from which a vocabulary is doubtful
+_CASED = 0.01  # share of pieces with a capital letter from which a vocabulary is cased
+_SHOWN = 8  # classes of a confusion matrix that is printed
+_STUDENTS = ("student", "initial_student", "random_student")
+
+
+def diagnose(config: RunConfig, workdir: Path, console: Console | None = None) -> None:
+    """Prints what a run starts from, its teacher's score and what it costs; writes nothing.
+
+    Args:
+      config: checked.
+      workdir: the run's folder; need not be there.
+      console: where to; tables on a terminal, plain lines elsewhere.
+
+    Raises:
+      UserErrors: everything for which the run would be refused.
+    """
+    _Report(config, workdir, console or Console()).write()
+
+
+class _Report:
+    def __init__(self, config: RunConfig, workdir: Path, console: Console) -> None:
+        self._config, self._workdir, self._console = config, workdir, console
+        self._job = Run(config, workdir)
+        self._forecast = Forecast(self._job)
+        self._warnings: list[str] = []
+
+    def write(self) -> None:
+        errors = self._job.problems()
+        try:
+            check_claim(self._workdir, self._config)
+        except UserError as error:
+            errors.append(error)
+        said = {line for error in errors for line in error.lines}
+        for part in (self._teacher, self._student, self._score):
+            try:
+                part()
+            except UserError as error:  # what a check has said stops a part, too
+                errors += [] if set(error.lines) <= said else [error]
+        if not errors:
+            self._costs()
+        for warning in self._warnings:
+            self._say(warning)
+        if errors:
+            raise UserErrors(errors)
+        self._say("nothing stands against this run")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on a terminal; elsewhere a line a row."""
+        if not self._console.is_terminal:
+            for first, *rest in rows:
+                named = zip(columns[1:], rest, strict=True)
+                self._say(f"{title} {first}: " + ", ".join(f"{k} {v}".strip() for k, v in named))
+            return
+        table = Table(title=title, box=box.SIMPLE_HEAD, show_header=any(columns))
+        for number, name in enumerate(columns):
+            table.add_column(name, justify="right" if number and any(columns) else "left")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table, highlight=False, markup=False)
+
+    # --- models -----------------------------------------------------------------------------------
+
+    def _teacher(self) -> None:
+        library = self._job.library
+        if not library.has_teacher:
+            self._say("no teacher: the run pre-trains its model from random weights")
+            return
+        model = library.given
+        rows = [
+            ("reference", f"{self._config.teacher} -> {model.folder}"),
+            ("head", self._head(model)),
+            *_shape(model),
+            ("vocabulary", self._vocabulary(library.tokenizer)),
+            ("hash", parameter_hash(model.params)),
+        ]
+        self._table("teacher", ("", ""), rows)
+
+    def _student(self) -> None:
+        if not any(phase.start in _STUDENTS for phase in self._config.sections.values()):
+            return
+        start, init = self._config.init_from, self._config.student.init
+        made = "cut out of the teacher" if init == "teacher" else "with random weights"
+        model = self._forecast.start("student")
+        rows = [("start", start or f"new, {made}"), *_shape(model)]
+        self._table("student", ("", ""), rows)
+
+    def _head(self, model: Model) -> str:
+        if "classifier" in model.params:
+            classes = ", ".join(model.labels)
+            said = f"{model.config.head} ({model.config.classifier})"
+            return said + f": {classes}" * bool(classes)
+        phases = self._config.sections.items()
+        makes = [k for k, p in phases if p.objective == "finetune" and p.trains == "teacher"]
+        return f"none; the phase {makes[0]} makes one" if makes else "none"
+
+    def _vocabulary(self, tokenizer: Tokenizer) -> str:
+        """Its size and casing, found out by trying; warns where these do not go together."""
+        lowers, plain = _same(tokenizer, "Film", "film"), _same(tokenizer, "é", "e")
+        pieces = [piece for piece in tokenizer.pieces if not re.match(r"[\[<]", piece)]
+        cased = sum(piece != piece.lower() for piece in pieces) > _CASED * len(pieces)
+        if cased == lowers:
+            has, does = ("has", "takes them away") if cased else ("has no", "leaves them")
+            self._warnings.append(
+                f"warning: the vocabulary {has} capital letters and the tokenizer {does}: check "
+                f"do_lower_case in {self._job.library.tokenizer_folder}/tokenizer_config.json"
+            )
+        done = "put in lower case" if lowers else "left in its case"
+        return (
+            f"{tokenizer.vocab_size:,} pieces, {'' if cased else 'un'}cased; text is {done}"
+            + ", accents are taken off" * plain
+        )
+
+    # --- the teacher on the task ------------------------------------------------------------------
+
+    def _score(self) -> None:
+        if not self._job.data.reads("task", "augmentation"):
+            return
+        unknown = float(np.mean(self._forecast.sample.tokens == self._job.library.tokenizer.unk_id))
+        self._say(f"task: {unknown:.2%} of the training rows' pieces are unknown to the vocabulary")
+        if unknown > _UNKNOWN:
+            self._warnings.append(
+                "warning: the vocabulary does not know the task's texts: it is of another "
+                "language, or not the teacher's"
+            )
+        if not self._job.library.teacher_is_finetuned or not self._comparable():
+            return
+        score = self._job.score_teacher()
+        assert score is not None
+        line, *warnings = score.lines
+        self._say(line)
+        self._warnings += warnings
+        task, teacher = self._job.data.task.task, self._job.library.given
+        if score.order:
+            self._confusion(score.order, task.classes, teacher.labels)
+        check_order(score, teacher, task, self._config.teacher)
+
+    def _confusion(self, found: LabelOrder, classes: Sequence[str], labels: Sequence[str]) -> None:
+        if len(classes) <= _SHOWN:
+            named = zip(classes, found.confusion.tolist(), strict=True)
+            rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in named]
+            self._table("rows of the class", ("", *(f"said {name}" for name in labels)), rows)
+        if not found.moved:
+            self._say("label order: that of the task, by name and by what the teacher says")
+            return
+        moved = ", ".join(f"{labels[found.order[i]]} is {classes[i]}" for i in found.moved)
+        self._say(
+            f"label order: the best is {moved}: accuracy {found.accuracy(found.order):.4f} instead "
+            f"of {found.accuracy():.4f}, by chance with probability {found.chance:.1g} at most"
+        )
+
+    def _comparable(self) -> bool:
+        """Whether the teacher can be asked at all; if not, a check has said why."""
+        model, task = self._job.library.given, self._job.data.task.task
+        return (
+            model.config.head == task.kind
+            and model.config.num_labels == task.num_outputs
+            and self._job.library.tokenizer.vocab_size <= model.config.vocab_size
+            and self._config.max_length <= model.config.max_position_embeddings
+        )
+
+    # --- what it costs ----------------------------------------------------------------------------
+
+    def _costs(self) -> None:
+        phases = list(self._forecast.phases())
+        columns = ("", "trains", "parameters", "batch", "memory", "FLOPs a step", "steps")
+        rows = [_cost(phase) for phase in phases]
+        self._table("phase", (*columns, "minutes", "disk"), rows)
+        device = jax.devices()[0]
+        self._say(
+            "estimated: memory is 12 bytes a trained parameter (values, two moments), 4 of its "
+            "gradient, 4 a frozen one, and what the backward pass keeps of a batch; time is from "
+            f"layers timed now on {device.platform} ({device.device_kind}), without compiling"
+        )
+        text = self._forecast.text_bytes()
+        if text:
+            self._say(f"corpus: {_size(text)} of files; its cache takes about half of the text")
+        seconds, disk = sum(p.seconds for p in phases), sum(p.disk for p in phases)
+        peak = max((p.memory for p in phases), default=0)
+        self._say(
+            f"the run: about {seconds / 60:.1f} minutes, {_size(peak)} of memory a device, "
+            f"{_size(disk)} of disk at most"
+        )
+
+
+def _cost(phase: PhaseForecast) -> tuple[str, ...]:
+    return (
+        phase.name,
+        phase.trains,
+        f"{phase.cost.parameters:,}",
+        f"{phase.rows} x {phase.length}",
+        _size(phase.memory),
+        f"{phase.flops / 1e9:,.1f} G",
+        f"{phase.steps:,}",
+        f"{phase.seconds / 60:.1f}",
+        _size(phase.disk),
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _same(tokenizer: Tokenizer, one: str, other: str) -> bool:
+    first, second = tokenizer.encode([one, other])
+    return bool(np.array_equal(first, second))
+
+
+def _shape(model: Model) -> list[tuple[str, str]]:
+    c = model.config
+    projection = "none found"
+    if "projection" in model.params:
+        many = f"{c.num_layers + 1}, one a hidden state" if c.projection_per_layer else "one"
+        projection = f"{many}, to width {c.projection_size}"
+    return [
+        ("layers", f"{c.num_layers} of width {c.hidden_size}, feed-forward {c.intermediate_size}"),
+        ("heads", f"{c.num_heads} of {c.head_size}"),
+        ("positions", f"{c.max_position_embeddings} {c.position}"),
+        ("parameters", f"{count_parameters(model.params):,} in {', '.join(model.params)}"),
+        ("projection", projection),
+    ]

@@ -1,0 +1,101 @@
+"""What a step is said to need, against states that are made and programs that are compiled."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+import small
+
+from jaxbert.doctor.estimate import cost_of, products, shapes_of
+from jaxbert.evaluation.flops import forward_flops
+from jaxbert.models.bert import PRESETS, count_parameters
+from jaxbert.objectives.alignment import align
+from jaxbert.objectives.distillation import LayerDistillation
+from jaxbert.training import sharding
+from jaxbert.training.optimizer import make_optimizer
+from jaxbert.training.step import init_state, make_step
+
+ROWS, LENGTH = 16, 32
+
+
+def batch(rows: int = ROWS):
+    return small.one_batch(small.examples([LENGTH] * rows), packing=False, row_length=LENGTH)
+
+
+def cost(name: str):
+    objective = small.OBJECTIVES[name]
+    return cost_of(objective, small.trained(objective), small.frozen(), batch())
+
+
+@pytest.mark.parametrize("name", small.OBJECTIVES)
+def test_the_state_has_the_bytes_that_are_said(name):
+    objective = small.OBJECTIVES[name]
+    params = small.trained(objective)
+    state = init_state(params, make_optimizer(learning_rate=1.0, steps=1), sharding.make_mesh(1))
+    made = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.ndim)
+    found = cost(name)
+    assert found.parameters == count_parameters(params)
+    assert found.state == made
+
+
+def test_the_published_students_are_counted():
+    assert count_parameters(shapes_of(PRESETS["tinybert4"])) == 14_350_248
+
+
+def test_training_a_classifier_costs_three_times_its_prediction():
+    """Hand-counted in the one, traced in the other."""
+    found = cost("finetune")
+    assert found.trained_flops == 3 * ROWS * forward_flops(small.STUDENT, LENGTH)
+    assert found.frozen == found.frozen_flops == 0
+
+
+def test_a_teacher_costs_its_prediction_and_has_its_parameters():
+    found = cost("predictions")
+    assert found.trained_flops == 3 * ROWS * forward_flops(small.STUDENT, LENGTH)
+    assert found.frozen_flops == ROWS * forward_flops(small.TEACHER, LENGTH)
+    assert found.frozen == count_parameters(small.frozen())
+
+
+def test_of_a_teacher_of_layers_nothing_is_counted_that_is_not_read():
+    found, teacher = cost("layers"), small.frozen()["teacher"]
+    read = count_parameters({g: teacher[g] for g in ("embeddings", "encoder")})
+    assert found.frozen == read
+    # Neither pooler nor classifier; the mix of values of the last layer is computed all the same.
+    head = 2 * (small.TEACHER.hidden_size**2 + small.TEACHER.hidden_size * 3)
+    assert found.frozen_flops == ROWS * (forward_flops(small.TEACHER, LENGTH) - head)
+
+
+def test_products_of_scans_and_branches():
+    x = jnp.ones((4, 4))
+
+    def turns(x):
+        return jax.lax.scan(lambda c, _: (c @ x, None), x, None, length=5)[0]
+
+    def either(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+    one = 2 * 4**3
+    assert products(jax.make_jaxpr(turns)(x).jaxpr) == 5 * one
+    assert products(jax.make_jaxpr(either)(x).jaxpr) == 2 * one
+    assert products(jax.make_jaxpr(jax.jit(lambda x: x @ x))(x).jaxpr) == one
+
+
+def test_memory_is_near_that_of_the_compiled_step():
+    """Within a quarter of all that the compiler sets aside; of one layer, to compile quickly."""
+    one, other = (config.replace(num_layers=1) for config in (small.STUDENT, small.TEACHER))
+    objective = LayerDistillation(one, other, align(other, one))
+    params = {g: v for g, v in small.visible_params(one, 1).items() if g in objective.groups}
+    frozen = {"teacher": small.visible_params(other, 2)}
+    optimizer, mesh, data = (
+        make_optimizer(learning_rate=1.0, steps=1),
+        sharding.make_mesh(1),
+        batch(),
+    )
+    found = cost_of(objective, params, frozen, data)
+    state = init_state(params, optimizer, mesh)
+    step = make_step(objective, optimizer, mesh, state, seed=0, phase=0)
+    compiled = step.lower(state, frozen, data).compile().memory_analysis()
+    taken = compiled.argument_size_in_bytes + compiled.temp_size_in_bytes
+    assert found.memory(1) == pytest.approx(taken, rel=0.25)
+    assert found.activations > 0.4 * taken
