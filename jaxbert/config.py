@@ -156,7 +156,12 @@ class PhaseConfig:
       start: the model it starts from: a name that an earlier phase trains, or ``given_teacher``,
         ``initial_student`` (before any training), ``random_student`` (its shape, random weights) or
         ``student`` (what init_from names, else the initial student).
-      teacher: the frozen model it learns from; empty for ``finetune`` and ``pretrain``.
+      teacher: the frozen model it learns from, a name as ``start`` or a reference with a colon,
+        such as ``run:WORKDIR#teacher``; empty for ``finetune`` and ``pretrain``.
+      teacher_cache: what of the teacher is computed once, kept under ``cache/`` of the workdir and
+        read from there: ``auto``, its logits where they are all that the phase reads of it and it
+        sees examples again (or the teacher has a vocabulary of its own); ``layers``, whatever the
+        phase reads of it; ``none``, nothing.
       steps: updates.
       batch_size: examples an update.
       accumulation: micro-batches that a batch is cut into.
@@ -189,6 +194,7 @@ class PhaseConfig:
     trains: str = option("student")
     start: str = option("student")
     teacher: str = option("")
+    teacher_cache: str = option("auto", among=("auto", "layers", "none"))
     steps: int = option(1000, low=1)
     batch_size: int = option(32, low=1)
     accumulation: int = option(1, low=1)
@@ -216,6 +222,11 @@ class PhaseConfig:
     compat: str = option("", among=("", "huawei"))
     eval_every: int = option(0, low=0)
     checkpoint_every: int = option(0, low=0)
+
+    @property
+    def outside_teacher(self) -> bool:
+        """Whether the teacher is a reference and no name of this run."""
+        return ":" in self.teacher
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Library:
 
     ``given_teacher`` is what the config's teacher names; ``initial_student`` a student before any
     training, ``random_student`` one of its shape with random weights, ``student`` the one to start
-    from; every other name is a model that a phase trained.
+    from; a name with a colon is a reference; every other is a model that a phase trained.
 
     Args:
       config: the run's.
@@ -43,6 +43,7 @@ class Library:
     def __init__(self, config: RunConfig, workdir: Path) -> None:
         self._config, self._workdir = config, workdir
         self.has_teacher = bool(config.teacher)
+        self._outside: dict[str, Model] = {}
 
     @functools.cached_property
     def given(self) -> Model:
@@ -94,9 +95,24 @@ class Library:
         """Whether the given teacher comes with a classifier."""
         return self.has_teacher and "classifier" in self.given.params
 
+    def foreign(self, model: Model) -> Tokenizer | None:
+        """The tokenizer of a model that has another than the run; None where they are the same."""
+        tokenizer = load_tokenizer(model.folder)
+        return None if tokenizer.fingerprint == self.tokenizer.fingerprint else tokenizer
+
     def check(self) -> list[UserError]:
-        """What is wrong with the models that the run starts from."""
-        errors = self._check_teacher() if self.has_teacher else []
+        """What is wrong with the models that the run starts from and learns from."""
+        errors: list[UserError] = []
+        if self.has_teacher:
+            errors += self._check_teacher(self.given, self._config.teacher, self.tokenizer)
+        for phase in self._config.sections.values():
+            try:
+                if phase.outside_teacher:
+                    model = self.get(phase.teacher)
+                    tokenizer = load_tokenizer(model.folder)
+                    errors += self._check_teacher(model, phase.teacher, tokenizer)
+            except UserError as error:
+                errors.append(error)
         starts = {phase.start for phase in self._config.sections.values()}
         for name in ("student", "initial_student"):
             try:
@@ -108,14 +124,14 @@ class Library:
                 errors.append(error)
         return errors
 
-    def _check_teacher(self) -> list[UserError]:
+    def _check_teacher(self, model: Model, reference: str, tokenizer: Tokenizer) -> list[UserError]:
         errors: list[UserError] = []
-        pieces, rows = self.tokenizer.vocab_size, self.given.config.vocab_size
+        pieces, rows = tokenizer.vocab_size, model.config.vocab_size
         if pieces > rows:
             what = f"the tokenizer has {pieces} pieces, the teacher {rows}"
             fix = "put the tokenizer that the teacher was trained with into its folder"
-            errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
-        return errors + self._check_length(self.given, f"the teacher {self._config.teacher}")
+            errors.append(UserError(what, f"teacher {reference}", fix))
+        return errors + self._check_length(model, f"the teacher {reference}")
 
     @functools.cached_property
     def student_config(self) -> BertConfig:
@@ -153,6 +169,10 @@ class Library:
         """The model of a name."""
         if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
             return self.given
+        if ":" in name:
+            if name not in self._outside:
+                self._outside[name] = read_model(hub.resolve(name))
+            return self._outside[name]
         folder = self.folder(name)
         if name == "random_student":
             fresh = init_params(self.student_config, jax.random.key(self._config.seed))

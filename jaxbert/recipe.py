@@ -290,9 +290,17 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
         if phase.objective in ("finetune", "pretrain"):
             what, fix = f"{phase.objective} has no teacher", "remove it"
             check(not phase.teacher, what, fix, f"{name}.teacher", objective)
+            good, cache = phase.teacher_cache == "auto", f"{name}.teacher_cache"
+            check(good, what, fix, cache, objective)
         else:
             what = f"no earlier phase trains {phase.teacher!r}"
-            check(phase.teacher in made, what, fix, f"{name}.teacher", objective, *named)
+            fix += ", or a reference such as run:WORKDIR#teacher"
+            good = phase.teacher in made or phase.outside_teacher
+            check(good, what, fix, f"{name}.teacher", objective, *named)
+        padded = bool(phase.compat) and phase.objective == "layers"
+        what, cache = "padded means read padding, of which nothing is kept", f"{name}.teacher_cache"
+        good = not padded or phase.teacher_cache != "layers"
+        check(good, what, "give none", cache, objective, f"{name}.compat")
         needs_labels = phase.objective in ("predictions", "finetune")
         what = f"the objective {phase.objective} needs labelled data"
         check(phase.data != "corpus" or not needs_labels, what, "give task", data, objective)

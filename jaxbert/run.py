@@ -12,8 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbert import teaching
 from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
+from jaxbert.data.taught import Taught
 from jaxbert.datasets import Datasets
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.masked import measure
@@ -136,6 +139,11 @@ class Run:
         if self.library.teacher_is_finetuned:
             scoring |= {"teacher", "given_teacher"}
         for name, phase in self.config.sections.items():
+            try:
+                scoring |= self._check_outside(name, phase)
+            except UserError as error:
+                errors.append(error)
+                scoring.add(phase.teacher)  # nothing more is known of it
             if phase.objective == "predictions" and phase.teacher not in scoring:
                 what = f"{phase.teacher!r} has no classifier, so that it predicts nothing"
                 fix = "give a model that is fine-tuned on the task"
@@ -154,6 +162,18 @@ class Run:
         if errors:  # each once, however many models it was met in
             raise UserErrors(list({error.line: error for error in errors}.values()))
         self.data.tokenize()
+
+    def _check_outside(self, name: str, phase: PhaseConfig) -> set[str]:
+        """Checks a teacher given by reference; returns it if it has a classifier."""
+        if not phase.outside_teacher:
+            return set()
+        teacher = self.library.get(phase.teacher)
+        if (tokenizer := self.library.foreign(teacher)) is not None:
+            teaching.check_foreign(name, phase, teacher.config.head)
+            if phase.data == "task" and teacher.config.head == "tagging":
+                theirs = self.data.as_read_by(tokenizer, phase)
+                teaching.check_words(self.data.examples, theirs)
+        return {phase.teacher} if "classifier" in teacher.params else set()
 
     def _check_labels(self) -> None:
         """Reads the task, and holds the heads that models come with against it."""
@@ -175,6 +195,10 @@ class Run:
         fix = "give a teacher fine-tuned on this task, or one without a classifier"
         if self.library.has_teacher:
             check(self.library.given, "teacher", f"teacher {self.config.teacher}", fix)
+        for name, phase in self.config.sections.items():
+            if phase.outside_teacher:
+                model, where = self.library.get(phase.teacher), f"config key {name}.teacher"
+                check(model, "teacher", where, fix)
         if self.config.init_from:
             where = f"config key init_from ({self.config.init_from})"
             fix = "give the run of a general distillation, or one on this task"
@@ -241,7 +265,8 @@ class Run:
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
         batches = self.data.packed(phase, self.mesh.shape["data"] * phase.accumulation)
-        source, stream = batches.source, self.data.stream(phase, batches)
+        taught = self._taught(name, objective, teacher, batches) if teacher else None
+        source, stream = batches.source, self.data.stream(phase, batches, taught)
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
@@ -253,7 +278,7 @@ class Run:
             phase=index,
             accumulation=phase.accumulation,
         )
-        frozen = self._frozen(start, teacher, objective)
+        frozen = self._frozen(start, None if taught else teacher, objective)
         checkpoints = Checkpoints(self.workdir / "checkpoints" / name)
         plan = Plan(
             name,
@@ -302,6 +327,8 @@ class Run:
             "start_hash": plan.sources["start"],
             "teacher_hash": plan.sources["teacher"],
             "data_hash": plan.sources["data"],
+            "teacher_cache": taught and {"outputs": list(taught.outputs), "bytes": taught.bytes},
+            "teacher_seconds": taught and taught.record["seconds"],
             "parameter_hash": parameter_hash(trained),
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }
@@ -316,6 +343,26 @@ class Run:
             flush=True,
         )
         return result
+
+    def _taught(
+        self, name: str, objective: Any, teacher: Model, batches: PackedBatches
+    ) -> Taught | None:
+        """What a phase's teacher says, where it is asked before the phase (``teacher_cache``)."""
+        phase, tokenizer = self.config.sections[name], self.library.foreign(teacher)
+        read = None
+        if tokenizer is not None:
+            teaching.check_foreign(name, phase, teacher.config.head)
+            read = self.data.as_read_by(tokenizer, phase)
+        return teaching.ask(
+            objective,
+            teacher.params,
+            lambda: self._frozen(None, teacher, objective),
+            phase,
+            batches,
+            self.workdir / "cache" / f"taught_{name}",
+            self.mesh,
+            read=read,
+        )
 
     def _evaluator(
         self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
@@ -341,7 +388,7 @@ class Run:
 
         return evaluate
 
-    def _frozen(self, start: Model, teacher: Model | None, objective: Objective) -> Any:
+    def _frozen(self, start: Model | None, teacher: Model | None, objective: Objective) -> Any:
         """On the devices, the parameters that the objective reads and does not train."""
         frozen: dict[str, Any] = {}
         if teacher is not None:
@@ -349,7 +396,7 @@ class Run:
             if isinstance(objective, LayerDistillation):
                 groups = ("embeddings", "encoder")
             frozen["teacher"] = {g: teacher.params[g] for g in groups}
-        if isinstance(objective, Pretraining) and objective.encoder_frozen:
+        if start and isinstance(objective, Pretraining) and objective.encoder_frozen:
             frozen["model"] = {g: start.params[g] for g in objective.frozen_groups}
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
 

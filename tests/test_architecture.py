@@ -15,7 +15,7 @@ FLOORS = (
     ("models", "data", "config"),
     ("objectives", "interop", "workdir", "recipe"),
     ("training", "evaluation"),
-    ("library", "augment"),
+    ("library", "augment", "teaching"),
     ("datasets",),
     ("run",),
     ("cli",),

@@ -149,7 +149,7 @@ def step_reached(workdir: Path, phase: str, step: int) -> Callable[[], bool]:
     return lambda: path.exists() and start in path.read_text(encoding="utf-8")
 
 
-TIMES = {"seconds", "data_wait", "data_wait_fraction"}
+TIMES = {"seconds", "data_wait", "data_wait_fraction", "teacher_seconds"}
 
 
 def values_of(workdir: Path) -> dict[tuple[str, int, str], float]:

@@ -61,16 +61,16 @@ class LayerDistillation:
         if padded:
             params = params | {"embeddings": freeze_padding_row(params["embeddings"])}
         mine = self._states(self.student, params, batch, student=True, key=key)
-        theirs = self._states(self.teacher, frozen["teacher"], batch, student=False, key=key)
+        theirs = self.teach(frozen, batch) if batch.taught is None else batch.taught
 
         def score(layer: int, other: int) -> losses.Term:
-            a, b = mine.scores[layer], theirs.scores[other]
+            a, b = mine.scores[layer], theirs[f"scores/{other}"]
             return (
                 losses.padded_score_mse(a, b) if padded else losses.score_mse(a, b, batch.segments)
             )
 
         def state(index: int, other: int) -> losses.Term:
-            a, b = mine.hidden[index], theirs.hidden[other]
+            a, b = mine.hidden[index], theirs[f"hidden/{other}"]
             if self.student.projection_size:
                 a = project(self.student, params, a, index)
             return (
@@ -91,8 +91,18 @@ class LayerDistillation:
             terms["embedding"] = state(*pairs[0])
         return terms
 
+    def teach(self, frozen: Any, batch: Batch) -> dict[str, Array]:
+        """What the teacher says of a batch, as ``Batch.taught`` has it."""
+        return self._states(self.teacher, frozen["teacher"], batch, student=False).named()
+
     def _states(
-        self, config: BertConfig, params: Any, batch: Batch, *, student: bool, key: Array
+        self,
+        config: BertConfig,
+        params: Any,
+        batch: Batch,
+        *,
+        student: bool,
+        key: Array | None = None,
     ) -> EncoderOutput:
         hidden, attention = self.alignment.hidden, self.alignment.attention
         if student:
@@ -141,7 +151,8 @@ class PredictionDistillation:
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Terms:
         head = self.student.head
         mine = classify(self.student, params, batch, key, self.compat)
-        theirs = classify(self.teacher, frozen["teacher"], batch, None, self.compat)
+        taught = self.teach(frozen, batch) if batch.taught is None else batch.taught
+        theirs = taught["logits"]
         if head == "regression":
             error = losses.squared_error(mine[..., 0], theirs[..., 0], batch.weights)
             return {"prediction": error}
@@ -154,6 +165,10 @@ class PredictionDistillation:
             over_classes=head in ("classification", "tagging"),
         )
         return {"prediction": prediction, "accuracy": losses.accuracy(*made)}
+
+    def teach(self, frozen: Any, batch: Batch) -> dict[str, Array]:
+        """What the teacher says of a batch, as ``Batch.taught`` has it."""
+        return {"logits": classify(self.teacher, frozen["teacher"], batch, None, self.compat)}
 
 
 def _add_layers(terms: list[losses.Term]) -> losses.Term:
