@@ -32,6 +32,7 @@ from jaxbert.training.checkpoint import parameter_hash
 from jaxbert.training.loop import place
 
 FORMAT = 1
+_POSITIONS = 4096  # rows x positions of a batch at least: of fewer, devices see little work
 
 
 def check_foreign(name: str, phase: PhaseConfig, head: str) -> None:
@@ -116,10 +117,9 @@ def ask(
         flush=True,
     )
     began = time.monotonic()
-    # As many rows as the phase has, so that it fits wherever a live teacher would.
     asked = PackedBatches(
         source,
-        batch_size=phase.batch_size,
+        batch_size=max(phase.batch_size, _POSITIONS // learnt.row_length),
         row_length=learnt.row_length,
         seed=0,
         packing=phase.packing,
