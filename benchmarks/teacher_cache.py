@@ -73,9 +73,7 @@ def compare(name: str, objective: Any, params: Any, theirs: Any, args: Any, exam
     )
     frozen = jax.device_put({"teacher": theirs})
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        taught = teaching.ask(
-            objective, theirs, lambda: frozen, phase, batches, Path(folder) / "said", mesh
-        )
+        taught = teaching.ask(objective, frozen, phase, batches, Path(folder) / "said", mesh)
         assert taught is not None
         live = Side(objective, params, frozen, batches, mesh)
         cached = Side(objective, params, {}, TaughtBatches(batches, taught), mesh)

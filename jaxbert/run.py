@@ -355,8 +355,7 @@ class Run:
             read = self.data.as_read_by(tokenizer, phase)
         return teaching.ask(
             objective,
-            teacher.params,
-            lambda: self._frozen(None, teacher, objective),
+            {"teacher": teacher.params},
             phase,
             batches,
             self.workdir / "cache" / f"taught_{name}",
@@ -388,7 +387,7 @@ class Run:
 
         return evaluate
 
-    def _frozen(self, start: Model | None, teacher: Model | None, objective: Objective) -> Any:
+    def _frozen(self, start: Model, teacher: Model | None, objective: Objective) -> Any:
         """On the devices, the parameters that the objective reads and does not train."""
         frozen: dict[str, Any] = {}
         if teacher is not None:
@@ -396,7 +395,7 @@ class Run:
             if isinstance(objective, LayerDistillation):
                 groups = ("embeddings", "encoder")
             frozen["teacher"] = {g: teacher.params[g] for g in groups}
-        if start and isinstance(objective, Pretraining) and objective.encoder_frozen:
+        if isinstance(objective, Pretraining) and objective.encoder_frozen:
             frozen["model"] = {g: start.params[g] for g in objective.frozen_groups}
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
 

@@ -58,8 +58,7 @@ def check_foreign(name: str, phase: PhaseConfig, head: str) -> None:
 
 def ask(
     objective: Any,
-    params: Any,
-    frozen: Callable[[], Any],
+    frozen: Any,
     phase: PhaseConfig,
     learnt: PackedBatches,
     folder: Path,
@@ -71,8 +70,7 @@ def ask(
 
     Args:
       objective: has a ``teacher`` and what it says: ``teach(frozen, batch)``, a ``Batch.taught``.
-      params: the teacher's, on the host.
-      frozen: puts what the objective reads of it on the devices, if it must be asked.
+      frozen: what that reads, ``{"teacher": params}``; on the devices while it is asked.
       phase: the phase.
       learnt: the phase's batches.
       folder: where it is kept.
@@ -87,7 +85,7 @@ def ask(
         sentence than the student.
     """
     model: BertConfig = objective.teacher
-    shapes = jax.eval_shape(objective.teach, {"teacher": params}, learnt[0])
+    shapes = jax.eval_shape(objective.teach, frozen, learnt[0])
     outputs = {key: Output.of(key, x.shape, model.head) for key, x in sorted(shapes.items())}
     again = learnt.epoch(phase.steps) > 1 and set(outputs) == {"logits"}
     if read is None and (
@@ -100,7 +98,7 @@ def ask(
     size = count_bytes(outputs, sizes)
     identity = {
         "format": FORMAT,
-        "teacher": parameter_hash(params),
+        "teacher": parameter_hash(frozen),
         "model": dataclasses.asdict(model),
         "compat": phase.compat,
         "row_length": learnt.row_length,
@@ -129,7 +127,7 @@ def ask(
         vocab_size=model.vocab_size,
     )
     writer = TaughtWriter(folder, outputs, sizes)
-    for batch, ids, said in _answers(objective.teach, frozen(), asked, mesh):
+    for batch, ids, said in _answers(objective.teach, frozen, asked, mesh):
         writer.put(batch, ids, said)
     writer.finish(identity | {"seconds": time.monotonic() - began})
     return Taught(folder)
@@ -142,7 +140,10 @@ def _answers(
 
     A batch is handed out when the next one is under way: the devices work meanwhile.
     """
-    rows = sharding.rows(mesh)
+    rows, frozen = (
+        sharding.rows(mesh),
+        jax.device_put(frozen, sharding.tree_shardings(mesh, frozen)),
+    )
     run = jax.jit(teach, in_shardings=(None, rows))
     before = None
     for step in range(len(asked)):

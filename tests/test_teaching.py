@@ -68,8 +68,7 @@ def ask(objective: Any, params: Any, batches: PackedBatches, folder: Path, **pha
     given = {"steps": 3, "batch_size": 4, "teacher_cache": "layers"} | phase
     return teaching.ask(
         objective,
-        params,
-        lambda: {"teacher": params},
+        {"teacher": params},
         PhaseConfig(**given),
         batches,
         folder,
@@ -199,8 +198,7 @@ def test_a_teacher_reads_rows_in_its_own_pieces(name, tmp_path, within):
     batches = packed(learnt, row_length=20)
     taught = teaching.ask(
         objective,
-        theirs,
-        lambda: {"teacher": theirs},
+        {"teacher": theirs},
         PhaseConfig(steps=1, batch_size=4),
         batches,
         tmp_path / "said",
