@@ -140,10 +140,8 @@ def _answers(
 
     A batch is handed out when the next one is under way: the devices work meanwhile.
     """
-    rows, frozen = (
-        sharding.rows(mesh),
-        jax.device_put(frozen, sharding.tree_shardings(mesh, frozen)),
-    )
+    rows = sharding.rows(mesh)
+    frozen = jax.device_put(frozen, sharding.tree_shardings(mesh, frozen))
     run = jax.jit(teach, in_shardings=(None, rows))
     before = None
     for step in range(len(asked)):
