@@ -28,10 +28,11 @@ class Batch:
       places: int32 [B, M], positions in the row of pieces that have a label of their own (a word
         to tag, a piece that was masked); 0 for none. None where no piece has one.
       targets: int32 [B, M], those labels; -1 for none.
-      taught: what a cached teacher says of this batch, by feature: ``logits`` float32 [B, S, C]
-        (of tagging [B, M, C], of spans [B, T, 2]), ``hidden/3`` [B, T, D], ``scores/2``
-        [B, H, T, T] and likewise ``queries``, ``keys`` and ``values``, layers counted from 0.
-        None = no cache.
+      taught: what a frozen teacher has said of these examples, so that none need be asked: a
+        mapping from ``logits`` to float32 [B, S, C] ([B, M, C] of tagging, [B, T, 2] of spans),
+        ``pooled`` to [B, S, D], ``hidden/3`` to [B, T, D], ``scores/2`` to [B, H, T, T], and
+        ``queries/2``, ``keys/2`` and ``values/2`` to [B, T, H, K]; hidden states are counted from
+        the embeddings (0), layers from 0. None where nothing was asked before.
     """
 
     tokens: Array

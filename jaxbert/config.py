@@ -245,6 +245,10 @@ class PhaseConfig:
       teacher: the frozen model it learns from, or several, with ``+`` between: every term is the
         mean over them. Names as for ``start``, or references such as ``run:runs/other#teacher``.
         Empty for ``finetune`` and ``pretrain``.
+      teacher_cache: what of the teacher is computed once, kept under ``cache/`` of the workdir and
+        read from there: ``auto``, its logits where they are all that the phase reads of it and it
+        sees examples again (or the teacher has a vocabulary of its own); ``layers``, whatever the
+        phase reads of it; ``none``, nothing.
       steps: updates.
       batch_size: examples an update.
       accumulation: micro-batches that a batch is cut into.
@@ -278,6 +282,7 @@ class PhaseConfig:
     trains: str = option("student")
     start: str = option("student")
     teacher: str = option("")
+    teacher_cache: str = option("auto", among=("auto", "layers", "none"))
     steps: int = option(1000, low=1)
     batch_size: int = option(32, low=1)
     accumulation: int = option(1, low=1)

@@ -23,6 +23,8 @@ from jaxbert.data.progress import show_progress
 from jaxbert.data.rows import Rows, TaskData, load_task
 from jaxbert.data.spans import Spans
 from jaxbert.data.tasks import SIMILARITY, describe_task
+from jaxbert.data.taught import Taught, TaughtBatches
+from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import all_answered
 from jaxbert.library import Library
@@ -84,11 +86,11 @@ class Datasets:
             )
         return found
 
-    def _encode(self, rows: Rows) -> Examples:
+    def _encode(self, rows: Rows, tokenizer: Tokenizer | None = None) -> Examples:
         # Embeddings are of texts by themselves, in training as in evaluation.
         alone = self.task.task.kind == SIMILARITY
         return encode_rows(
-            self._library.tokenizer,
+            tokenizer or self._library.tokenizer,
             rows.single_texts if alone else rows,
             max_length=self._config.max_length,
             stride=self.task.task.stride,
@@ -191,8 +193,23 @@ class Datasets:
             vocab_size=self._library.vocab_size,
         )
 
-    def stream(self, phase: PhaseConfig, batches: PackedBatches) -> RandomAccess:
-        """What a phase is trained on: its packed batches, masked where it learns to fill masks."""
+    def as_read_by(self, tokenizer: Tokenizer, phase: PhaseConfig) -> Examples:
+        """The labelled rows that a phase learns from, in the pieces of another tokenizer."""
+        rows = self.task.train if phase.data == "task" else self.augmented.rows
+        return self._encode(rows, tokenizer)
+
+    def stream(
+        self, phase: PhaseConfig, batches: PackedBatches, taught: Taught | None
+    ) -> RandomAccess:
+        """What a phase is trained on: its packed batches, and what is added to them.
+
+        Args:
+          phase: says whether it learns to fill masks.
+          batches: the phase's.
+          taught: what its teacher has said of their examples, if it was asked before.
+        """
+        if taught is not None:
+            return TaughtBatches(batches, taught)
         if not phase.masks:
             return batches
         return self._masked(batches, phase, self._config.seed)

@@ -34,8 +34,8 @@ class Library:
 
     ``given_teacher`` is what the config's teacher names; ``initial_student`` a student before any
     training, ``random_student`` one of its shape with random weights, ``student`` the one to start
-    from; ``initial_assistant`` and ``random_assistant`` are the like of an assistant; every other
-    name is a model that a phase trained.
+    from; ``initial_assistant`` and ``random_assistant`` are the like of an assistant; a name with a
+    colon is a reference; every other is a model that a phase trained.
 
     Args:
       config: the run's.
@@ -48,6 +48,7 @@ class Library:
     def __init__(self, config: RunConfig, workdir: Path) -> None:
         self._config, self._workdir = config, workdir
         self.has_teacher = bool(config.teacher)
+        self._references: dict[str, Model] = {}
 
     @functools.cached_property
     def given(self) -> Model:
@@ -102,9 +103,24 @@ class Library:
         """Whether the given teacher comes with a classifier."""
         return self.has_teacher and "classifier" in self.given.params
 
+    def foreign(self, model: Model) -> Tokenizer | None:
+        """The tokenizer of a model that has another than the run; None where they are the same."""
+        tokenizer = load_tokenizer(model.folder)
+        return None if tokenizer.fingerprint == self.tokenizer.fingerprint else tokenizer
+
     def check(self) -> list[UserError]:
-        """What is wrong with the models that the run starts from."""
-        errors = self._check_teacher() if self.has_teacher else []
+        """What is wrong with the models that the run starts from and learns from."""
+        errors: list[UserError] = []
+        if self.has_teacher:
+            errors += self._check_teacher(self.given, self._config.teacher, self.tokenizer)
+        named = [name for phase in self._config.sections.values() for name in phase.teachers]
+        for reference in filter(lambda name: ":" in name, dict.fromkeys(named)):
+            try:
+                model = self.get(reference)
+                tokenizer = load_tokenizer(model.folder)
+                errors += self._check_teacher(model, reference, tokenizer)
+            except UserError as error:
+                errors.append(error)
         starts = {phase.start for phase in self._config.sections.values()}
         for name in starts & {"student", "initial_student", "initial_assistant"}:
             who = name.removeprefix("initial_")
@@ -117,14 +133,14 @@ class Library:
                 errors.append(error)
         return errors
 
-    def _check_teacher(self) -> list[UserError]:
+    def _check_teacher(self, model: Model, reference: str, tokenizer: Tokenizer) -> list[UserError]:
         errors: list[UserError] = []
-        pieces, rows = self.tokenizer.vocab_size, self.given.config.vocab_size
+        pieces, rows = tokenizer.vocab_size, model.config.vocab_size
         if pieces > rows:
             what = f"the tokenizer has {pieces} pieces, the teacher {rows}"
             fix = "put the tokenizer that the teacher was trained with into its folder"
-            errors.append(UserError(what, f"teacher {self._config.teacher}", fix))
-        return errors + self._check_length(self.given, f"the teacher {self._config.teacher}")
+            errors.append(UserError(what, f"teacher {reference}", fix))
+        return errors + self._check_length(model, f"the teacher {reference}")
 
     @functools.cached_property
     def shapes(self) -> Shapes:
@@ -146,10 +162,12 @@ class Library:
 
     def get(self, name: str) -> Model:
         """The model of a name, or of a reference, which has a colon."""
-        if ":" in name:
-            return self._outside(name)
         if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
             return self.given
+        if ":" in name:
+            if name not in self._references:
+                self._references[name] = read_model(hub.resolve(name))
+            return self._references[name]
         folder = self.folder(name)
         how, _, who = name.partition("_")
         if how == "random" and who in MADE:
@@ -164,17 +182,6 @@ class Library:
         if how == "initial" and who in MADE:
             self.write(name, self.shapes.of(name), self._fresh(who))
         return read_model(folder)
-
-    def _outside(self, reference: str) -> Model:
-        """A teacher beside the given one, which reads the same word pieces."""
-        model = read_model(hub.resolve(reference))
-        if load_tokenizer(model.folder).fingerprint != self.tokenizer.fingerprint:
-            raise UserError(
-                f"the vocabulary of {reference} is not the run's",
-                f"{model.folder} and {self.tokenizer_folder}",
-                "give a teacher with the same vocabulary",
-            )
-        return model
 
     def _inherited(self, name: str) -> Model:
         reference = self._config.init_from

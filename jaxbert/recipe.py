@@ -402,6 +402,10 @@ def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]
             good = teacher in made or ":" in teacher
             fix = f"give one of {', '.join(made)}, or a reference"
             check(good, what, fix, f"{name}.teacher", *deciding, *named)
+        good, cache = phase.teacher_cache in ("auto", "none"), f"{name}.teacher_cache"
+        lone = taught and not phase.masks and not phase.compat and len(phase.teachers) == 1
+        what = "outputs are kept of one teacher, of text that is not masked, without padded means"
+        check(good or lone, what, "give auto or none", cache, *deciding, f"{name}.teacher")
         what = f"the objective {phase.objective} needs labelled data"
         what = "terms of logits need labelled data" if phase.objective == "distill" else what
         check(phase.data != "corpus" or not phase.classifies, what, "give task", data, *deciding)

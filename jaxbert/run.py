@@ -12,9 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxbert import teaching
 from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
 from jaxbert.data.tasks import SIMILARITY
+from jaxbert.data.taught import Taught
 from jaxbert.datasets import Datasets
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.masked import measure
@@ -144,6 +147,10 @@ class Run:
         known = {error.what for error in errors}  # met by another check
         errors += [error for error in self.objectives.check() if error.what not in known]
         for name, phase in self.config.sections.items():
+            try:
+                self._check_outside(name, phase)
+            except UserError as error:
+                errors.append(error)
             devices = self.mesh.shape["data"] * phase.accumulation
             if phase.compat and phase.batch_size % devices:
                 what = f"padded means over {phase.batch_size} rows cannot be cut into {devices}"
@@ -179,6 +186,20 @@ class Run:
             check_order(score, self.library.given, self.data.task.task, self.config.teacher)
         return score
 
+    def _check_outside(self, name: str, phase: PhaseConfig) -> None:
+        """Checks teachers of another vocabulary than the run's.
+
+        Raises:
+          UserError: the phase cannot learn from one.
+        """
+        for reference in (teacher for teacher in phase.teachers if ":" in teacher):
+            teacher = self.library.get(reference)
+            if (tokenizer := self.library.foreign(teacher)) is not None:
+                teaching.check_foreign(name, phase, teacher.config.head)
+                if phase.data == "task" and teacher.config.head == "tagging":
+                    theirs = self.data.as_read_by(tokenizer, phase)
+                    teaching.check_words(self.data.examples, theirs)
+
     def _check_labels(self) -> None:
         """Reads the task, and holds the heads that models come with against it."""
         task = self.data.task.task
@@ -201,6 +222,9 @@ class Run:
         fix = "give a teacher fine-tuned on this task, or one without a classifier"
         if self.library.has_teacher:
             check(self.library.given, "teacher", f"teacher {self.config.teacher}", fix)
+        for name, phase in self.config.sections.items():
+            for reference in (teacher for teacher in phase.teachers if ":" in teacher):
+                check(self.library.get(reference), "teacher", f"config key {name}.teacher", fix)
         if self.config.init_from:
             where = f"config key init_from ({self.config.init_from})"
             fix = "give the run of a general distillation, or one on this task"
@@ -226,7 +250,10 @@ class Run:
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
         batches = self.data.packed(phase, self.mesh.shape["data"] * phase.accumulation)
-        source, stream = batches.source, self.data.stream(phase, batches)
+        taught = None
+        if isinstance(objective, Distillation) and len(teachers) == 1 and not phase.masks:
+            taught = self._taught(name, objective, teachers[0], batches)
+        source, stream = batches.source, self.data.stream(phase, batches, taught)
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
@@ -238,7 +265,7 @@ class Run:
             phase=index,
             accumulation=phase.accumulation,
         )
-        frozen = self._frozen(start, teachers, objective)
+        frozen = self._frozen(start, [] if taught else teachers, objective)
         checkpoints = Checkpoints(self.workdir / "checkpoints" / name)
         plan = Plan(
             name,
@@ -290,6 +317,8 @@ class Run:
             "start_hash": plan.sources["start"],
             "teacher_hash": plan.sources["teacher"],
             "data_hash": plan.sources["data"],
+            "teacher_cache": taught and {"outputs": list(taught.outputs), "bytes": taught.bytes},
+            "teacher_seconds": taught and taught.record["seconds"],
             "parameter_hash": parameter_hash(trained),
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }
@@ -312,6 +341,25 @@ class Run:
         """Whether a phase's evaluation has to fit a head first, since it trains none."""
         headless = phase.objective == "distill" and not phase.classifies
         return headless and self.data.reads_task and self.data.task.task.kind != SIMILARITY
+
+    def _taught(
+        self, name: str, objective: Distillation, teacher: Model, batches: PackedBatches
+    ) -> Taught | None:
+        """What a phase's teacher says, where it is asked before the phase (``teacher_cache``)."""
+        phase, tokenizer = self.config.sections[name], self.library.foreign(teacher)
+        read = None
+        if tokenizer is not None:
+            teaching.check_foreign(name, phase, teacher.config.head)
+            read = self.data.as_read_by(tokenizer, phase)
+        return teaching.ask(
+            objective,
+            {"teachers": (teacher.params,)},
+            phase,
+            batches,
+            self.workdir / "cache" / f"taught_{name}",
+            self.mesh,
+            read=read,
+        )
 
     def _evaluator(
         self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any

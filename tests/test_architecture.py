@@ -15,7 +15,7 @@ FLOORS = (
     ("models", "data", "config"),
     ("objectives", "interop", "workdir", "recipe", "shapes"),
     ("training", "evaluation"),
-    ("library", "augment", "prune"),
+    ("library", "augment", "prune", "teaching"),
     ("datasets",),
     ("phases",),
     ("run",),

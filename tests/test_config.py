@@ -166,6 +166,14 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
         (with_phase("one", start="", trains="x"), "no earlier phase trains ''"),
         (with_phase("one", teacher=""), "no earlier phase trains '', config key one.teacher"),
         (with_phase("two", teacher="first"), "finetune has no teacher, config key two.teacher"),
+        (
+            with_phase("two", teacher_cache="layers"),
+            "finetune has no teacher, config key two.teacher_cache; remove it",
+        ),
+        (
+            with_phase("one", compat="huawei", packing=False, teacher_cache="layers"),
+            "padded means read padding, of which nothing is kept, config key one.teacher_cache",
+        ),
         (with_phase("two", data="corpus"), "needs labelled data, config key two.data"),
         (with_phase("one", compat="huawei"), "need one example a row, config key one.packing"),
         (

@@ -87,6 +87,11 @@ class EncoderOutput(NamedTuple):
     keys: Mapping[int, Array]
     values: Mapping[int, Array]
 
+    def named(self) -> dict[str, Array]:
+        """All that was collected, by the names of ``Batch.taught``: ``hidden/3``, ``scores/2``."""
+        features = ("hidden", "scores", "queries", "keys", "values")
+        return {f"{f}/{i}": x for f in features for i, x in getattr(self, f).items()}
+
 
 class EncoderLayer(nn.Module):
     """One post-norm Transformer layer (Devlin et al. 2019).

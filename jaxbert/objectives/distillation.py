@@ -140,14 +140,14 @@ class Distillation:
 
     @staticmethod
     def _taught(batch: Batch) -> Seen:
-        """What the cache says of a teacher."""
+        """What a teacher has said before."""
         kept: dict[str, dict[int, Array]] = {}
         for name, value in batch.taught.items():
             feature, _, layer = name.partition("/")
             kept.setdefault(feature, {})[int(layer or 0)] = value
         fields = ("hidden", "scores", "queries", "keys", "values")
         output = EncoderOutput(None, **{field: kept.get(field, {}) for field in fields})
-        return Seen(output, batch.taught.get("logits"))
+        return Seen(output, batch.taught.get("logits"), pooled=batch.taught.get("pooled"))
 
     def _compare(
         self,
@@ -246,6 +246,16 @@ class Distillation:
             targets = jnp.maximum(batch.targets, 0)
             found["mlm_accuracy"] = losses.accuracy(mine.words, targets, marked)
         return found
+
+    def teach(self, frozen: Any, batch: Batch) -> dict[str, Array]:
+        """What a single teacher says of a batch, as ``Batch.taught`` has it."""
+        seen = self._see(self.teachers[0], frozen["teachers"][0], batch, 0, None)
+        said = seen.output.named()
+        if seen.logits is not None:
+            said["logits"] = seen.logits
+        if seen.pooled is not None:
+            said["pooled"] = seen.pooled
+        return said
 
 
 def _groups(model: BertConfig, matches: Sequence[Match]) -> tuple[str, ...]:

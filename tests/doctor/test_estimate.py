@@ -10,8 +10,6 @@ import small
 from jaxbert.doctor.estimate import cost_of, products, shapes_of
 from jaxbert.evaluation.flops import forward_flops
 from jaxbert.models.bert import PRESETS, count_parameters
-from jaxbert.objectives.alignment import align
-from jaxbert.objectives.distillation import LayerDistillation
 from jaxbert.training import sharding
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state, make_step
@@ -84,9 +82,9 @@ def test_products_of_scans_and_branches():
 def test_memory_is_near_that_of_the_compiled_step():
     """Within a quarter of all that the compiler sets aside; of one layer, to compile quickly."""
     one, other = (config.replace(num_layers=1) for config in (small.STUDENT, small.TEACHER))
-    objective = LayerDistillation(one, other, align(other, one))
+    objective = small.distillation(one, other, preset="tinybert")
     params = {g: v for g, v in small.visible_params(one, 1).items() if g in objective.groups}
-    frozen = {"teacher": small.visible_params(other, 2)}
+    frozen = {"teachers": (small.visible_params(other, 2),)}
     optimizer, mesh, data = (
         make_optimizer(learning_rate=1.0, steps=1),
         sharding.make_mesh(1),

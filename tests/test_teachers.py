@@ -1,0 +1,119 @@
+"""Runs that ask their teacher before a phase, or have one with a vocabulary of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import commands
+import numpy as np
+import pytest
+
+from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.errors import UserError
+from jaxbert.interop.huggingface import read_model
+from jaxbert.recipe import load_recipe, resolve
+from jaxbert.run import run
+from jaxbert.training.checkpoint import parameter_hash
+
+LABELS = ("dull", "moving")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Rows, a fine-tuned teacher, and in a run's folder one with fewer pieces."""
+    root = tmp_path_factory.mktemp("teachers")
+    rows = [f"a {LABELS[i % 2]} film, number {i}\t{LABELS[i % 2]}" for i in range(150)]
+    text = "\n".join(["text\tlabel", *rows]) + "\n"
+    (root / "reviews.tsv").write_text(text, encoding="utf-8")
+    shape = commands.TEACHER.replace(num_labels=2)
+    teacher = commands.write_small_teacher(root / "teacher", shape, LABELS)
+    fewer = shape.replace(vocab_size=5_500)
+    commands.write_small_teacher(root / "run" / "models" / "other", fewer, LABELS)
+    given = {
+        "teacher": str(teacher),
+        "task.source": f"tsv:{root / 'reviews.tsv'}",
+        "task.name": "mine",
+        "task.columns": "text",
+        "task.label": "label",
+        "task.labels": ",".join(LABELS),
+        "phases": "intermediate,prediction",
+        "intermediate.teacher": "given_teacher",
+        "prediction.teacher": "given_teacher",
+        "dtype": "float32",
+        "max_length": "48",
+    }
+    return SimpleNamespace(root=root, given=given, other=f"run:{root / 'run'}#other")
+
+
+def refusal(place, **overrides: str) -> str:
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    keys["student.init"] = "random"  # is not made to be checked
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given | keys)
+    with pytest.raises(UserError) as error:
+        run(config, place.root / "refused")
+    assert not (place.root / "refused").exists()
+    (line,) = error.value.lines
+    return line
+
+
+def test_teachers_that_cannot_teach_are_refused_before_anything_is_written(place):
+    line = refusal(place, intermediate__teacher=place.other)
+    assert "has another vocabulary than the student, and layers are compared" in line
+    assert "config key intermediate.objective; learn from its predictions alone" in line
+    line = refusal(place, prediction__teacher=place.other, prediction__teacher_cache="none")
+    assert "so that it cannot read the student's batches" in line
+    line = refusal(place, prediction__teacher=place.other.replace("other", "none"))
+    assert "no model 'none' among other" in line
+
+
+def train(place, name: str, *flags: str, cache: Path) -> tuple[Path, dict]:
+    workdir = place.root / name
+    given = [f"--config.{key}={value}" for key, value in place.given.items()]
+    given += ["--config.prediction.steps=60", *flags]
+    commands.train(f"{commands.TASK}:smoke", workdir, *given, cache=cache)
+    return workdir, commands.read(workdir / "summary.json")["phases"]
+
+
+@pytest.mark.slow
+def test_a_run_learns_the_same_from_what_its_teacher_said_before(place, tmp_path_factory, within):
+    cache = commands.shared_cache(tmp_path_factory)
+    none = [f"--config.{name}.teacher_cache=none" for name in ("intermediate", "prediction")]
+    none.append("--config.intermediate.steps=12")
+    live, asked = train(place, "live", *none, cache=cache)
+    assert all(phase["teacher_cache"] is None for phase in asked.values())
+    flags = ["--config.intermediate.teacher_cache=layers", "--config.data_workers=1"]
+    flags.append("--config.intermediate.steps=12")
+    cached, asked = train(place, "cached", *flags, cache=cache)
+    count = len(list((cached / "cache").iterdir()))
+    assert count == 2
+    assert asked["prediction"]["epochs"] > 1  # so that it was kept by itself
+    assert asked["prediction"]["teacher_cache"]["outputs"] == ["logits"]
+    assert "scores/2" in asked["intermediate"]["teacher_cache"]["outputs"]
+    for name, phase in asked.items():
+        folder = cached / "cache" / f"taught_{name}"
+        size = sum(path.stat().st_size - 128 for path in folder.glob("*.npy"))
+        assert phase["teacher_cache"]["bytes"] == size
+        assert phase["compilations"] == 1
+    for name in ("intermediate", "student"):
+        mine, theirs = (read_model(w / "models" / name).params for w in (cached, live))
+        within(mine, theirs)
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_a_teacher_with_another_vocabulary(place, tmp_path_factory):
+    cache = commands.shared_cache(tmp_path_factory)
+    flags = ["--config.phases=prediction", "--config.prediction.start=student"]
+    flags += [f"--config.prediction.teacher={place.other}"]
+    flags += ["--config.prediction.learning_rate=1e-3"]
+    given = {k: v for k, v in place.given.items() if not k.startswith("intermediate")}
+    place = SimpleNamespace(root=place.root, given=given, other=place.other)
+    workdir, phases = train(place, "foreign", *flags, cache=cache)
+    other = read_model(place.root / "run" / "models" / "other")
+    assert phases["prediction"]["teacher_hash"] == parameter_hash(other.params)
+    assert phases["prediction"]["teacher_cache"]["outputs"] == ["logits"]
+    student = read_model(workdir / "models" / "student")
+    assert student.config.vocab_size == commands.TEACHER.vocab_size
+    assert load_tokenizer(student.folder).vocab_size > other.config.vocab_size
+    losses = [line["prediction"] for line in commands.metrics(workdir) if "prediction" in line]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
