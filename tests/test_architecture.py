@@ -14,7 +14,7 @@ FLOORS = (
     ("errors", "memory", "batch"),
     ("models", "data", "config"),
     ("objectives", "interop", "workdir", "recipe"),
-    ("training", "evaluation"),
+    ("training", "evaluation", "sweep"),
     ("library", "augment"),
     ("datasets",),
     ("run",),

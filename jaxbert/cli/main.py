@@ -9,10 +9,15 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from jaxbert.cli import augment, predict, prepare
+from jaxbert.cli import augment, predict, prepare, sweep
 from jaxbert.errors import exit_on_user_error
 
-COMMANDS: dict[str, ModuleType] = {"prepare": prepare, "augment": augment, "predict": predict}
+COMMANDS: dict[str, ModuleType] = {
+    "prepare": prepare,
+    "augment": augment,
+    "predict": predict,
+    "sweep": sweep,
+}
 
 
 def main(argv: list[str] | None = None) -> None:

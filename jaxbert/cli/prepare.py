@@ -7,16 +7,13 @@ number of workers.
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 import time
 from pathlib import Path
-from types import FrameType
 
+from jaxbert.cli.interrupt import saved_when_interrupted
 from jaxbert.errors import UserError
 
 HELP = "tokenise a corpus once, for many runs"
-_INTERRUPTED = 75
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,17 +55,8 @@ def run(args: argparse.Namespace) -> None:
     missing = [f"--{flag}" for flag in ("corpus", "tokenizer") if not getattr(args, flag)]
     if missing:
         raise UserError(f"{' and '.join(missing)} not given", "the command line", "give both")
-    signal.signal(signal.SIGTERM, _stop)
-    try:
+    with saved_when_interrupted():
         _prepare(args)
-    except KeyboardInterrupt:
-        print("interrupted and saved: run the same command again", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends at once
-    raise KeyboardInterrupt
 
 
 def _prepare(args: argparse.Namespace) -> None:
