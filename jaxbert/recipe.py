@@ -33,7 +33,7 @@ def load_recipe(reference: str) -> dict[str, Any]:
         lambda module: dict(module.get_config(argument).to_dict()),
         "config",
         where="flag --config",
-        example="configs/tinybert_general.py",
+        example="a recipe such as configs/tinybert_general.py",
     )
 
 
@@ -45,18 +45,18 @@ def run_file(path: str, read: Callable[[Any], T], kind: str, *, where: str, exam
       read: what is wanted of the module that the file makes.
       kind: what the file is to the user.
       where: what named it.
-      example: the path of such a file.
+      example: such a file, for who gave none.
 
     Raises:
       UserError: if there is no such file, or it does not run.
     """
     if not Path(path).is_file():
         near = difflib.get_close_matches(path, map(str, Path(path).parent.glob("*.py")), 1)
-        fix = f"did you mean {near[0]}?" if near else f"give a path such as {example}"
+        fix = f"did you mean {near[0]}?" if near else f"give the path of {example}"
         raise UserError(f"there is no {kind} file {path}", where, fix)
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file", where, f"give one, as {example} is")
+        raise UserError(f"{path} is not a Python file", where, f"give {example}")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -19,8 +19,10 @@ HELP = "a grid of runs over seeds, gone on with where it was stopped, and its ta
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument("file", metavar="FILE.py", help="a sweep file, as in benchmarks/sweeps")
-    parser.add_argument("--results", type=Path, help="JSON Lines; docs/results/NAME.jsonl")
+    parser.add_argument(
+        "file", metavar="FILE.py[:ARGUMENT]", help="a sweep, as in benchmarks/sweeps"
+    )
+    parser.add_argument("--results", type=Path, help="JSON Lines; docs/results/FILE.jsonl")
     parser.add_argument("--workdir", default="runs/sweeps", help="the folder of the runs")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="CELL", help="names, or patterns such as 'cola/*'"
@@ -45,8 +47,9 @@ def run(args: argparse.Namespace) -> None:
     from jaxbert.sweep.results import Results, read_results, write_results
     from jaxbert.sweep.table import make_rows, mean_rows, missing, render
 
-    name = Path(args.file).stem
-    path = args.results or Path(f"docs/results/{name}.jsonl")
+    file, colon, argument = args.file.partition(":")
+    name = Path(file).stem + colon + argument
+    path = args.results or Path(f"docs/results/{Path(file).stem}.jsonl")
     sweep = load_sweep(args.file)
     cells = expand(sweep)
     chosen = choose(cells, args.only)

@@ -120,14 +120,23 @@ class Cell:
         return ["train.py", f"--config={self.recipe}", f"--workdir={self.folder(root)}", *flags]
 
 
-def load_sweep(path: str) -> Sweep:
+def load_sweep(reference: str) -> Sweep:
     """Runs a sweep file's ``get_sweep``.
+
+    Args:
+      reference: ``PATH.py`` or ``PATH.py:ARGUMENT``.
 
     Raises:
       UserError: if there is no such file, it does not run, or returns something else.
     """
-    where, example = "the command line", "benchmarks/sweeps/main.py"
-    sweep = run_file(path, lambda file: file.get_sweep(), "sweep", where=where, example=example)
+    path, _, argument = reference.partition(":")
+    sweep = run_file(
+        path,
+        lambda module: module.get_sweep(argument),
+        "sweep",
+        where="the command line",
+        example="a sweep such as benchmarks/sweeps/glue.py",
+    )
     if not isinstance(sweep, Sweep):
         what = f"get_sweep returns a {type(sweep).__name__}"
         raise UserError(what, path, "return a jaxbert.sweep.plan.Sweep")
@@ -142,30 +151,27 @@ def expand(sweep: Sweep) -> list[Cell]:
     """
     errors: dict[str, UserError] = {}
 
-    def say(what: str, where: str, fix: str) -> None:
-        errors.setdefault(f"{what} {fix}", UserError(what, where, fix))
+    def say(error: UserError, name: str) -> None:  # once, in whatever cells and seeds it is
+        where = f"cell {name}, {error.where}".removesuffix(", ")
+        errors.setdefault(error.line, UserError(error.what, where, error.fix))
 
-    if not sweep.seeds:
-        say("there are no seeds", "Sweep.seeds", "give at least one")
-    if not sweep.stages:
-        say("there are no stages", "Sweep.stages", "give at least one")
     recipes: dict[str, Mapping[str, Any]] = {}
     found: list[Cell] = []
     for seed in sweep.seeds:
         keys: dict[str, str] = {}
         for stage in sweep.stages:
             for name, overrides in stage.cells():
-                where = f"cell {name}"
                 if name in keys or name in sweep.places:
-                    say(f"{name!r} is the name of two", where, "give each a name of its own")
+                    say(UserError(f"{name!r} names two", "", "give each a name of its own"), name)
+                keys[name] = ""
                 try:
                     if stage.recipe not in recipes:
                         recipes[stage.recipe] = load_recipe(stage.recipe)
-                    cell = _cell(stage, name, overrides, seed, recipes[stage.recipe], keys, sweep)
+                    known = {n: key for n, key in keys.items() if n != name}
+                    cell = _cell(stage, name, overrides, seed, recipes[stage.recipe], known, sweep)
                 except UserError as error:
                     for one in getattr(error, "errors", (error,)):
-                        say(one.what, f"{where}, {one.where}", one.fix)
-                    keys[name] = ""
+                        say(one, name)
                 else:
                     keys[name] = cell.key
                     found.append(cell)
