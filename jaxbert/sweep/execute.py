@@ -196,9 +196,12 @@ def make_record(sweep: str, cell: Cell, folder: Path) -> Record:
 
 
 def _told(cell: Cell, record: Record) -> str:
+    said = [f"{training_seconds(record) / 60:.1f} min of training"]
     metric = cell.metric or record["metric"]
-    scores = [f"{model} {metric} {record['models'][model][metric]}" for model in cell.models]
-    return ", ".join([f"{training_seconds(record) / 60:.1f} min of training", *scores])
+    for model in cell.models:
+        value = record["models"].get(model, {}).get(metric)
+        said.append(f"no {model} {metric}" if value is None else f"{model} {metric} {value:.4f}")
+    return ", ".join(said)
 
 
 def _read(path: Path) -> dict[str, Any]:

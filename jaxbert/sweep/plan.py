@@ -191,10 +191,11 @@ def _cell(
 ) -> Cell:
     texts = {key: _text(value) for key, value in overrides.items()} | {"seed": str(seed)}
     names = list(dict.fromkeys(n for text in texts.values() for n in _BRACES.findall(text)))
+    known = [*keys, *sweep.places]
     errors = [
-        UserError(f"{{{n}}} is no earlier cell and no place", f"{names}", near_fix(n, known))
+        UserError(f"'{{{n}}}' is no earlier cell and no place", "", near_fix(n, known))
         for n in names
-        if n not in (known := [*keys, *sweep.places])
+        if n not in known
     ]
     config = None
     try:
@@ -205,7 +206,7 @@ def _cell(
     if errors or config is None:
         raise UserErrors(errors)
     if stage.models and not config.task:
-        raise UserError("a run without a task has no models to show", "models", "remove them")
+        raise UserError("a run without a task has no models to show", "", "remove them")
     return Cell(
         name=name,
         seed=seed,

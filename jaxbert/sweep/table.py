@@ -42,9 +42,14 @@ def make_rows(cells: Sequence[Cell], results: Results) -> list[Row]:
         metric = next(filter(None, told), "")
         for model in group[0].models:
             title = f"{name}: {model}" if len(group[0].models) > 1 else name
-            values = {seed: record["models"][model] for seed, record in records.items()}
-            test = {seed: value[metric] for seed, value in values.items()}
-            dev = {seed: value[f"dev_{metric}"] for seed, value in values.items()}
+            test, dev = (
+                {
+                    seed: record["models"][model][column]
+                    for seed, record in records.items()
+                    if column in record["models"].get(model, {})
+                }
+                for column in (metric, f"dev_{metric}")
+            )
             rows.append(Row(title, metric, test, dev, seconds))
         if not group[0].models:
             rows.append(Row(name, "", {}, {}, seconds))
