@@ -219,27 +219,22 @@ def test_the_table_has_the_mean_and_the_spread_of_what_is_there(tmp_path):
 FILE = """
 from jaxbert.sweep.plan import Stage, Sweep
 
+SMALL = {"dtype": "float32", "max_length": 48}
 ROWS = {"task.name": "films", "task.columns": "text", "task.labels": ("bad", "good")}
-SMALL = {"dtype": "float32", "max_length": 16, **ROWS}
+ROWS |= {f"task.{split}": "tsv:{rows}" for split in ("source", "dev", "test")}
 
 
 def get_sweep(argument):
-    files = {"task.source": "tsv:{rows}", "task.dev": "tsv:{rows}", "task.test": "tsv:{rows}"}
-    student = {"phases": "prediction", "prediction.teacher": "given_teacher"}
-    student |= {"prediction.start": "student", "teacher": "run:{teacher}#teacher"}
-    given = {**SMALL, **files, "teacher": "{given}"}
-    none = {**given, "task.source": "tsv:none.tsv"}
+    finetune = "configs/bert_finetune.py:smoke"
+    given = {**SMALL, **ROWS, "teacher": "{given}"}
+    student = {**SMALL, "corpus": "text:{rows}", "teacher": "run:{teacher}#teacher"}
+    student |= {"student.num_layers": 1}
     return Sweep(
         [
-            Stage("teacher", "configs/bert_finetune.py:smoke", given, models=["teacher"]),
-            Stage("broken", "configs/bert_finetune.py:smoke", none, models=["teacher"]),
-            Stage("after", "configs/bert_finetune.py:smoke", {**given, "teacher": "run:{broken}"}),
-            Stage(
-                "student",
-                "configs/tinybert_task.py:smoke",
-                {**SMALL, **files, **student},
-                models=["student", "teacher"],
-            ),
+            Stage("teacher", finetune, given, models=["teacher", "tfidf"]),
+            Stage("student", "configs/tinybert_general.py:smoke", student),
+            Stage("broken", finetune, {**given, "task.source": "tsv:none.tsv"}),
+            Stage("after", finetune, {**given, "teacher": "run:{broken}"}),
         ],
         seeds=[3],
         places={"given": "a folder with a model", "rows": "a table"},
@@ -250,7 +245,8 @@ def get_sweep(argument):
 @pytest.fixture
 def sweep(tmp_path):
     """The words of the command, on a small teacher and a dozen of rows."""
-    teacher = commands.write_small_teacher(tmp_path / "given")
+    config = commands.TEACHER.replace(num_layers=1)
+    teacher = commands.write_small_teacher(tmp_path / "given", config)
     rows = [f"a {'fine' if i % 2 else 'dull'} film {i}\t{i % 2}\n" for i in range(12)]
     (tmp_path / "rows.tsv").write_text("text\tlabel\n" + "".join(rows))
     (tmp_path / "small.py").write_text(FILE)
@@ -275,7 +271,7 @@ def test_a_sweep_goes_on_after_a_stop_and_a_failure_and_runs_nothing_twice(
     def found() -> dict[str, dict]:
         path = tmp_path / "results.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        return {(line := json.loads(text))["cell"]: line for text in lines}
+        return {line["cell"]: line for line in map(json.loads, lines)}
 
     def log(name: str) -> Path:
         paths = list((tmp_path / "runs" / name).glob("seed3-????????.log"))
@@ -294,25 +290,26 @@ def test_a_sweep_goes_on_after_a_stop_and_a_failure_and_runs_nothing_twice(
     said, warned = (again := start()).communicate(timeout=300)
     assert again.returncode == 1, said + warned
     assert "] broken, seed 3: FAILED, train.py ended with 2:" in said
-    assert "jaxbert: error: no file matches, tsv:none.tsv" in said
+    assert "jaxbert: error: no file matches, none.tsv; " in said
     assert "] after, seed 3: left out, it needs broken" in said
     assert list(found()) == ["teacher", "student"] and log("teacher").read_bytes() == before
 
-    line, folder = found()["student"], log("student").with_suffix("")
-    models, summary = (commands.read(folder / f"{x}.json") for x in ("eval", "summary"))
-    assert line["models"] == models["models"] and line["metric"] == "accuracy"
-    assert line["parameter_hash"] == summary["parameter_hash"]
-    assert line["phases"]["prediction"]["steps"] == 2 and line["overrides"]["seed"] == "3"
-    assert "--config.task.source=tsv:{rows}" in line["command"] and str(tmp_path) not in str(line)
-    assert not (folder / "models").exists() and not (folder / "checkpoints").exists()
-    teacher = log("teacher").with_suffix("")
-    assert (teacher / "models/teacher").is_dir() and not (teacher / "checkpoints").exists()
+    teacher, student = (log(name).with_suffix("") for name in ("teacher", "student"))
+    line, evaluation = found()["teacher"], commands.read(teacher / "eval.json")
+    assert line["models"] == evaluation["models"] and line["metric"] == "accuracy"
+    assert line["phases"]["finetune"]["steps"] == 2 and line["overrides"]["seed"] == "3"
+    assert "--config.task.source=tsv:{rows}" in line["command"]
+    assert not any(str(tmp_path) in str(line) for line in found().values())
+    summary = commands.read(student / "summary.json")
+    assert found()["student"]["parameter_hash"] == summary["parameter_hash"]
+    # What another cell starts from stays.
+    assert (teacher / "models/teacher").is_dir() and not (student / "models").exists()
+    assert not (teacher / "checkpoints").exists() and not (student / "checkpoints").exists()
 
     monkeypatch.chdir(commands.ROOT)
     main(["sweep", *sweep, "--only", "teacher", "student"])  # in this process: nothing is run
     assert list(found()) == ["teacher", "student"] and log("teacher").read_bytes() == before
-    *_, student, other = capsys.readouterr().out.strip().splitlines()
-    for name, shown in (("student", student), ("teacher", other)):
-        assert shown.startswith(
-            f"student: {name}  accuracy  {line['models'][name]['accuracy']:.4f}"
-        )
+    _, *rows = capsys.readouterr().out.strip().splitlines()
+    for row, name in zip(rows, ("teacher", "tfidf"), strict=False):
+        value = f"{line['models'][name]['accuracy']:.4f}"
+        assert row.split()[:4] == ["teacher:", name, "accuracy", value]

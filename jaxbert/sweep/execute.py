@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from jaxbert.errors import UserError
 from jaxbert.sweep.plan import Cell
-from jaxbert.sweep.results import Journal, Record, training_seconds
+from jaxbert.sweep.results import Record, ResultsFile, training_seconds
 
 _TAIL = 5  # lines of a failed run that are shown
 
@@ -40,7 +40,7 @@ class Sweeper:
         cells: Sequence[Cell],
         root: str,
         places: Mapping[str, str],
-        results: Journal,
+        results: ResultsFile,
         *,
         keep: bool = False,
     ) -> None:

@@ -37,7 +37,7 @@ class Results:
         return sum(r["sweep"] == sweep and k not in known for k, r in self._records.items())
 
 
-class Journal(Results):
+class ResultsFile(Results):
     """The results and the one file that they are added to.
 
     Args:
@@ -72,7 +72,7 @@ def read_results(path: Path) -> Results:
 
 
 @contextlib.contextmanager
-def write_results(path: Path) -> Iterator[Journal]:
+def write_results(path: Path) -> Iterator[ResultsFile]:
     """Holds a file of results, made if absent, against other writers.
 
     Raises:
@@ -88,7 +88,7 @@ def write_results(path: Path) -> Iterator[Journal]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         records, size = _parse(path.read_bytes(), path)
         os.ftruncate(file, size)
-        yield Journal(file, records)
+        yield ResultsFile(file, records)
     except BlockingIOError as error:
         what = "another sweep is at work on these results"
         raise UserError(what, f"{path}", "wait until it ends, or give another --results") from error
