@@ -8,13 +8,15 @@ import importlib.util
 import math
 import re
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.presets import PRESETS
+
+T = TypeVar("T")
 
 
 def load_recipe(reference: str) -> dict[str, Any]:
@@ -27,24 +29,44 @@ def load_recipe(reference: str) -> dict[str, Any]:
       UserError: if there is no such file, or it does not run.
     """
     path, _, argument = reference.partition(":")
+    return run_file(
+        path,
+        lambda module: dict(module.get_config(argument).to_dict()),
+        "config",
+        where="flag --config",
+        example="a recipe such as configs/tinybert_general.py",
+    )
+
+
+def run_file(path: str, read: Callable[[Any], T], kind: str, *, where: str, example: str) -> T:
+    """Runs a Python file for what it defines.
+
+    Args:
+      path: of the file.
+      read: what is wanted of the module that the file makes.
+      kind: what the file is to the user.
+      where: what named it.
+      example: such a file, for who gave none.
+
+    Raises:
+      UserError: if there is no such file, or it does not run.
+    """
     if not Path(path).is_file():
         near = difflib.get_close_matches(path, map(str, Path(path).parent.glob("*.py")), 1)
-        fix = f"did you mean {near[0]}?" if near else "give the path of a recipe such as "
-        fix += "" if near else "configs/tinybert_general.py"
-        raise UserError(f"there is no config file {path}", "flag --config", fix)
+        fix = f"did you mean {near[0]}?" if near else f"give the path of {example}"
+        raise UserError(f"there is no {kind} file {path}", where, fix)
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file", "flag --config", "give a recipe, NAME.py")
+        raise UserError(f"{path} is not a Python file", where, f"give {example}")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return dict(module.get_config(argument).to_dict())
+        return read(module)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(
-            f"the recipe does not run: {type(error).__name__}: {error}", path, "mend the recipe"
-        ) from error
+        what = f"the {kind} file does not run: {type(error).__name__}: {error}"
+        raise UserError(what, path, "mend it") from error
 
 
 def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,23 @@ PACKAGES = (
 )
 
 
+def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, as JSON has it, of what a run computes by.
+
+    Args:
+      config: as ``RunConfig.to_dict`` gives it, or read from a config.json.
+      prefix: of every key.
+    """
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found |= decisive(value, f"{key}.")
+        elif not key.endswith(FREE):
+            found[key] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
 def check_claim(workdir: Path, config: RunConfig) -> None:
     """Checks that the run that a workdir holds, if any, is this one.
 
@@ -53,14 +71,15 @@ def check_claim(workdir: Path, config: RunConfig) -> None:
     except ValueError as error:
         fix = "restore the file, or give another --workdir"
         raise UserError(f"not valid JSON: {error}", str(path), fix) from error
+    old, new = decisive(theirs), decisive(config.to_dict())
     errors = [
         UserError(
-            f"it is {new!r} and was {old!r} when this run began",
+            f"it is {new.get(key)!r} and was {old.get(key)!r} when this run began",
             f"config key {key} ({path})",
             "give the old value, or another --workdir",
         )
-        for key, old, new in _differences(theirs, json.loads(json.dumps(config.to_dict())))
-        if not key.endswith(FREE)
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
     ]
     if errors:
         raise UserErrors(errors)
@@ -85,12 +104,3 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file in one piece."""
     with whole(path) as file:
         file.write(json.dumps(content, indent=2) + "\n")
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [(prefix.rstrip("."), old, new)]
-    found = []
-    for key in sorted(set(old) | set(new)):
-        found += _differences(old.get(key), new.get(key), f"{prefix}{key}.")
-    return found

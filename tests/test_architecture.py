@@ -14,7 +14,7 @@ FLOORS = (
     ("errors", "memory", "batch", "files", "presets"),
     ("models", "data", "config"),
     ("objectives", "interop", "workdir", "recipe", "shapes"),
-    ("training", "evaluation"),
+    ("training", "evaluation", "sweep"),
     ("library", "augment", "prune", "teaching"),
     ("datasets",),
     ("phases",),

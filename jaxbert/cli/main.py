@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from jaxbert.cli import augment, doctor, predict, prepare, prune
+from jaxbert.cli import augment, doctor, predict, prepare, prune, sweep
 from jaxbert.errors import exit_on_user_error
 
 COMMANDS: dict[str, ModuleType] = {
@@ -19,6 +19,7 @@ COMMANDS: dict[str, ModuleType] = {
     "augment": augment,
     "predict": predict,
     "prune": prune,
+    "sweep": sweep,
 }
 
 

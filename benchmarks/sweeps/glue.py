@@ -1,0 +1,131 @@
+"""Distillation on four tasks of GLUE, and what its parts are worth on two of them.
+
+    jaxbert sweep benchmarks/sweeps/glue.py --set=glue=data/glue
+    jaxbert sweep benchmarks/sweeps/glue.py:ablation --set=glue=data/glue
+
+``glue`` is a folder of the official files. For each seed one general distillation (MiniLM-L6 to
+4 layers of 312, on IMDB text) is shared by all tasks. The main table has for each task
+
+    teacher   MiniLM-L6, fine-tuned
+    student   after general distillation: the teacher's layers, then its predictions
+    labels    the same initial student, from labels alone
+    soft      the same initial student, from the teacher's predictions alone
+
+The three see as many batches. Each model is the best of four evaluations on the hashed tenth of
+train; the official dev set is reported. ``labels`` has the recipe's rate, which was the best of
+four there, and so has ``soft``. The ablation changes one thing of ``student``:
+
+    random      general distillation starts from random weights, not from the teacher's
+    no_general  the student that learns the task is cut out of its teacher, and has not seen text
+    no_layers   after general distillation predictions alone, for as many batches
+
+Arguments:
+    (none)    The main table.
+    ablation  CoLA and RTE.
+"""
+
+from typing import Any
+
+from jaxbert.errors import UserError
+from jaxbert.sweep.plan import Stage, Sweep
+
+SEEDS = (0, 1, 2)
+PLACES = {"glue": "a folder of the official GLUE files"}
+# Updates of 32 examples: of the teacher, of layers, of predictions.
+STEPS = {
+    "sst2": (1_200, 1_200, 1_200),
+    "cola": (1_200, 1_200, 720),
+    "rte": (420, 700, 280),
+    "stsb": (600, 800, 400),
+}
+DATA = {"task.source": "glue:{glue}"}
+
+
+def get_sweep(argument: str = "") -> Sweep:
+    """The main table, or the ablation."""
+    if argument not in ("", "ablation"):
+        fix = "give none, or ablation"
+        raise UserError(f"the sweep does not know the argument {argument!r}", "FILE.py", fix)
+    stages = [general("general")]
+    if argument == "":
+        for task in STEPS:
+            stages += [teacher(task), students(task, main(task))]
+        return Sweep(stages, SEEDS, PLACES)
+    stages.append(general("general/random", {"student.init": "random"}))
+    for task in ("cola", "rte"):
+        stages += [teacher(task), students(task, ablation(task))]
+    return Sweep(stages, SEEDS, PLACES)
+
+
+def general(name: str, overrides: dict[str, Any] | None = None) -> Stage:
+    """A general distillation."""
+    steps = {"general.steps": 400}
+    return Stage(name, "configs/tinybert_general.py", {**steps, **(overrides or {})})
+
+
+def teacher(task: str) -> Stage:
+    """The teacher of a task."""
+    steps = STEPS[task][0]
+    finetune = {"finetune.steps": steps, "finetune.eval_every": steps // 4}
+    recipe = f"configs/bert_finetune.py:task={task}"
+    return Stage(f"{task}/teacher", recipe, {**DATA, **finetune}, models=["teacher"])
+
+
+def students(task: str, variants: dict[str, dict[str, Any]]) -> Stage:
+    """Students of a task's teacher."""
+    given = {"teacher": f"run:{{{task}/teacher}}#teacher", "init_from": "{general}"}
+    recipe = f"configs/tinybert_task.py:task={task}"
+    return Stage(task, recipe, {**DATA, **given}, variants, models=["student"])
+
+
+def main(task: str) -> dict[str, dict[str, Any]]:
+    """The students of the main table."""
+    steps = sum(STEPS[task][1:])
+    return {
+        "student": distilled(task),
+        "labels": {
+            "phases": "baseline",
+            "baseline.trains": "student",
+            "baseline.steps": steps,
+            "baseline.eval_every": steps // 4,
+        },
+        "soft": {
+            **predictions(steps),
+            "phases": "prediction",
+            "prediction.start": "initial_student",
+            "prediction.learning_rate": 3e-4,
+        },
+    }
+
+
+def ablation(task: str) -> dict[str, dict[str, Any]]:
+    """The student, and what becomes of it when one thing is changed."""
+    student = distilled(task)
+    alone = {"phases": "prediction", "prediction.start": "student"}
+    return {
+        "student": student,
+        "random": {**student, "init_from": "{general/random}", "student.init": "random"},
+        "no_general": {**student, "init_from": ""},
+        "no_layers": {**predictions(sum(STEPS[task][1:])), **alone},
+    }
+
+
+def distilled(task: str) -> dict[str, Any]:
+    """The teacher's layers, then its predictions."""
+    _, layers, steps = STEPS[task]
+    return {
+        "phases": ("intermediate", "prediction"),
+        "intermediate.teacher": "given_teacher",
+        "intermediate.steps": layers,
+        "intermediate.checkpoint_every": layers // 4,
+        **predictions(steps),
+    }
+
+
+def predictions(steps: int) -> dict[str, Any]:
+    """The phase that learns the teacher's predictions."""
+    return {
+        "prediction.teacher": "given_teacher",
+        "prediction.steps": steps,
+        "prediction.eval_every": steps // 4,
+    }

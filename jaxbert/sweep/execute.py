@@ -1,0 +1,223 @@
+"""Runs the cells of a sweep one after another, each as a user would: train.py, then eval.py."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from jaxbert.errors import UserError
+from jaxbert.sweep.plan import Cell
+from jaxbert.sweep.results import Record, ResultsFile, training_seconds
+
+_TAIL = 5  # lines of a failed run that are shown
+
+
+class Sweeper:
+    """Runs cells and writes down what came of them.
+
+    Args:
+      name: the sweep's.
+      cells: all of the sweep's, in order.
+      root: the folder of the runs.
+      places: name -> place.
+      results: what is finished, and where more is added.
+      keep: leave checkpoints, and models that no other cell needs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cells: Sequence[Cell],
+        root: str,
+        places: Mapping[str, str],
+        results: ResultsFile,
+        *,
+        keep: bool = False,
+    ) -> None:
+        self._name, self._root, self._places = name, root, places
+        self._results, self._keep = results, keep
+        self._cells = {(cell.name, cell.seed): cell for cell in cells}
+        self._needed = {need for cell in cells for need in cell.needs}
+
+    def todo(self, chosen: Sequence[Cell]) -> list[Cell]:
+        """The chosen cells without a result, and before them what they need and is not there.
+
+        Raises:
+          UserError: they read places that are not given.
+        """
+        wanted = {cell for cell in chosen if self._results.find(cell) is None}
+        for cell in reversed(self._cells.values()):  # a cell needs earlier ones alone
+            if cell in wanted:
+                wanted |= {need for need in self._needs(cell) if not self._is_there(need)}
+        places = {name: None for cell in wanted for name in cell.places}
+        lacking = [name for name in places if name not in self._places]
+        if lacking:
+            fix = "give " + " ".join(f"--set={name}=PLACE" for name in sorted(lacking))
+            raise UserError(f"the sweep reads {', '.join(sorted(lacking))}", "flag --set", fix)
+        return [cell for cell in self._cells.values() if cell in wanted]
+
+    def run(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Runs cells; one that fails holds up only those that need it.
+
+        Returns:
+          Those without a result.
+        """
+        failed: list[Cell] = []
+        for number, cell in enumerate(cells, 1):
+            title = f"[{number}/{len(cells)}] {cell.name}, seed {cell.seed}"
+            broken = [need.name for need in self._needs(cell) if need in failed]
+            if broken:
+                print(f"{title}: left out, it needs {', '.join(broken)}", flush=True)
+                failed.append(cell)
+                continue
+            print(f"{title}: {self._log(cell)}", flush=True)
+            problem = self._train(cell)
+            if problem:
+                print(f"{title}: FAILED, {problem}", flush=True)
+                failed.append(cell)
+                continue
+            record = make_record(self._name, cell, Path(cell.folder(self._root)))
+            if self._results.find(cell) is None:
+                self._results.add(record)
+            self._tidy(cell)
+            print(f"{title}: {_told(cell, record)}", flush=True)
+        return failed
+
+    def _needs(self, cell: Cell) -> list[Cell]:
+        return [self._cells[name, cell.seed] for name in cell.needs]
+
+    def _is_there(self, cell: Cell) -> bool:
+        folder = Path(cell.folder(self._root))
+        return (folder / "summary.json").is_file() and (folder / "models").is_dir()
+
+    def _log(self, cell: Cell) -> Path:
+        return Path(cell.folder(self._root) + ".log")
+
+    def _train(self, cell: Cell) -> str:
+        """Trains and evaluates a cell; returns what went wrong."""
+        folders = {need.name: need.folder(self._root) for need in self._needs(cell)}
+        commands = [cell.command(self._root, {**self._places, **folders})]
+        if cell.has_task:
+            commands.append(["eval.py", f"--workdir={cell.folder(self._root)}"])
+        log = self._log(cell)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            _hold(file)
+            for words in commands:
+                print(f"$ python {shlex.join(words)}", file=file, flush=True)
+                if code := _call(words, file):
+                    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+                    return "\n    ".join([f"{words[0]} ended with {code}:", *lines[-_TAIL:]])
+        return ""
+
+    def _tidy(self, cell: Cell) -> None:
+        """Removes what is large and no longer read."""
+        if not self._keep:
+            folder = Path(cell.folder(self._root))
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            if cell.name not in self._needed:
+                shutil.rmtree(folder / "models", ignore_errors=True)
+
+
+def _hold(log: IO[str]) -> None:
+    """Waits until no other process writes a log.
+
+    A run inherits its log, and with it the hold: where it outlives a killed sweep, or another sweep
+    has the same cell, the two are not trained in one folder at once.
+    """
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waits for the run that writes {log.name}", flush=True)
+        fcntl.flock(log, fcntl.LOCK_EX)
+
+
+def _call(words: Sequence[str], log: IO[str]) -> int:
+    """Runs a Python command; its exit code."""
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # it goes on from its newest checkpoint
+        process.terminate()
+        process.wait()
+        raise
+
+
+def make_record(sweep: str, cell: Cell, folder: Path) -> Record:
+    """What is written of a finished cell.
+
+    Args:
+      sweep: the sweep's name.
+      cell: the cell.
+      folder: of its run.
+
+    Returns:
+      ``sweep``, ``cell``, ``seed``, ``key`` and ``overrides``; ``command``, with folders as they
+      are by default and places in braces; ``metric`` and ``models``, as eval.json has them;
+      ``phases``, of each its steps, seconds, real tokens and last losses; ``parameter_hash``,
+      ``machine``, ``versions``, ``git_revision`` and ``date``.
+    """
+    summary = _read(folder / "summary.json")
+    found = _read(folder / "eval.json") if cell.has_task else {}
+    kept = ("steps", "selected_step", "seconds", "real_tokens", "final")
+    return {
+        "sweep": sweep,
+        "cell": cell.name,
+        "seed": cell.seed,
+        "key": cell.key,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "overrides": dict(cell.overrides),
+        "command": shlex.join(["python", *cell.command("runs/sweeps", {})]),
+        "metric": found.get("metric"),
+        "models": found.get("models", {}),
+        "phases": {
+            name: {key: phase[key] for key in kept} for name, phase in summary["phases"].items()
+        },
+        "parameter_hash": summary["parameter_hash"],
+        "machine": {"cpu": _processor(), "cores": _cores(), **summary["devices"]},
+        "versions": summary["versions"],
+        "git_revision": summary["git_revision"],
+    }
+
+
+def _told(cell: Cell, record: Record) -> str:
+    said = [f"{training_seconds(record) / 60:.1f} min of training"]
+    metric = cell.metric or record["metric"]
+    for model in cell.models:
+        value = record["models"].get(model, {}).get(metric)
+        said.append(f"no {model} {metric}" if value is None else f"{model} {metric} {value:.4f}")
+    return ", ".join(said)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _processor() -> str:
+    """What Linux calls the processor; elsewhere what Python does."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
