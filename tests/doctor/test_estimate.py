@@ -10,8 +10,6 @@ import small
 from jaxbert.doctor.estimate import cost_of, products, shapes_of
 from jaxbert.evaluation.flops import forward_flops
 from jaxbert.models.bert import PRESETS, count_parameters
-from jaxbert.objectives.alignment import align
-from jaxbert.objectives.distillation import LayerDistillation
 from jaxbert.training import sharding
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state, make_step
@@ -58,7 +56,7 @@ def test_a_teacher_costs_its_prediction_and_has_its_parameters():
 
 
 def test_of_a_teacher_of_layers_nothing_is_counted_that_is_not_read():
-    found, teacher = cost("layers"), small.frozen()["teacher"]
+    found, teacher = cost("layers"), small.frozen()["teachers"][0]
     read = count_parameters({g: teacher[g] for g in ("embeddings", "encoder")})
     assert found.frozen == read
     # Neither pooler nor classifier; the mix of values of the last layer is computed all the same.
@@ -82,11 +80,11 @@ def test_products_of_scans_and_branches():
 
 
 def test_memory_is_near_that_of_the_compiled_step():
-    """Within a quarter of all that the compiler sets aside; of one layer, to compile quickly."""
+    """Within a third of all that the compiler sets aside; of one layer, to compile quickly."""
     one, other = (config.replace(num_layers=1) for config in (small.STUDENT, small.TEACHER))
-    objective = LayerDistillation(one, other, align(other, one))
+    objective = small.distillation(one, other, preset="tinybert")
     params = {g: v for g, v in small.visible_params(one, 1).items() if g in objective.groups}
-    frozen = {"teacher": small.visible_params(other, 2)}
+    frozen = {"teachers": (small.visible_params(other, 2),)}
     optimizer, mesh, data = (
         make_optimizer(learning_rate=1.0, steps=1),
         sharding.make_mesh(1),
@@ -97,5 +95,5 @@ def test_memory_is_near_that_of_the_compiled_step():
     step = make_step(objective, optimizer, mesh, state, seed=0, phase=0)
     compiled = step.lower(state, frozen, data).compile().memory_analysis()
     taken = compiled.argument_size_in_bytes + compiled.temp_size_in_bytes
-    assert found.memory(1) == pytest.approx(taken, rel=0.25)
+    assert found.memory(1) == pytest.approx(taken, rel=1 / 3)
     assert found.activations > 0.4 * taken
