@@ -66,9 +66,15 @@ def test_variants_and_the_grid_are_multiplied_and_each_cell_is_run_once_a_seed()
 def test_a_cell_is_known_by_what_its_result_depends_on_and_by_nothing_else():
     before = keys(two_stages())
     assert len(set(before.values())) == 4
-    assert keys(two_stages(log_every=7, **{"general.weight_decay": 0.01})) == before  # the default
-    after = keys(two_stages(**{"general.steps": 3}))
-    assert not set(after.values()) & set(before.values()), "also of what starts from it"
+    defaults = {"general.weight_decay": 0.01, "general.terms.hidden.heads": "match"}
+    assert keys(two_stages(log_every=7, **defaults)) == before
+    for change in (
+        {"general.steps": 3},
+        {"general.terms.hidden.weight": 2.0},
+        {"general.terms.more.feature": "hidden"},  # a term that is all defaults
+    ):
+        after = keys(two_stages(**change))
+        assert not set(after.values()) & set(before.values()), "also of what starts from it"
 
 
 def test_every_mistake_of_a_sweep_is_found_before_anything_runs():

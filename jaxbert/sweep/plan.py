@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.config import PhaseConfig, RunConfig, TermConfig
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.recipe import load_recipe, resolve, run_file
 from jaxbert.workdir import decisive
@@ -223,7 +223,11 @@ def _cell(
 
 def identity(config: RunConfig) -> str:
     """A hash (SHA-256, hexadecimal) of what a config's result depends on, defaults left out."""
-    sections = {name: PhaseConfig() for name in config.phases}
+    sections = {}
+    for name, phase in config.sections.items():
+        # No term is all defaults: that it is there is said by its feature.
+        terms = {term: TermConfig(feature="") for term in phase.terms}
+        sections[name] = PhaseConfig(terms=terms)
     usual = decisive(RunConfig(sections=sections).to_dict())
     mine = decisive(config.to_dict())
     told = {k: v for k, v in mine.items() if k not in usual or usual[k] != v}
