@@ -65,7 +65,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "steps": 420,
         "batch_size": 32,
         "learning_rate": 5e-4,
-        "checkpoint_every": 105,
+        "eval_every": 105,
     }
     config.prediction = {
         "objective": "distill",
@@ -98,7 +98,7 @@ def get_config(argument: str = "") -> ConfigDict:
         for name in config.phases:
             config[name].update({"steps": 2, "batch_size": 4, "checkpoint_every": 1})
             if "eval_every" in config[name]:
-                config[name].eval_every = 1
+                config[name].eval_every = 2 if name == "intermediate" else 1
         config.log_every = 1
     return config
 
@@ -130,7 +130,7 @@ def publish(config: ConfigDict, task: str) -> None:
     config.finetune.update({"steps": 3 * epoch, "learning_rate": 2e-5, "eval_every": epoch})
     config.intermediate.update({"steps": layers * epoch, "learning_rate": 5e-5})
     config.intermediate.update({"schedule": "constant", "warmup_ratio": 0.0, **optimizer})
-    config.intermediate.checkpoint_every = epoch
+    config.intermediate.eval_every = epoch
     config.prediction.update({"steps": 3 * epoch, "learning_rate": 3e-5, "eval_every": epoch})
     config.prediction.update(optimizer)
     config.baseline.update(

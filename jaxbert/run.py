@@ -165,7 +165,10 @@ class Run:
 
     def score_teacher(self) -> TeacherScore | None:
         """How a given fine-tuned teacher does on the development part; None without one."""
-        if not (self.library.teacher_is_finetuned and self.data.reads("task", "augmentation")):
+        labelled = self.data.reads("task", "augmentation")
+        if not (labelled and self.library.teacher_is_finetuned):
+            return None
+        if self.data.task.task.kind == SIMILARITY:  # it measures encoders, and no head
             return None
         return score_teacher(
             self.library.given,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -82,6 +84,49 @@ def refused(config: str, workdir: Path | str, *flags: str, **options: Any) -> li
     assert done.stderr.strip(), done.stdout
     assert all(line.startswith(prefix) for line in done.stderr.splitlines()), done.stderr
     return [line.removeprefix(prefix) for line in done.stderr.splitlines()]
+
+
+def documented(page: str) -> list[list[str]]:
+    """The commands of a page of the documentation, as words for Python."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^    (?:python |(?=jaxbert ))((?:.*\\\n)*.*)", text, re.MULTILINE)
+    words = [shlex.split(command.replace("\\\n", " ")) for command in found]
+    return [["-m", *each] if each[0] == "jaxbert" else each for each in words]
+
+
+def checkout(folder: Path) -> None:
+    """Makes a folder in which documented commands find what a checkout has."""
+    for name in ("train.py", "eval.py", "jaxbert"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "configs").mkdir()
+    for recipe in (ROOT / "configs").glob("*.py"):
+        (folder / "configs" / recipe.name).symlink_to(recipe)
+
+
+def run_documented(
+    place: Path, words: Sequence[str], cache: Path, *flags: str
+) -> subprocess.CompletedProcess:
+    """Runs a documented command in a checkout, a recipe shrunk to two steps a phase.
+
+    Args:
+      place: the checkout, with a small model in its folder ``teacher``.
+      words: of the command, for Python.
+      cache: that tests share.
+      flags: of train.py alone, behind those that make it small.
+    """
+    words = [
+        re.sub(r"(--config=\S+?)(:(.+))?$", r"\1:smoke,\3", word).rstrip(",") for word in words
+    ]
+    small = (*SMALL, "--config.teacher=teacher", *flags) if words[0] == "train.py" else ()
+    return subprocess.run(
+        [sys.executable, *words, *small],
+        cwd=place,
+        env=environment(cache=cache),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
 
 
 def read(path: Path) -> Any:

@@ -6,9 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import re
-import shlex
-import subprocess
-import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,25 +22,19 @@ from jaxbert.errors import UserError
 from jaxbert.recipe import load_recipe, resolve
 
 DOC = (commands.ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-SMALL = (*commands.SMALL, "--config.teacher=teacher")
+run = commands.run_documented
 
 
 def documented_commands() -> list[list[str]]:
     """The commands of the page, as words for Python."""
-    found = re.findall(r"^    (?:python |(?=jaxbert ))((?:.*\\\n)*.*)", DOC, re.MULTILINE)
-    words = [shlex.split(command.replace("\\\n", " ")) for command in found]
-    return [["-m", *each] if each[0] == "jaxbert" else each for each in words]
+    return commands.documented("docs/data.md")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A checkout with a user's files in it."""
     folder = tmp_path_factory.mktemp("own")
-    for name in ("train.py", "eval.py", "jaxbert"):
-        (folder / name).symlink_to(commands.ROOT / name)
-    (folder / "configs").mkdir()
-    for recipe in (commands.ROOT / "configs").glob("*.py"):
-        (folder / "configs" / recipe.name).symlink_to(recipe)
+    commands.checkout(folder)
     recipe = re.search(r"```python\n(.*?)```", DOC, flags=re.DOTALL)[1]
     (folder / "configs" / "reviews.py").write_text(recipe, encoding="utf-8")
     commands.write_small_teacher(folder / "teacher")
@@ -153,23 +144,6 @@ def test_every_kind_and_source_has_its_example():
         assert f'"source": "{kind}:' in texts
     for name in (*FILES, *TASKS):
         assert f"`{name}`" in DOC
-
-
-def run(place: Path, words: list[str], cache: Path) -> subprocess.CompletedProcess:
-    """Runs a documented command, shrunk to two steps a phase of a tiny student."""
-    words = [
-        re.sub(r"(--config=\S+?)(:(.+))?$", r"\1:smoke,\3", word).rstrip(",") for word in words
-    ]
-    small = SMALL if words[0] == "train.py" else ()
-    return subprocess.run(
-        [sys.executable, *words, *small],
-        cwd=place,
-        env=commands.environment(cache=cache),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

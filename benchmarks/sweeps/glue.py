@@ -18,6 +18,15 @@ four there, and so has ``soft``. The ablation changes one thing of ``student``:
     random      general distillation starts from random weights, not from the teacher's
     no_general  the student that learns the task is cut out of its teacher, and has not seen text
     no_layers   after general distillation predictions alone, for as many batches
+    no_attention, no_hidden, no_embedding
+                the task's layers without one of their terms
+    no_prediction
+                after the layers the labels, not the teacher's predictions
+    top, bottom
+                the task's layers from the last or the first of the teacher's
+    probabilities
+                the task's attention after the softmax, by KL, not its scores
+    minilmv2    the task's layers by the last layer's relations
 
 Arguments:
     (none)    The main table.
@@ -107,6 +116,29 @@ def ablation(task: str) -> dict[str, dict[str, Any]]:
         "random": {**student, "init_from": "{general/random}", "student.init": "random"},
         "no_general": {**student, "init_from": ""},
         "no_layers": {**predictions(sum(STEPS[task][1:])), **alone},
+        **{
+            f"no_{term}": {**student, f"intermediate.terms.{term}.weight": 0.0}
+            for term in ("attention", "hidden", "embedding")
+        },
+        "no_prediction": {
+            **student,
+            "prediction.teacher": "",
+            "prediction.terms.prediction.loss": "labels",
+        },
+        **{
+            rule: {
+                **student,
+                "intermediate.terms.attention.layers": rule,
+                "intermediate.terms.hidden.layers": rule,
+            }
+            for rule in ("top", "bottom")
+        },
+        "probabilities": {
+            **student,
+            "intermediate.terms.attention.feature": "probabilities",
+            "intermediate.terms.attention.loss": "kl",
+        },
+        "minilmv2": {**student, "intermediate.preset": "minilmv2"},
     }
 
 
@@ -117,7 +149,7 @@ def distilled(task: str) -> dict[str, Any]:
         "phases": ("intermediate", "prediction"),
         "intermediate.teacher": "given_teacher",
         "intermediate.steps": layers,
-        "intermediate.checkpoint_every": layers // 4,
+        "intermediate.eval_every": layers // 4,
         **predictions(steps),
     }
 

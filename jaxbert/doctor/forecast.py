@@ -79,9 +79,8 @@ class Forecast:
     def start(self, name: str) -> Model:
         """A model that no phase of the run trains, or the shape of one that is made anew."""
         library = self._job.library
-        if name in ("given_teacher", "teacher"):
-            return library.given
-        if ":" in name or (self._config.init_from and name in ("student", "initial_student")):
+        inherited = self._config.init_from and name in ("student", "initial_student")
+        if ":" in name or name in ("given_teacher", "teacher") or inherited:
             return library.get(name)
         config = library.shapes.of(name)
         return Model(config, shapes_of(config), (), library.folder(name))
@@ -92,15 +91,14 @@ class Forecast:
         """A phase, and the shape of what it trains."""
         objective = self._job.objectives.make(phase, start, teachers)
         config: BertConfig = getattr(objective, "student", None) or objective.model  # type: ignore[attr-defined]
-        absent = tuple(group for group in objective.groups if group not in start.params)
-        fresh = shapes_of(config, absent) if absent else {}
-        params = {group: start.params.get(group, fresh.get(group)) for group in objective.groups}
+        params = shapes_of(config, objective.groups)
         kept = {g: v for g, v in start.params.items() if g not in stale(objective)} | params
         frozen = {"model": start.params, "teachers": tuple(one.params for one in teachers)}
         batches = self._batches(phase)
         length, rows = batches.row_length, batches.rows // self._multiple(phase)
         batch = self._job.data.stream(phase, batches, None)[0]
         cost = cost_of(objective, params, frozen, jax.tree.map(lambda x: x[:rows], batch))
+        # Of several teachers, the first one's rate.
         still = (*teachers, start)[0].config.replace(dtype=self._config.dtype)
         # Rows of the model itself, forward alone, and a third of what training it takes.
         ahead = cost.trained_flops / 3 / rows / self._rate(config, rows, length, trained=False)
@@ -190,7 +188,7 @@ class Forecast:
         if not phase.eval_every:
             return 0.0
         times = -(-phase.steps // phase.eval_every)
-        if phase.data == "corpus":
+        if phase.objective == "pretrain":
             return float(times * _MEASURED)
         share = float(self.sample.lengths.mean()) / self._config.max_length
         return times * len(self._job.data.task.dev) * share

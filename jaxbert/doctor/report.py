@@ -151,10 +151,11 @@ class _Report:
                 "warning: the vocabulary does not know the task's texts: it is of another "
                 "language, or not the teacher's"
             )
-        if not self._job.library.teacher_is_finetuned or not self._comparable():
+        if self._job.library.teacher_is_finetuned and not self._comparable():
             return
         score = self._job.score_teacher()
-        assert score is not None
+        if score is None:
+            return
         line, *warnings = score.lines
         self._say(line)
         self._warnings += warnings

