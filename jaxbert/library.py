@@ -105,6 +105,8 @@ class Library:
 
     def foreign(self, model: Model) -> Tokenizer | None:
         """The tokenizer of a model that has another than the run; None where they are the same."""
+        if not model.folder.is_dir():  # of random weights, made by this run and written nowhere
+            return None
         tokenizer = load_tokenizer(model.folder)
         return None if tokenizer.fingerprint == self.tokenizer.fingerprint else tokenizer
 

@@ -168,11 +168,12 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
         (with_phase("two", teacher="first"), "finetune has no teacher, config key two.teacher"),
         (
             with_phase("two", teacher_cache="layers"),
-            "finetune has no teacher, config key two.teacher_cache; remove it",
+            "outputs are kept of one teacher, of text that is not masked, without padded means, "
+            "config key two.teacher_cache; give auto or none",
         ),
         (
             with_phase("one", compat="huawei", packing=False, teacher_cache="layers"),
-            "padded means read padding, of which nothing is kept, config key one.teacher_cache",
+            "without padded means, config key one.teacher_cache; give auto or none",
         ),
         (with_phase("two", data="corpus"), "needs labelled data, config key two.data"),
         (with_phase("one", compat="huawei"), "need one example a row, config key one.packing"),

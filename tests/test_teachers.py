@@ -12,6 +12,7 @@ import pytest
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.interop.huggingface import read_model
+from jaxbert.library import Library
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
 from jaxbert.training.checkpoint import parameter_hash
@@ -60,11 +61,18 @@ def refusal(place, **overrides: str) -> str:
 def test_teachers_that_cannot_teach_are_refused_before_anything_is_written(place):
     line = refusal(place, intermediate__teacher=place.other)
     assert "has another vocabulary than the student, and layers are compared" in line
-    assert "config key intermediate.objective; learn from its predictions alone" in line
+    assert "config key intermediate.terms; learn from its predictions alone" in line
     line = refusal(place, prediction__teacher=place.other, prediction__teacher_cache="none")
     assert "so that it cannot read the student's batches" in line
     line = refusal(place, prediction__teacher=place.other.replace("other", "none"))
     assert "no model 'none' among other" in line
+
+
+def test_a_model_of_random_weights_has_the_pieces_of_its_run(place):
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given)
+    library = Library(config, place.root / "nowhere")
+    assert library.foreign(library.get("random_student")) is None
+    assert library.foreign(library.get(place.other)) is not None
 
 
 def train(place, name: str, *flags: str, cache: Path) -> tuple[Path, dict]:
