@@ -203,7 +203,7 @@ class TermConfig:
       standardize: whether logits are standardised over the classes first.
     """
 
-    feature: str = option("hidden", among=tuple(FEATURES))
+    feature: str = option("", among=("", *FEATURES))
     loss: str = option("", among=("", *LOSSES))
     weight: float = option(1.0, low=0.0)
     final_weight: float = option(-1.0, low=-1.0)

@@ -52,8 +52,12 @@ class Library:
 
     @functools.cached_property
     def given(self) -> Model:
-        """The given teacher, its classes in the order of the task's where it names the same."""
-        model = read_model(hub.resolve(self._config.teacher))
+        """The given teacher."""
+        return self._outside(self._config.teacher)
+
+    def _outside(self, reference: str) -> Model:
+        """A teacher from outside, its classes in the order of the task's if it names the same."""
+        model = read_model(hub.resolve(reference))
         if "classifier" not in model.params or not self._config.task:
             return model
         return _in_order(model, describe_task(**dataclasses.asdict(self._config.task)).classes)
@@ -124,7 +128,9 @@ class Library:
             except UserError as error:
                 errors.append(error)
         starts = {phase.start for phase in self._config.sections.values()}
-        for name in starts & {"student", "initial_student", "initial_assistant"}:
+        for name in ("student", "initial_student", "initial_assistant"):
+            if name not in starts:
+                continue
             who = name.removeprefix("initial_")
             try:
                 if self._config.init_from and who == "student":
@@ -168,7 +174,7 @@ class Library:
             return self.given
         if ":" in name:
             if name not in self._references:
-                self._references[name] = read_model(hub.resolve(name))
+                self._references[name] = self._outside(name)
             return self._references[name]
         folder = self.folder(name)
         how, _, who = name.partition("_")

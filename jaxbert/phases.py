@@ -9,8 +9,8 @@ from jaxbert.datasets import Datasets
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import BertConfig
-from jaxbert.objectives.alignment import Match, match_terms
+from jaxbert.models.bert import POOLED, BertConfig
+from jaxbert.objectives.alignment import match_terms
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.finetuning import Finetuning
 from jaxbert.objectives.objective import Objective
@@ -50,7 +50,7 @@ class Objectives:
             return Finetuning(model, phase.compat)
         if phase.objective == "pretrain":
             return Pretraining(model, phase.nsp, phase.freeze_encoder)
-        matches = self._matches(phase, model, frozen)
+        matches = match_terms(phase.terms, model, frozen, phase.compat)
         return Distillation(model, frozen, matches, phase.steps, phase.compat)
 
     def _trained(
@@ -77,12 +77,6 @@ class Objectives:
             )
         return start
 
-    @staticmethod
-    def _matches(
-        phase: PhaseConfig, student: BertConfig, teachers: Sequence[BertConfig]
-    ) -> tuple[Match, ...]:
-        return match_terms(phase.terms, student, teachers, phase.compat)
-
     def check(self) -> list[UserError]:
         """What is wrong with the phases' teachers, and with what their terms would compare."""
         errors: list[UserError] = []
@@ -95,7 +89,7 @@ class Objectives:
                     shapes = [self._library.shapes.of(teacher) for teacher in phase.teachers]
                     start = self._library.shapes.of(phase.start)
                     student = self._trained(phase, start, shapes, fresh=True)
-                    self._matches(phase, student, shapes)
+                    match_terms(phase.terms, student, shapes, phase.compat)
             except UserError as error:
                 for one in error.errors if isinstance(error, UserErrors) else (error,):
                     found.append(UserError(one.what, f"phase {name}, {one.where}", one.fix))
@@ -135,8 +129,12 @@ class Objectives:
             return set(self._library.given.params)
         made = [phase for phase in self._config.sections.values() if phase.trains == name]
         heads = {"pooler"}
-        if any(phase.classifies for phase in made):
-            heads.add("classifier")
-        if any(phase.masks for phase in made):
-            heads.add("mlm")
+        for phase in made:
+            if phase.start != name:
+                heads = self._heads(phase.start) & {"pooler", "classifier"}
+            if phase.classifies:
+                pooled = self._data.task.task.kind in POOLED
+                heads = {"classifier", *("pooler",) * pooled}
+            if phase.masks:
+                heads.add("mlm")
         return heads

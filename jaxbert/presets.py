@@ -27,7 +27,8 @@ PRESETS: Mapping[str, Terms] = {
         | {"temperature_squared": True},
         "labels": {"feature": "logits", "loss": "labels", "weight": 0.5},
     },
-    # Sanh et al. 2019 (DistilBERT), with the factors 5, 2 and 1 of its authors' code; masked text.
+    # Sanh et al. 2019 (DistilBERT), with the factors 5, 2 and 1 of its authors' code; the soft loss
+    # at masked pieces alone, where by default theirs is at every piece of the masked text.
     "distilbert": {
         "mlm_soft": {"feature": "mlm_logits", "weight": 5.0, "loss": "kl", "temperature": 2.0}
         | {"temperature_squared": True},
@@ -35,16 +36,19 @@ PRESETS: Mapping[str, Terms] = {
         "cosine": {"feature": "hidden", "loss": "cosine", "layers": "last"},
     },
     # Sun et al. 2019 (PKD), section 3, with alpha = 0.5, T = 10, beta = 10, from the ranges that
-    # they search; the squared distance of normalised [CLS] states is twice the cosine loss.
+    # they search, and with the factor T^2 that their code has and their equation has not; the
+    # squared distance of normalised [CLS] states is twice the cosine loss.
     "pkd": {
         "labels": {"feature": "logits", "loss": "labels", "weight": 0.5},
-        "prediction": {"feature": "logits", "weight": 0.5, "temperature": 10.0},
+        "prediction": {"feature": "logits", "weight": 0.5, "loss": "kl", "temperature": 10.0}
+        | {"temperature_squared": True},
         "patience": {"feature": "cls", "loss": "cosine", "layers": "skip", "weight": 20.0},
     },
-    # Wang et al. 2020 (MiniLM), section 3: the last layer's attention and relation of values.
+    # Wang et al. 2020 (MiniLM), section 3: the last layer's attention and relation of values, of as
+    # many heads as their models have.
     "minilm": {
         "attention": {"feature": "probabilities", "layers": "last"},
-        "values": {"feature": "value_relation", "layers": "last"},
+        "values": {"feature": "value_relation", "layers": "last", "relation_heads": 12},
     },
     # Wang et al. 2021 (MiniLMv2), section 3: relations of queries, keys and values.
     "minilmv2": {name: {"feature": name, "layers": "last"} for name in _RELATIONS},

@@ -196,7 +196,10 @@ def read_section(cls: Any, texts: Mapping[str, str], name: str) -> Any:
 
 
 # Names that metrics.jsonl has for something else.
-RESERVED = ("loss", "accuracy", "mlm_accuracy", "gradient_norm", "dev", "phase", "step", "seconds")
+RESERVED = (
+    *("loss", "accuracy", "mlm_accuracy", "gradient_norm", "dev", "phase", "step", "seconds"),
+    *("tokens", "real_tokens", "data_wait", "data_wait_fraction"),
+)
 
 
 class _Text(str):
@@ -216,7 +219,8 @@ def _override_phases(merged: dict[str, Any], overrides: Mapping[str, str]) -> tu
 
 def _with_terms(phase: Mapping[str, Any]) -> Mapping[str, Any]:
     """A phase with its preset's terms under those that it changes."""
-    given, preset = phase.get("terms", {}), PRESETS.get(phase.get("preset", ""), {})
+    given, named = phase.get("terms", {}), phase.get("preset", "")
+    preset = PRESETS.get(named, {}) if isinstance(named, str) else {}
     if not preset or not isinstance(given, Mapping):
         return phase
     terms = {name: _deep_copy(term) for name, term in (*preset.items(), *given.items())}
@@ -281,7 +285,7 @@ def _section(
     sections = {}
     for name, value in given.items():
         where = f"config key {prefix}{name}"
-        if not name.isidentifier() or name in RESERVED:
+        if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
             errors.append(UserError(f"{name!r} cannot name a term", where, "give a plain new name"))
         elif isinstance(value, Mapping):
             sections[name] = _section(inner, value, f"{prefix}{name}.", errors, inner())
@@ -360,6 +364,14 @@ def _term_errors(name: str, phase: PhaseConfig, unread: Collection[str]) -> list
         fix = f"give a preset, one of {', '.join(PRESETS)}, or terms"
         errors.append(UserError("nothing is distilled", f"config key {name}.terms", fix))
     for key, term in phase.terms.items():
+        near = difflib.get_close_matches(key, PRESETS.get(phase.preset, {}))
+        where, fix = f"config key {name}.terms.{key}", f"did you mean {near[0]}?" if near else ""
+        if not term.feature:
+            fix = fix or f"give {name}.terms.{key}.feature"
+            errors.append(UserError("the term has no feature", where, fix))
+        if -1 < term.final_weight < 0:
+            fix = "give a weight from 0, or -1 for a weight that does not move"
+            errors.append(UserError(f"{term.final_weight} is no weight", where, fix))
         if term.loss == "dist" and phase.accumulation > 1:
             what = "dist correlates over a whole batch, which accumulation cuts"
             where = f"config key {name}.terms.{key}.loss"

@@ -79,7 +79,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     check_claim(workdir, config)
     job = Run(config, workdir)
     job.check()
-    score = job.trust_teacher()
+    scores = {reference: score.facts() for reference, score in job.trust_teachers().items()}
     claim(workdir, config)
     job.library.keep_vocabulary()
     finished = {}
@@ -90,13 +90,14 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         finished[name] = job.finish(index, name)
     job.journal.close()
     given: dict[str, str | None] = {"parameter_hash": None}
-    dev = {"dev": score.facts()} if score else {}
+    dev = {"dev": scores.pop(config.teacher)} if config.teacher in scores else {}
     if job.library.has_teacher:
         given = {"parameter_hash": parameter_hash(job.library.given.params)}
     summary = {
         "phases": finished,
         "parameter_hash": (list(finished.values()) or [given])[-1]["parameter_hash"],
         "teacher": {"reference": config.teacher, "hash": given["parameter_hash"]} | dev,
+        "other_teachers": scores,
         "seed": config.seed,
         "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
         "versions": versions(),
@@ -139,13 +140,13 @@ class Run:
     def problems(self) -> list[UserError]:
         """What models, data and config say against the run, each once."""
         errors = [*self.library.check(), *self.data.check()]
-        if self.data.reads_task:
-            try:
+        try:
+            if self.data.reads_task:
                 self._check_labels()
-            except UserError as error:
-                errors.append(error)
-        known = {error.what for error in errors}  # met by another check
-        errors += [error for error in self.objectives.check() if error.what not in known]
+            known = {error.what for error in errors}  # met by another check
+            errors += [error for error in self.objectives.check() if error.what not in known]
+        except UserError as error:  # of what has the wrong heads no terms are checked
+            errors.append(error)
         for name, phase in self.config.sections.items():
             try:
                 self._check_outside(name, phase)
@@ -163,31 +164,40 @@ class Run:
         makes_teacher = phase.trains == "teacher" and phase.objective == "finetune"
         return makes_teacher and self.library.teacher_is_finetuned
 
-    def score_teacher(self) -> TeacherScore | None:
-        """How a given fine-tuned teacher does on the development part; None without one."""
+    def score_teachers(self) -> dict[str, TeacherScore]:
+        """How fine-tuned teachers from outside do on the development part, by reference."""
         labelled = self.data.reads("task", "augmentation")
-        if not (labelled and self.library.teacher_is_finetuned):
-            return None
-        if self.data.task.task.kind == SIMILARITY:  # it measures encoders, and no head
-            return None
-        return score_teacher(
-            self.library.given,
-            self.library.tokenizer,
-            self.data.task,
-            max_length=self.config.max_length,
-            batch_size=self.config.eval_batch_size,
-        )
+        if not labelled or self.data.task.task.kind == SIMILARITY:
+            return {}  # the latter measures encoders, and no head
+        named = [name for phase in self.config.sections.values() for name in phase.teachers]
+        teachers = {name: self.library.get(name) for name in named if ":" in name}
+        if self.library.has_teacher:
+            teachers = {self.config.teacher: self.library.given} | teachers
+        return {
+            reference: score_teacher(
+                teacher,
+                self.library.foreign(teacher) or self.library.tokenizer,
+                self.data.task,
+                max_length=self.config.max_length,
+                batch_size=self.config.eval_batch_size,
+            )
+            for reference, teacher in teachers.items()
+            if "classifier" in teacher.params
+        }
 
-    def trust_teacher(self) -> TeacherScore | None:
-        """Says how a given fine-tuned teacher does.
+    def trust_teachers(self) -> dict[str, TeacherScore]:
+        """Says how fine-tuned teachers from outside do.
 
         Raises:
-          UserError: its classes clearly stand in another order than the task's.
+          UserError: classes clearly stand in another order than the task's.
         """
-        if score := self.score_teacher():
+        scores = self.score_teachers()
+        for reference, score in scores.items():
+            given = reference == self.config.teacher
+            teacher = self.library.given if given else self.library.get(reference)
             print("\n".join(score.lines), flush=True)
-            check_order(score, self.library.given, self.data.task.task, self.config.teacher)
-        return score
+            check_order(score, teacher, self.data.task.task, reference)
+        return scores
 
     def _check_outside(self, name: str, phase: PhaseConfig) -> None:
         """Checks teachers of another vocabulary than the run's.

@@ -52,6 +52,13 @@ def distillation(
 
 
 SOFT = {"feature": "logits", "temperature": 2.0}
+
+
+def soft(head: str) -> dict[str, Any]:
+    """A term of predictions; those of a regression know no temperature."""
+    return {"feature": "logits"} if head == "regression" else SOFT
+
+
 OBJECTIVES: dict[str, Objective] = {
     "layers": distillation(STUDENT, TEACHER, preset="tinybert"),
     "predictions": distillation(STUDENT, TEACHER, prediction=SOFT),

@@ -121,6 +121,13 @@ def test_an_override_does_not_change_the_recipe():
         ("one.terms.hidden.wait", "1", "config key one.terms.hidden.wait; did you mean weight?"),
         ("one.terms.hidden", "1", "it is a section, config key one.terms.hidden; give the keys"),
         ("one.terms.loss.weight", "1", "'loss' cannot name a term, config key one.terms.loss"),
+        (
+            "one.terms.attenton.weight",
+            "0",
+            "config key one.terms.attenton; did you mean attention?",
+        ),
+        ("one.terms.hidden.final_weight", "-0.5", "-0.5 is no weight, config key one.terms.hidden"),
+        ("one.terms.tokens.feature", "cls", "'tokens' cannot name a term"),
         ("one.preset", "tinbert", "config key one.preset; give one of '', 'tinybert'"),
         ("seed.x", "1", "seed has no keys, config key seed.x"),
     ],

@@ -74,7 +74,8 @@ def write_examples(folder: Path) -> None:
     rows = [{"text": f"News {i}", "topics": topics[i % 4]} for i in many]
     lines("topics.jsonl", map(json.dumps, rows))
     pairs = [f"one {i}\tother {i}\t{i % 11 / 2}" for i in many]
-    lines("pairs.tsv", ["first\tsecond\tscore", *pairs])
+    for name in ("pairs.tsv", "likeness.tsv"):
+        lines(name, ["first\tsecond\tscore", *pairs])
     for name in ("a", "b"):
         sentences = (f"Ada B-PER\nByron I-PER\nsaw O\n{name}{i} B-LOC\n" for i in many)
         lines(f"names/{name}.txt", ["-DOCSTART- O\n", *sentences])

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 from small import (
-    SOFT,
     STUDENT,
     TEACHER,
     assert_same_gradients,
     distillation,
     fast_compilation,
+    soft,
     visible_params,
 )
 
@@ -41,7 +41,7 @@ def objective_of(name: str) -> Any:
         student, teacher = STUDENT.replace(num_layers=1), TEACHER.replace(num_layers=2)
         return distillation(student, teacher, preset="tinybert")
     given = {"num_layers": 1, "head": name, "num_labels": OUTPUTS[name], "projection_size": 0}
-    return distillation(STUDENT.replace(**given), TEACHER.replace(**given), prediction=SOFT)
+    return distillation(STUDENT.replace(**given), TEACHER.replace(**given), prediction=soft(name))
 
 
 def examples_of(name: str) -> Examples:

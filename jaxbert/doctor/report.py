@@ -153,16 +153,16 @@ class _Report:
             )
         if self._job.library.teacher_is_finetuned and not self._comparable():
             return
-        score = self._job.score_teacher()
-        if score is None:
-            return
-        line, *warnings = score.lines
-        self._say(line)
-        self._warnings += warnings
-        task, teacher = self._job.data.task.task, self._job.library.given
-        if score.order:
-            self._confusion(score.order, task.classes, teacher.labels)
-        check_order(score, teacher, task, self._config.teacher)
+        task = self._job.data.task.task
+        for reference, score in self._job.score_teachers().items():
+            given = reference == self._config.teacher
+            teacher = self._job.library.given if given else self._job.library.get(reference)
+            line, *warnings = score.lines
+            self._say(line)
+            self._warnings += warnings
+            if score.order:
+                self._confusion(score.order, task.classes, teacher.labels)
+            check_order(score, teacher, task, reference)
 
     def _confusion(self, found: LabelOrder, classes: Sequence[str], labels: Sequence[str]) -> None:
         if len(classes) <= _SHOWN:

@@ -154,7 +154,8 @@ def _match(
     teachers: Sequence[BertConfig],
     compat: str,
 ) -> Match:
-    loss = _loss(term, student.head, compat)
+    loss = _loss(term, student, compat)
+    _check_read(term, loss)
     taught_by = teachers if loss != "labels" else ()
     layers: tuple[Pairs, ...] = (((0, 0),),) * max(len(taught_by), 1)
     if term.feature in (*OF_LAYERS, *ATTENTION, *RELATIONS):
@@ -185,8 +186,30 @@ def _match(
     )
 
 
-def _loss(term: TermConfig, head: str, compat: str) -> str:
+def _check_read(term: TermConfig, loss: str) -> None:
+    """Refuses options that say nothing to the term's feature and loss."""
+    soft = loss in ("kl", "soft_cross_entropy", "dist")
+    attention = term.feature in (*ATTENTION, *RELATIONS)
+    read = {
+        "layers": term.feature in OF_LAYERS or attention,
+        "student_layers": term.feature in OF_LAYERS or attention,
+        "projection": term.feature in PROJECTED,
+        "heads": term.feature in ATTENTION,
+        "relation_heads": term.feature in RELATIONS,
+        "temperature": soft,
+        "temperature_squared": soft,
+        "standardize": "logits" in term.feature and loss != "labels",
+    }
+    plain = TermConfig()
+    for option, used in read.items():
+        if not used and getattr(term, option) != getattr(plain, option):
+            what = f"{loss} of {term.feature} does not read {option}"
+            raise UserError(what, option, "remove it")
+
+
+def _loss(term: TermConfig, student: BertConfig, compat: str) -> str:
     """The term's loss, if it can be."""
+    head = student.head
     regression = term.feature == "logits" and head == "regression"
     known = ("mse", "labels") if regression else FEATURES[term.feature]
     loss = term.loss or known[0]
@@ -196,8 +219,14 @@ def _loss(term: TermConfig, head: str, compat: str) -> str:
     if loss == "dist" and head not in ("classification", "tagging"):
         what = f"dist correlates classes, and {head} has none that exclude each other"
         raise UserError(what, "loss", "give soft_cross_entropy")
-    if term.standardize and (head == "spans" or "logits" not in term.feature or regression):
-        raise UserError("standardize is for logits of classes", "standardize", "give false")
+    if term.feature == "logits":
+        if loss == "mse" and head == "spans":
+            what = "logits of spans are as many as pieces, of which mse knows nothing"
+            raise UserError(what, "loss", "give kl or soft_cross_entropy")
+        two = head == "multi_label" or student.num_labels == 2
+        if term.standardize and (two or head in ("spans", "regression")):
+            what = "standardized logits of two classes are always -1 and 1, and others have none"
+            raise UserError(what, "standardize", "give false")
     own = {"embeddings": "mse", "hidden": "mse", "scores": "mse", "logits": "soft_cross_entropy"}
     if compat and own.get(term.feature) != loss and not regression:
         what = f"the authors' code does not compare {term.feature} by {loss}"

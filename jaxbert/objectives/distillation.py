@@ -201,6 +201,8 @@ class Distillation:
         assert mine.logits is not None and theirs.logits is not None
         if self.student.head == "regression":
             return losses.squared_error(mine.logits[..., 0], theirs.logits[..., 0], batch.weights)
+        if match.loss == "mse" and self.student.head == "multi_label":
+            return losses.mse(mine.logits, theirs.logits, batch.weights[..., None] > 0)
         made, other = (choices(self.student.head, x.logits, batch) for x in (mine, theirs))  # type: ignore[arg-type]
         return self._soft(match, made.logits, other.logits, made.weights)
 

@@ -81,15 +81,19 @@ class Sweeper:
                 failed.append(cell)
                 continue
             print(f"{title}: {self._log(cell)}", flush=True)
-            problem = self._train(cell)
-            if problem:
-                print(f"{title}: FAILED, {problem}", flush=True)
-                failed.append(cell)
-                continue
-            record = make_record(self._name, cell, Path(cell.folder(self._root)))
-            if self._results.find(cell) is None:
-                self._results.add(record)
-            self._tidy(cell)
+            log = self._log(cell)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8") as file:
+                _hold(file)  # until the folder is tidy
+                problem = self._train(cell, file)
+                if problem:
+                    print(f"{title}: FAILED, {problem}", flush=True)
+                    failed.append(cell)
+                    continue
+                record = make_record(self._name, cell, Path(cell.folder(self._root)))
+                if self._results.find(cell) is None:
+                    self._results.add(record)
+                self._tidy(cell)
             print(f"{title}: {_told(cell, record)}", flush=True)
         return failed
 
@@ -98,26 +102,30 @@ class Sweeper:
 
     def _is_there(self, cell: Cell) -> bool:
         folder = Path(cell.folder(self._root))
-        return (folder / "summary.json").is_file() and (folder / "models").is_dir()
+        # A finished phase has a record; a run that was begun again has models before it has one.
+        finished = any((folder / "models").glob("*/phase.json"))
+        return (folder / "summary.json").is_file() and finished
 
     def _log(self, cell: Cell) -> Path:
         return Path(cell.folder(self._root) + ".log")
 
-    def _train(self, cell: Cell) -> str:
-        """Trains and evaluates a cell; returns what went wrong."""
+    def _train(self, cell: Cell, log: IO[str]) -> str:
+        """Trains and evaluates a cell, if it is not there; returns what went wrong."""
+        folder = Path(cell.folder(self._root))
+        done = (folder / ("eval.json" if cell.has_task else "summary.json")).is_file()
+        if done and (cell.name not in self._needed or self._is_there(cell)):
+            return ""
         folders = {need.name: need.folder(self._root) for need in self._needs(cell)}
         commands = [cell.command(self._root, {**self._places, **folders})]
         if cell.has_task:
             commands.append(["eval.py", f"--workdir={cell.folder(self._root)}"])
-        log = self._log(cell)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            _hold(file)
-            for words in commands:
-                print(f"$ python {shlex.join(words)}", file=file, flush=True)
-                if code := _call(words, file):
-                    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-                    return "\n    ".join([f"{words[0]} ended with {code}:", *lines[-_TAIL:]])
+        for words in commands:
+            print(f"$ python {shlex.join(words)}", file=log, flush=True)
+            if code := _call(words, log):
+                text = self._log(cell).read_text(encoding="utf-8", errors="replace")
+                return "\n    ".join(
+                    [f"{words[0]} ended with {code}:", *text.splitlines()[-_TAIL:]]
+                )
         return ""
 
     def _tidy(self, cell: Cell) -> None:
@@ -149,6 +157,7 @@ def _call(words: Sequence[str], log: IO[str]) -> int:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is this process's to pass on
     )
     try:
         return process.wait()

@@ -82,7 +82,19 @@ SCORES = {"feature": "scores"}
         ({}, {"feature": "pooled"}, "pooled are 16 wide and its teacher's 24"),
         ({}, {"feature": "value_relation", "relation_heads": 5}, "give one of 1, 2, 4, 8"),
         ({}, SCORES | {"loss": "cosine"}, "cosine does not compare scores.*give one of mse"),
-        ({}, HIDDEN | {"standardize": True}, "standardize is for logits"),
+        ({}, HIDDEN | {"temperature": 2.0}, "mse of hidden does not read temperature.*remove it"),
+        ({}, {"feature": "logits", "layers": "top"}, "soft_cross_entropy of logits does not read"),
+        (
+            {"num_labels": 2},
+            {"feature": "logits", "standardize": True},
+            "standardized logits of two classes are always",
+        ),
+        (
+            {"head": "spans", "num_labels": 2},
+            {"feature": "logits", "loss": "mse"},
+            "of which mse knows nothing",
+        ),
+        ({}, HIDDEN | {"standardize": True}, "mse of hidden does not read standardize"),
         (
             {"head": "regression", "num_labels": 1},
             {"feature": "logits", "loss": "kl"},

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from small import SOFT, STUDENT, assert_same_gradients, distillation, one_batch, visible_params
+import small
+from small import STUDENT, assert_same_gradients, distillation, one_batch, visible_params
 
 from jaxbert.batch import Batch
 from jaxbert.data.packing import Examples, Marks
@@ -136,7 +137,7 @@ def compiled(config: BertConfig) -> Any:
         found, terms = [], {}
         for objective in (
             Finetuning(config),
-            distillation(config, config, prediction=SOFT),
+            distillation(config, config, prediction=small.soft(config.head)),
         ):
             made = objective(params, {"teachers": (teacher,)}, batch, jax.random.key(0))
             counts = {name: term.count for name, term in made.items()}
