@@ -16,7 +16,7 @@ import safetensors.numpy
 
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
-from jaxbert.evaluation.teacher import SURE
+from jaxbert.evaluation.teacher import SURE, TeacherScore
 from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import count_parameters
 from jaxbert.recipe import load_recipe, resolve
