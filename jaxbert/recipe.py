@@ -6,12 +6,12 @@ import dataclasses
 import difflib
 import importlib.util
 import math
-import re
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxbert.coherence import find_problems
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.presets import PRESETS
@@ -170,7 +170,7 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfi
         errors.append(UserError("there are no phases", "config key phases", "name at least one"))
     unread = {error.where.removeprefix("config key ") for error in errors}
     config = RunConfig(**values, sections={k: PhaseConfig(**v) for k, v in sections.items()})
-    errors += _phase_errors(config, unread)
+    errors += find_problems(config, unread)
     if errors:
         raise UserErrors(sorted(errors, key=lambda error: error.where))
     return config
@@ -342,146 +342,3 @@ def _out_of_range(value: Any, limits: Mapping[str, Any]) -> str:
     if high is not None and value > high:
         return f"at most {high}"
     return ""
-
-
-def _starts_from_nothing(config: RunConfig) -> bool:
-    """Whether a run pre-trains its model itself and has no use for another."""
-    phases = config.sections.values()
-    learns = all(phase.objective in ("pretrain", "finetune") for phase in phases)
-    own = config.student.init == "random" and all(p.start != "given_teacher" for p in phases)
-    return learns and own and any(phase.objective == "pretrain" for phase in phases)
-
-
-def _term_errors(name: str, phase: PhaseConfig, unread: Collection[str]) -> list[UserError]:
-    """What is wrong with a phase's terms, whatever the models."""
-    errors = []
-    decides = tuple(f"{name}.{key}" for key in ("terms", "preset", "objective"))
-    broken = any(key.startswith(decides) for key in unread)
-    if phase.objective != "distill" and phase.terms:
-        what, where = f"{phase.objective} has no terms", f"config key {name}.terms"
-        errors.append(UserError(what, where, "remove them, and preset, or give distill"))
-    elif phase.objective == "distill" and not any(phase.terms.values()) and not broken:
-        fix = f"give a preset, one of {', '.join(PRESETS)}, or terms"
-        errors.append(UserError("nothing is distilled", f"config key {name}.terms", fix))
-    for key, term in phase.terms.items():
-        near = difflib.get_close_matches(key, PRESETS.get(phase.preset, {}))
-        where, fix = f"config key {name}.terms.{key}", f"did you mean {near[0]}?" if near else ""
-        if not term.feature:
-            fix = fix or f"give {name}.terms.{key}.feature"
-            errors.append(UserError("the term has no feature", where, fix))
-        if -1 < term.final_weight < 0:
-            fix = "give a weight from 0, or -1 for a weight that does not move"
-            errors.append(UserError(f"{term.final_weight} is no weight", where, fix))
-        if term.loss == "dist" and phase.accumulation > 1:
-            what = "dist correlates over a whole batch, which accumulation cuts"
-            where = f"config key {name}.terms.{key}.loss"
-            errors.append(UserError(what, where, f"give {name}.accumulation=1"))
-    return errors
-
-
-def _phase_errors(config: RunConfig, unread: Collection[str]) -> list[UserError]:
-    """Every problem that one field alone cannot show.
-
-    Args:
-      config: has its default where a value could not be read.
-      unread: those keys; nothing is said of what follows from them.
-    """
-    errors: list[UserError] = []
-
-    def check(good: bool, what: str, fix: str, key: str, *others: str) -> None:
-        if not good and not {key, *others} & set(unread):
-            errors.append(UserError(what, f"config key {key}", fix))
-
-    deciding = ["phases", "student.init"]  # the keys that decide whether a teacher is needed
-    deciding += [f"{name}.{key}" for name in config.sections for key in ("objective", "start")]
-    good, fix = bool(config.teacher) or _starts_from_nothing(config), "give a model reference"
-    check(good, "there is no teacher", fix, "teacher", *deciding)
-    what = "the teacher has a vocabulary of its own"
-    check(not (config.teacher and config.vocabulary), what, "remove it", "vocabulary", "teacher")
-    reserved = [f"{how}_{who}" for who in ("student", "assistant") for how in ("initial", "random")]
-    reserved.append("given_teacher")
-    for who in ("student", "assistant"):
-        section = getattr(config, who)
-        what, layers = "random weights are cut out of no layers", f"{who}.init_layers"
-        good = section.init == "teacher" or section.init_layers == "uniform"
-        check(good, what, f"give {who}.init=teacher, or remove it", layers, f"{who}.init")
-        what = f"{section.init_layers!r} names no layers"
-        good = re.fullmatch(r"uniform|top|bottom|\d+( *, *\d+)*", section.init_layers) is not None
-        check(good, what, "give uniform, top, bottom, or numbers such as 1,2,4", layers)
-        what, rank = "there is no projection that could have a rank", f"{who}.projection_rank"
-        good = section.projection != "none" or not section.projection_rank
-        check(good, what, "give 0, or another projection", rank, f"{who}.projection")
-    check(bool(config.student), "the student has no shape", "give one", "student.preset")
-    used = any(p.start.endswith("_assistant") for p in config.sections.values())
-    what, fix = "no phase starts from the assistant", "give a phase start=initial_assistant"
-    starts = [f"{name}.start" for name in config.sections]
-    check(used or not config.assistant, what, fix, "assistant.preset", *starts)
-    made = [name for name in reserved if config.assistant or not name.endswith("_assistant")]
-    made.append("student")
-    trained: list[str] = []
-    named = ["phases", *config.phases]  # the keys that decide what is in ``made``
-    for name, phase in config.sections.items():
-        objective, data = f"{name}.objective", f"{name}.data"
-        fix = f"give one of {', '.join(made)}"
-        what = f"no earlier phase trains {phase.start!r}"
-        check(phase.start in made, what, fix, f"{name}.start", *named)
-        errors += _term_errors(name, phase, unread)
-        deciding = [objective, f"{name}.preset", f"{name}.terms"]
-        taught = phase.objective == "distill" and any(t and t.taught for t in phase.terms.values())
-        if not taught:
-            what, fix = f"{phase.objective} has no teacher", "remove it"
-            check(not phase.teacher, what, fix, f"{name}.teacher", *deciding)
-        for teacher in phase.teachers or ("",) * taught:
-            what = f"no earlier phase trains {teacher!r}"
-            good = teacher in made or ":" in teacher
-            fix = f"give one of {', '.join(made)}, or a reference"
-            check(good, what, fix, f"{name}.teacher", *deciding, *named)
-        good, cache = phase.teacher_cache in ("auto", "none"), f"{name}.teacher_cache"
-        lone = taught and not phase.masks and not phase.compat and len(phase.teachers) == 1
-        what = "outputs are kept of one teacher, of text that is not masked, without padded means"
-        check(good or lone, what, "give auto or none", cache, *deciding, f"{name}.teacher")
-        what = f"the objective {phase.objective} needs labelled data"
-        what = "terms of logits need labelled data" if phase.objective == "distill" else what
-        check(phase.data != "corpus" or not phase.classifies, what, "give task", data, *deciding)
-        good = phase.data == "corpus" or not phase.reads("mlm_logits")
-        what = "terms of mlm_logits read unlabelled text"
-        check(good, what, "give corpus", data, *deciding)
-        what = f"a task of similarity trains no head, and {phase.objective} does"
-        fix, key = "give regression, or leave the phase out", "task.kind"
-        good = config.task.kind != "similarity" or not phase.classifies
-        check(good, what, fix, key, *deciding)
-        good = phase.data == "corpus" or phase.objective != "pretrain"
-        check(good, "pretrain reads unlabelled text", "give corpus", data, objective)
-        what, good = "pretrain has no padded means", phase.objective != "pretrain"
-        check(good or not phase.compat, what, "remove it", f"{name}.compat", objective)
-        what = f"the phase {name} reads it and it is empty"
-        check(bool(getattr(config, phase.data)), what, "name one", phase.data, data)
-        what = f"the phase {name} reads copies of its rows, and there is no task"
-        check(phase.data != "augmentation" or bool(config.task), what, "name one", "task", data)
-        labels = config.augmentation.relabel or config.augmentation.filter
-        good = phase.data != "augmentation" or not labels or "teacher" in made
-        what, key = "no earlier phase trains the teacher that labels copies", "augmentation.relabel"
-        check(good, what, "give false, and filter, or fine-tune it first", key, data, *named)
-        what = "the authors' padded means need one example a row"
-        packing = f"{name}.packing"
-        check(not (phase.compat and phase.packing), what, "give false", packing, f"{name}.compat")
-        what = f"a batch of {phase.batch_size} cannot be cut into {phase.accumulation}"
-        good = phase.batch_size >= phase.accumulation
-        size = f"{name}.batch_size"
-        check(good, what, "give at most batch_size", f"{name}.accumulation", size)
-        what = "a phase without a classifier is measured on a task, and there is none"
-        good = phase.objective != "distill" or not phase.eval_every or bool(config.task)
-        check(good, what, "name one, or give 0", f"{name}.eval_every", *deciding, "task")
-        what, good = "nothing is evaluated to select by", phase.select != "best"
-        fix, evaluation = "give eval_every, or last", f"{name}.eval_every"
-        check(good or phase.eval_every > 0, what, fix, f"{name}.select", evaluation)
-        trains = f"{name}.trains"
-        good = phase.trains not in reserved and bool(re.fullmatch(r"\w[\w.-]*", phase.trains))
-        check(good, f"{phase.trains!r} cannot name a trained model", "give a plain name", trains)
-        # A model is written once: its folder is how a phase is known to be finished.
-        what = f"an earlier phase trains {phase.trains!r}"
-        check(phase.trains not in trained, what, "give a name of its own", trains, *named)
-        made += [phase.trains] * (phase.trains not in made)
-        trained.append(phase.trains)
-        named.append(trains)
-    return errors

@@ -13,7 +13,8 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 FLOORS = (
     ("errors", "memory", "batch", "files", "presets"),
     ("models", "data", "config"),
-    ("objectives", "interop", "workdir", "recipe", "shapes"),
+    ("objectives", "interop", "workdir", "coherence", "shapes"),
+    ("recipe",),
     ("training", "evaluation", "sweep"),
     ("library", "augment", "prune", "teaching"),
     ("datasets",),
