@@ -19,6 +19,7 @@ FLOORS = (
     ("library", "augment", "prune", "teaching"),
     ("datasets",),
     ("phases",),
+    ("inspection",),
     ("run",),
     ("doctor",),
     ("cli",),

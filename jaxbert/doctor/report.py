@@ -51,7 +51,7 @@ class _Report:
         self._warnings: list[str] = []
 
     def write(self) -> None:
-        errors = self._job.problems()
+        errors = self._job.inspection.problems()
         try:
             check_claim(self._workdir, self._config)
         except UserError as error:
@@ -154,7 +154,7 @@ class _Report:
         if self._job.library.teacher_is_finetuned and not self._comparable():
             return
         task = self._job.data.task.task
-        for reference, score in self._job.score_teachers().items():
+        for reference, score in self._job.inspection.score_teachers().items():
             given = reference == self._config.teacher
             teacher = self._job.library.given if given else self._job.library.get(reference)
             line, *warnings = score.lines

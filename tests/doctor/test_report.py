@@ -118,7 +118,7 @@ def test_a_good_teacher_is_scored_in_one_line_and_in_the_summary(place, tmp_path
 
 def trusted(run: Run) -> TeacherScore:
     """The score of the only teacher of a run."""
-    (score,) = run.trust_teachers().values()
+    (score,) = run.inspection.trust_teachers().values()
     return score
 
 
@@ -129,7 +129,7 @@ def test_shuffled_names_are_followed(place, tmp_path):
     teacher = shuffled(edited(place, tmp_path / "teacher", names), order)
     assert read_model(teacher).labels == names
     mine, plain = job(place, teacher), job(place, place / "run" / "models" / "teacher")
-    assert mine.problems() == []
+    assert mine.inspection.problems() == []
     assert trusted(mine).facts() == trusted(plain).facts()
 
 
