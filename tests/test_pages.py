@@ -1,4 +1,4 @@
-"""README.md and docs/augmentation.md: their commands, run as printed and in a small size."""
+"""Commands of the README and of two pages of docs, run as printed and in a small size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from jaxbert.augment import read_rows
 from jaxbert.data.tasks import describe_task
 
-README, PAGE = "README.md", "docs/augmentation.md"
+README, PAGE, TERMS = "README.md", "docs/augmentation.md", "docs/objectives.md"
 
 
 def command(page: str, *parts: str) -> list[str]:
@@ -110,3 +110,20 @@ def test_augmentation_from_a_model_s_head_to_a_student(place, cache):
         found = summary["phases"][phase]
         size = found["examples"] / found["epochs"]
         assert abs(size - counts["rows"] - counts["copies"]) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workdir", "phase", "terms"),
+    [
+        ("relations", "intermediate", {"query_relation", "key_relation", "value_relation"}),
+        ("no_attention", "intermediate", {"hidden", "embedding"}),
+        ("labels_too", "prediction", {"prediction", "labels", "accuracy"}),
+    ],
+)
+def test_terms_are_changed_and_added_by_name(place, cache, workdir, phase, terms):
+    say(place, command(TERMS, f"runs/{workdir} "), cache)
+    lines = [line for line in commands.metrics(place / "runs" / workdir) if line["phase"] == phase]
+    values = {key for line in lines for key in line if "loss" in line}
+    progress = {"phase", "step", "seconds", "data_wait", "data_wait_fraction"}
+    assert values - progress - {"tokens", "real_tokens", "loss", "gradient_norm"} == terms
