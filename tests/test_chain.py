@@ -63,6 +63,7 @@ def chain(root) -> SimpleNamespace:
     return SimpleNamespace(config=made, summary=summary, models=models, root=root)
 
 
+@pytest.mark.slow
 def test_each_learns_from_the_one_before(chain):
     phases, models = chain.summary["phases"], chain.models
     hashes = {name: parameter_hash(model.params) for name, model in models.items()}
@@ -76,6 +77,7 @@ def test_each_learns_from_the_one_before(chain):
     assert all(np.isfinite(phase["final"]["loss"]) for phase in phases.values())
 
 
+@pytest.mark.slow
 def test_shapes_follow_the_section_and_projections_the_teacher_of_the_phase(chain):
     models = chain.models
     for name in ("initial_assistant", "assistant"):
@@ -89,6 +91,7 @@ def test_shapes_follow_the_section_and_projections_the_teacher_of_the_phase(chai
         assert models[name].params["projection"]["up_kernel"].shape == (2, 4, width)
 
 
+@pytest.mark.slow
 def test_layers_are_cut_out_of_those_that_are_named(chain):
     given = read_model(chain.root / "teacher").params["encoder"]["layers"]["attention"]
     for name, layers in (("assistant", (0,)), ("student", (1,))):
@@ -98,6 +101,7 @@ def test_layers_are_cut_out_of_those_that_are_named(chain):
             assert np.isin(cut, given["output"]["kernel"][layer]).all()
 
 
+@pytest.mark.slow
 def test_a_map_back_is_to_the_given_teacher_alone(chain):
     back = chain.models["initial_assistant"].params["projection"]["kernel"]
     assert set(np.unique(back)) == {0, 1} and back.sum() == 36

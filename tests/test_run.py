@@ -174,6 +174,7 @@ def assert_same_run(broken: Path, whole: Path) -> None:
     assert values_of(broken) == values_of(whole)
 
 
+@pytest.mark.slow
 def test_the_first_stage_killed_again_and_again_ends_with_the_same_bits(
     general, teacher, cache, tmp_path
 ):

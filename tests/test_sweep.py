@@ -261,6 +261,7 @@ def sweep(tmp_path):
     return [*words, f"--workdir={tmp_path}/runs", *places]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_stop_and_a_failure_and_runs_nothing_twice(
     sweep, tmp_path, tmp_path_factory, capsys, monkeypatch
 ):

@@ -216,6 +216,7 @@ def distil(place: Path, workdir: Path, source: str, **overrides: str) -> dict:
     return commands.read(workdir / "models" / "student" / "phase.json")
 
 
+@pytest.mark.slow
 def test_layers_are_probed_without_a_trace_in_what_is_trained(place, tmp_path):
     task = {"columns": "text", "label": "genres", "labels": "person,city", "kind": "multi_label"}
     given = {f"task__{key}": value for key, value in task.items()}
@@ -232,6 +233,7 @@ def test_layers_are_probed_without_a_trace_in_what_is_trained(place, tmp_path):
     assert [plain[key] for key in ("best_step", "best_dev", "last_dev")] == [None] * 3
 
 
+@pytest.mark.slow
 def test_a_sentence_encoder_is_distilled_measured_and_used(place, tmp_path):
     source, workdir = f"tsv:{place / 'pairs.tsv'}", tmp_path / "likeness"
     task = {"columns": "one,other", "label": "likeness", "kind": "similarity", "bounds": "0,5"}
