@@ -313,6 +313,7 @@ def test_the_command_killed_and_run_again_writes_the_same_file(model, tmp_path, 
     assert again.train.sha256 == read_rows(task, out).sha256
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_rows_and_their_copies(model, tmp_path, tmp_path_factory):
     source = write_source(tmp_path, 120)
     said = {

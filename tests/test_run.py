@@ -212,6 +212,7 @@ def test_the_second_stage_killed_in_and_between_its_phases_ends_with_the_same_bi
     assert_same_run(broken, whole)
 
 
+@pytest.mark.slow
 def test_the_first_fifty_losses_of_packed_rows_are_the_same_on_one_and_eight_devices(
     teacher, cache, tmp_path, within
 ):
