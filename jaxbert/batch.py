@@ -9,6 +9,10 @@ import jax
 
 Array = Any  # a NumPy array on the host, a jax.Array on a device
 
+# Added to the attention scores of masked pairs: large enough for a probability of exactly zero in
+# float32, finite so that a fully masked query (a padding position) yields no NaN.
+MASKED = -1e9
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

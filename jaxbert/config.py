@@ -317,6 +317,11 @@ class PhaseConfig:
         return tuple(name.strip() for name in self.teacher.split("+")) if self.teacher else ()
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Those of them that no phase of the run trains."""
+        return tuple(name for name in self.teachers if ":" in name)
+
+    @property
     def classifies(self) -> bool:
         """Whether it trains a classifier."""
         return self.objective == "finetune" or self.reads("logits")
@@ -380,6 +385,12 @@ class RunConfig:
     eval_batch_size: int = option(64, low=1)
     data_workers: int = option(0, low=0)
     sections: Mapping[str, PhaseConfig] = dataclasses.field(default_factory=dict)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The teachers that phases name by a reference, each once."""
+        named = (name for phase in self.sections.values() for name in phase.references)
+        return tuple(dict.fromkeys(named))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types, in the shape that recipes and overrides use."""

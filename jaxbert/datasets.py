@@ -76,7 +76,7 @@ class Datasets:
     @functools.cached_property
     def examples(self) -> Examples:
         """The encoded training rows of the task."""
-        found = self._encode(self.task.train)
+        found = self.encode(self.task.train)
         cuts = count_cuts(self.task.train, found)
         if cuts["truncated"]:
             print(
@@ -86,7 +86,8 @@ class Datasets:
             )
         return found
 
-    def _encode(self, rows: Rows, tokenizer: Tokenizer | None = None) -> Examples:
+    def encode(self, rows: Rows, tokenizer: Tokenizer | None = None) -> Examples:
+        """Rows of the task, in the pieces of the run's tokenizer or of another."""
         # Embeddings are of texts by themselves, in training as in evaluation.
         alone = self.task.task.kind == SIMILARITY
         return encode_rows(
@@ -182,7 +183,7 @@ class Datasets:
         elif phase.data == "task":
             examples = self.examples
         else:
-            examples = self._encode(self.augmented.rows)
+            examples = self.encode(self.augmented.rows)
         return PackedBatches(
             examples,
             batch_size=phase.batch_size,
@@ -196,7 +197,7 @@ class Datasets:
     def as_read_by(self, tokenizer: Tokenizer, phase: PhaseConfig) -> Examples:
         """The labelled rows that a phase learns from, in the pieces of another tokenizer."""
         rows = self.task.train if phase.data == "task" else self.augmented.rows
-        return self._encode(rows, tokenizer)
+        return self.encode(rows, tokenizer)
 
     def stream(
         self, phase: PhaseConfig, batches: PackedBatches, taught: Taught | None

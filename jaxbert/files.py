@@ -78,3 +78,8 @@ def _locked(lock: Path, wait: Callable[[], None] | None) -> IO[str]:
 
 def _nothing() -> None:
     """What is said the second time."""
+
+
+def size_text(count: int) -> str:
+    """Bytes, for people; 1 MB = 10^6 bytes."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

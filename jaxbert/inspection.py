@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from jax.sharding import Mesh
 
 from jaxbert import teaching
@@ -70,39 +72,39 @@ class Inspection:
                 errors.append(UserError(what, f"config key {name}.batch_size", fix))
         return list({error.line: error for error in errors}.values())
 
-    def score_teachers(self) -> dict[str, TeacherScore]:
-        """How fine-tuned teachers from outside do on the development part, by reference."""
+    def score_teachers(self) -> Iterator[tuple[str, Model, TeacherScore]]:
+        """Yields each fine-tuned teacher from outside, and how it does on the development part."""
         labelled = self.data.reads("task", "augmentation")
         if not labelled or self.data.task.task.kind == SIMILARITY:
-            return {}  # the latter measures encoders, and no head
-        named = [name for phase in self.config.sections.values() for name in phase.teachers]
-        teachers = {name: self.library.get(name) for name in named if ":" in name}
+            return  # the latter measures encoders, and no head
+        teachers = {name: self.library.get(name) for name in self.config.references}
         if self.library.has_teacher:
-            teachers = {self.config.teacher: self.library.given} | teachers
-        return {
-            reference: score_teacher(
-                teacher,
-                self.library.foreign(teacher) or self.library.tokenizer,
-                self.data.task,
-                max_length=self.config.max_length,
-                batch_size=self.config.eval_batch_size,
-            )
-            for reference, teacher in teachers.items()
-            if "classifier" in teacher.params
-        }
+            teachers = teachers | {self.config.teacher: self.library.given}
+        for reference, teacher in teachers.items():
+            if "classifier" in teacher.params:
+                yield (
+                    reference,
+                    teacher,
+                    score_teacher(
+                        teacher,
+                        self.library.foreign(teacher) or self.library.tokenizer,
+                        self.data.task,
+                        max_length=self.config.max_length,
+                        batch_size=self.config.eval_batch_size,
+                    ),
+                )
 
     def trust_teachers(self) -> dict[str, TeacherScore]:
-        """Says how fine-tuned teachers from outside do.
+        """Says how fine-tuned teachers from outside do; their scores by reference.
 
         Raises:
           UserError: classes clearly stand in another order than the task's.
         """
-        scores = self.score_teachers()
-        for reference, score in scores.items():
-            given = reference == self.config.teacher
-            teacher = self.library.given if given else self.library.get(reference)
+        scores = {}
+        for reference, teacher, score in self.score_teachers():
             print("\n".join(score.lines), flush=True)
             check_order(score, teacher, self.data.task.task, reference)
+            scores[reference] = score
         return scores
 
     def _check_outside(self, name: str, phase: PhaseConfig) -> None:
@@ -111,7 +113,7 @@ class Inspection:
         Raises:
           UserError: the phase cannot learn from one.
         """
-        for reference in (teacher for teacher in phase.teachers if ":" in teacher):
+        for reference in phase.references:
             teacher = self.library.get(reference)
             if (tokenizer := self.library.foreign(teacher)) is not None:
                 teaching.check_foreign(name, phase, teacher.config.head)
@@ -142,7 +144,7 @@ class Inspection:
         if self.library.has_teacher:
             check(self.library.given, "teacher", f"teacher {self.config.teacher}", fix)
         for name, phase in self.config.sections.items():
-            for reference in (teacher for teacher in phase.teachers if ":" in teacher):
+            for reference in phase.references:
                 check(self.library.get(reference), "teacher", f"config key {name}.teacher", fix)
         if self.config.init_from:
             where = f"config key init_from ({self.config.init_from})"

@@ -49,6 +49,7 @@ class Library:
         self._config, self._workdir = config, workdir
         self.has_teacher = bool(config.teacher)
         self._references: dict[str, Model] = {}
+        self._checked: dict[str, Params] = {}  # fresh models, until they are written
 
     @functools.cached_property
     def given(self) -> Model:
@@ -119,8 +120,7 @@ class Library:
         errors: list[UserError] = []
         if self.has_teacher:
             errors += self._check_teacher(self.given, self._config.teacher, self.tokenizer)
-        named = [name for phase in self._config.sections.values() for name in phase.teachers]
-        for reference in filter(lambda name: ":" in name, dict.fromkeys(named)):
+        for reference in self._config.references:
             try:
                 model = self.get(reference)
                 tokenizer = load_tokenizer(model.folder)
@@ -136,7 +136,7 @@ class Library:
                 if self._config.init_from and who == "student":
                     self._check_shape(self._inherited(name))
                 elif self.shapes.section(name).init == "teacher":
-                    self._fresh(who)  # made again when it is written: rather that than late
+                    self._checked[who] = self._fresh(who)
             except UserError as error:
                 errors.append(error)
         return errors
@@ -188,7 +188,8 @@ class Library:
         if name == "student":
             return self.get("initial_student")
         if how == "initial" and who in MADE:
-            self.write(name, self.shapes.of(name), self._fresh(who))
+            fresh = self._checked.pop(who, None) or self._fresh(who)
+            self.write(name, self.shapes.of(name), fresh)
         return read_model(folder)
 
     def _inherited(self, name: str) -> Model:

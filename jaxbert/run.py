@@ -145,7 +145,7 @@ class Run:
         start = self.library.start(phase)
         teachers = [self.library.get(teacher) for teacher in phase.teachers]
         objective = self.objectives.make(phase, start, teachers)
-        config: BertConfig = getattr(objective, "student", None) or objective.model  # type: ignore[attr-defined]
+        config = objective.model
         absent = tuple(g for g in objective.groups if g not in start.params)
         key = jax.random.key(self.config.seed)
         fresh = init_params(config, key, absent) if absent else {}

@@ -23,9 +23,9 @@ from jaxbert.data.taught import (
     count_bytes,
     item_sizes,
     open_taught,
-    size_text,
 )
 from jaxbert.errors import UserError
+from jaxbert.files import size_text
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.training import sharding
 from jaxbert.training.checkpoint import parameter_hash

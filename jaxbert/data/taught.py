@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbert.batch import Batch
+from jaxbert.batch import MASKED, Batch
 from jaxbert.data.examples import Examples, ExampleSource, bounds
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.transform import file_sha256
 from jaxbert.errors import UserError
+from jaxbert.files import size_text
 
 RECORD = "record.json"
-_MASKED = -1e9  # what masked scores are in models.attention, which data does not know
 
 
 class Output(NamedTuple):
@@ -171,7 +171,7 @@ class Taught:
         """
         found = {}
         for key, output in self.outputs.items():
-            shape, fill = _shape(output, batch), _MASKED if output.items == "pairs" else 0.0
+            shape, fill = _shape(output, batch), MASKED if output.items == "pairs" else 0.0
             found[key] = out = np.full(shape, fill, np.float32)
             for first, last, place in _places(output.items, self._bounds, batch, ids):
                 out[place] = self._arrays[key][first:last].reshape(out[place].shape)
@@ -252,8 +252,3 @@ def _file(key: str) -> str:
 
 def _map(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r").view(np.ndarray)
-
-
-def size_text(count: int) -> str:
-    """Bytes, for people."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

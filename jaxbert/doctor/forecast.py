@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxbert.config import PhaseConfig
 from jaxbert.data.corpus import find_corpus
-from jaxbert.data.encoding import encode_rows
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.tokenizer import special_ids
 from jaxbert.doctor.estimate import StepCost, cost_of, layer_rate, shapes_of, update_seconds
@@ -90,7 +89,7 @@ class Forecast:
     ) -> tuple[PhaseForecast, Model]:
         """A phase, and the shape of what it trains."""
         objective = self._job.objectives.make(phase, start, teachers)
-        config: BertConfig = getattr(objective, "student", None) or objective.model  # type: ignore[attr-defined]
+        config = objective.model
         params = shapes_of(config, objective.groups)
         kept = {g: v for g, v in start.params.items() if g not in stale(objective)} | params
         frozen = {"model": start.params, "teachers": tuple(one.params for one in teachers)}
@@ -168,12 +167,7 @@ class Forecast:
         if self._encoded is None:
             rows = self._job.data.task.train
             order = np.random.Generator(np.random.PCG64(0)).permutation(len(rows))
-            self._encoded = encode_rows(
-                self._job.library.tokenizer,
-                rows.take(order < _SAMPLE),
-                max_length=self._config.max_length,
-                stride=self._job.data.task.task.stride,
-            )
+            self._encoded = self._job.data.encode(rows.take(order < _SAMPLE))
         return self._encoded
 
     def _full_spans(self, pairs: bool) -> Examples:

@@ -17,6 +17,7 @@ from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.doctor.forecast import Forecast, PhaseForecast
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.teacher import LabelOrder, check_order
+from jaxbert.files import size_text
 from jaxbert.interop.huggingface import Model
 from jaxbert.models.bert import count_parameters
 from jaxbert.run import Run
@@ -154,9 +155,7 @@ class _Report:
         if self._job.library.teacher_is_finetuned and not self._comparable():
             return
         task = self._job.data.task.task
-        for reference, score in self._job.inspection.score_teachers().items():
-            given = reference == self._config.teacher
-            teacher = self._job.library.given if given else self._job.library.get(reference)
+        for reference, teacher, score in self._job.inspection.score_teachers():
             line, *warnings = score.lines
             self._say(line)
             self._warnings += warnings
@@ -203,12 +202,12 @@ class _Report:
         )
         text = self._forecast.text_bytes()
         if text:
-            self._say(f"corpus: {_size(text)} of files; its cache takes about half of the text")
+            self._say(f"corpus: {size_text(text)} of files; its cache takes about half of the text")
         seconds, disk = sum(p.seconds for p in phases), sum(p.disk for p in phases)
         peak = max((p.memory for p in phases), default=0)
         self._say(
-            f"the run: about {seconds / 60:.1f} minutes, {_size(peak)} of memory a device, "
-            f"{_size(disk)} of disk at most"
+            f"the run: about {seconds / 60:.1f} minutes, {size_text(peak)} of memory a device, "
+            f"{size_text(disk)} of disk at most"
         )
 
 
@@ -218,16 +217,12 @@ def _cost(phase: PhaseForecast) -> tuple[str, ...]:
         phase.trains,
         f"{phase.cost.parameters:,}",
         f"{phase.rows} x {phase.length}",
-        _size(phase.memory),
+        size_text(phase.memory),
         f"{phase.flops / 1e9:,.1f} G",
         f"{phase.steps:,}",
         f"{phase.seconds / 60:.1f}",
-        _size(phase.disk),
+        size_text(phase.disk),
     )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _same(tokenizer: Tokenizer, one: str, other: str) -> bool:

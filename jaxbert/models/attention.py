@@ -8,14 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxbert.batch import MASKED
 from jaxbert.models.linear import Linear, einsum
 from jaxbert.models.positional import rotate
 
 Array = jax.Array
-
-# Added to the scores of masked pairs: large enough for a probability of exactly zero in float32,
-# finite so that a fully masked query (a padding position) yields no NaN.
-MASKED = -1e9
 
 
 class AttentionOutput(NamedTuple):

@@ -68,6 +68,11 @@ class Distillation:
     compat: str = ""
 
     @property
+    def model(self) -> BertConfig:
+        """The trained model, as other objectives call it."""
+        return self.student
+
+    @property
     def groups(self) -> tuple[str, ...]:
         projection = ("projection",) * any(match.projected for match in self.matches)
         return (*_groups(self.student, self.matches), *projection)
@@ -194,17 +199,19 @@ class Distillation:
 
     def _predictions(self, match: Match, mine: Seen, theirs: Seen, batch: Batch) -> losses.Term:
         """A term of logits: of regression the squared error, else one of each choice."""
-        if match.feature == "mlm_logits":
-            assert mine.words is not None and theirs.words is not None
-            marked = (batch.targets >= 0).astype(jnp.float32)
-            return self._soft(match, mine.words, theirs.words, marked)
-        assert mine.logits is not None and theirs.logits is not None
-        if self.student.head == "regression":
-            return losses.squared_error(mine.logits[..., 0], theirs.logits[..., 0], batch.weights)
-        if match.loss == "mse" and self.student.head == "multi_label":
-            return losses.mse(mine.logits, theirs.logits, batch.weights[..., None] > 0)
-        made, other = (choices(self.student.head, x.logits, batch) for x in (mine, theirs))  # type: ignore[arg-type]
-        return self._soft(match, made.logits, other.logits, made.weights)
+        head, a = self._logits(match, mine)
+        _, b = self._logits(match, theirs)
+        if head == "regression" or (match.loss == "mse" and head == "multi_label"):
+            return losses.mse(a, b, batch.weights[..., None] > 0)
+        made = choices(head, a, batch)
+        return self._soft(match, made.logits, choices(head, b, batch).logits, made.weights)
+
+    def _logits(self, match: Match, seen: Seen) -> tuple[str, Array]:
+        """The kind of head that a term reads, and what it says: masked words are tags of places."""
+        words = match.feature == "mlm_logits"
+        logits = seen.words if words else seen.logits
+        assert logits is not None
+        return "tagging" if words else self.student.head, logits
 
     def _soft(self, match: Match, mine: Array, theirs: Array, weights: Array) -> losses.Term:
         """A term of logits [..., C] of choices."""
@@ -229,14 +236,10 @@ class Distillation:
 
     def _labels(self, match: Match, mine: Seen, batch: Batch) -> losses.Term:
         """A term of the data's own labels."""
-        if match.feature == "mlm_logits":
-            assert mine.words is not None
-            marked = (batch.targets >= 0).astype(jnp.float32)
-            return losses.cross_entropy(mine.words, jnp.maximum(batch.targets, 0), marked)
-        assert mine.logits is not None
-        if self.student.head == "regression":
-            return losses.squared_error(mine.logits[..., 0], batch.labels, batch.weights)
-        return losses.cross_entropy(*choices(self.student.head, mine.logits, batch))
+        head, logits = self._logits(match, mine)
+        if head == "regression":
+            return losses.mse(logits[..., 0], batch.labels, batch.weights > 0)
+        return losses.cross_entropy(*choices(head, logits, batch))
 
     def _metrics(self, mine: Seen, batch: Batch) -> dict[str, losses.Term]:
         """The share of choices, and of masked pieces, that the student gets right."""
@@ -244,9 +247,7 @@ class Distillation:
         if mine.logits is not None and self.student.head != "regression":
             found["accuracy"] = losses.accuracy(*choices(self.student.head, mine.logits, batch))
         if mine.words is not None:
-            marked = (batch.targets >= 0).astype(jnp.float32)
-            targets = jnp.maximum(batch.targets, 0)
-            found["mlm_accuracy"] = losses.accuracy(mine.words, targets, marked)
+            found["mlm_accuracy"] = losses.accuracy(*choices("tagging", mine.words, batch))
         return found
 
     def teach(self, frozen: Any, batch: Batch) -> dict[str, Array]:

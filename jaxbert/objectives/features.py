@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxbert.batch import Batch
-from jaxbert.models.attention import MASKED
+from jaxbert.batch import MASKED, Batch
 from jaxbert.models.encoder import Collect, EncoderOutput
 from jaxbert.models.pooling import mean_states
 from jaxbert.objectives.alignment import ATTENTION, PROJECTED, RELATIONS, Match

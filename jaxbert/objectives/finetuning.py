@@ -111,7 +111,7 @@ class Finetuning:
     def __call__(self, params: Any, frozen: Any, batch: Batch, key: Array) -> Terms:
         logits = classify(self.model, params, batch, key, self.compat)
         if self.model.head == "regression":
-            error = losses.squared_error(logits[..., 0], batch.labels, batch.weights)
+            error = losses.mse(logits[..., 0], batch.labels, batch.weights > 0)
             return {"squared_error": error}
         made = choices(self.model.head, logits, batch)
         return {"cross_entropy": losses.cross_entropy(*made), "accuracy": losses.accuracy(*made)}

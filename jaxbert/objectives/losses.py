@@ -174,14 +174,3 @@ def cross_entropy(logits: Array, labels: Array, weights: Array) -> Term:
 def accuracy(logits: Array, labels: Array, weights: Array) -> Term:
     """The share of choices whose largest logit is the label's; arguments as ``cross_entropy``."""
     return _masked_sum((jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32), weights)
-
-
-def squared_error(outputs: Array, targets: Array, weights: Array) -> Term:
-    """(output - target)^2, mean over examples.
-
-    Args:
-      outputs: float32 [B, S].
-      targets: float32 [B, S].
-      weights: float32 [B, S], 1 for an example, 0 for an empty slot.
-    """
-    return mse(outputs, targets, weights > 0)

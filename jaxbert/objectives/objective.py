@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbert.batch import Batch
+from jaxbert.models.bert import BertConfig
 from jaxbert.objectives.losses import Term
 
 Array = jax.Array
@@ -19,9 +20,13 @@ class Objective(Protocol):
     """A pure function of (params, frozen, batch, key) and what it trains.
 
     Attributes:
+      model: the trained model.
       groups: the parameter groups it reads and trains; others never enter the training state,
         so that they are neither moved nor decayed.
     """
+
+    @property
+    def model(self) -> BertConfig: ...
 
     @property
     def groups(self) -> tuple[str, ...]: ...

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxbert.batch import Batch
 from jaxbert.models.bert import BertConfig, encode, masked_lm_logits, next_sentence_logits
 from jaxbert.objectives import losses
-from jaxbert.objectives.finetuning import has_dropout
+from jaxbert.objectives.finetuning import choices, has_dropout
 from jaxbert.objectives.objective import Terms
 
 Array = jax.Array
@@ -57,12 +57,8 @@ class Pretraining:
         hidden = encode(self.model, params, batch, key=key_or_none).last_hidden
         assert hidden is not None
         words = masked_lm_logits(self.model, params, hidden, batch.places)  # [B, M, V]
-        masked = (batch.targets >= 0).astype(jnp.float32)
-        targets = jnp.maximum(batch.targets, 0)
-        terms = {
-            "mlm": losses.cross_entropy(words, targets, masked),
-            "mlm_accuracy": losses.accuracy(words, targets, masked),
-        }
+        made = choices("tagging", words, batch)  # masked words are tags of places
+        terms = {"mlm": losses.cross_entropy(*made), "mlm_accuracy": losses.accuracy(*made)}
         if self.nsp:
             follows = next_sentence_logits(self.model, params, hidden, batch.starts)  # [B, S, 2]
             counted = batch.weights * (batch.labels >= 0)

@@ -9,10 +9,10 @@ import pickle
 import numpy as np
 import pytest
 
+from jaxbert.batch import MASKED
 from jaxbert.data.examples import Examples, Marks
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.taught import (
-    _MASKED,
     RECORD,
     Output,
     Taught,
@@ -23,7 +23,6 @@ from jaxbert.data.taught import (
     open_taught,
 )
 from jaxbert.errors import UserError
-from jaxbert.models.attention import MASKED
 
 ROW, COUNT, CLASSES, WIDTH, HEADS = 24, 40, 3, 5, 2
 HEADS_OF = {"classification": "examples", "tagging": "marks", "spans": "pieces"}
@@ -135,10 +134,6 @@ def test_a_batch_has_what_was_said_of_its_examples_wherever_they_stand(tmp_path,
             if field.name != "taught":
                 mine = getattr(batch, field.name)
                 np.testing.assert_array_equal(mine, getattr(plain, field.name))
-
-
-def test_masked_scores_are_those_of_attention():
-    assert _MASKED == MASKED
 
 
 def test_its_size_is_known_before(tmp_path):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from reference import Example, bert, random_params, rows, slices, tiny
 
+from jaxbert.batch import MASKED
 from jaxbert.errors import UserError
-from jaxbert.models.attention import MASKED
 from jaxbert.models.bert import (
     PRESETS,
     Bert,
