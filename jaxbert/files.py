@@ -1,14 +1,21 @@
-"""Files that are there whole or not at all, and files that one process at a time works on."""
+"""Files: there whole or not at all, worked on by one process at a time, known by their hashes."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
+
+from jaxbert.errors import UserError
+
+SEAL = "jaxbert.sha256"  # of a folder; `sha256sum -c` reads it, too
+_MAX_SEAL = 1 << 16  # bytes
 
 
 def temporary(path: Path) -> Path:
@@ -74,6 +81,55 @@ def _locked(lock: Path, wait: Callable[[], None] | None) -> IO[str]:
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 stack.pop_all()
                 return file
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path, names: Sequence[str]) -> None:
+    """Writes the hashes of files of a folder beside them, for ``check_seal``.
+
+    Raises:
+      OSError: a file cannot be read, or the seal not be written.
+    """
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in sorted(names)]
+    with whole(folder / SEAL) as file:
+        file.writelines(lines)
+
+
+def check_seal(folder: Path, fix: str) -> None:
+    """Checks that the files of a folder are what they were when it was sealed, if it was.
+
+    Args:
+      folder: where they lie; nothing is checked without a seal.
+      fix: what to do if one is not.
+
+    Raises:
+      UserError: naming the first file that is gone or another, or the seal if that is none.
+    """
+    path = folder / SEAL
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_SEAL + 1).decode()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({error})", str(path), fix) from error
+    # Plain names: a seal must not make anyone read files elsewhere.
+    found = re.findall(r"^([0-9a-f]{64})  ([\w][\w.-]*)\n", text, re.MULTILINE)
+    if not found or "".join(f"{sha256}  {name}\n" for sha256, name in found) != text:
+        raise UserError("it is no list of SHA-256 and names", str(path), fix)
+    for sha256, name in found:
+        try:
+            actual = file_sha256(folder / name)
+        except OSError as error:
+            raise UserError(f"cannot be read ({error})", str(folder / name), fix) from error
+        if actual != sha256:
+            what = f"the file is not what was written: SHA-256 {actual} instead of {sha256}"
+            raise UserError(what, str(folder / name), fix)
 
 
 def _nothing() -> None:

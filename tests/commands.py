@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.files import SEAL
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params
@@ -148,6 +149,7 @@ def write_small_teacher(folder: Path, config: BertConfig = TEACHER, labels: Sequ
     vocab.write_text("\n".join(pieces.splitlines()[: config.vocab_size]) + "\n", encoding="utf-8")
     params = jax.device_get(init_params(config, jax.random.key(7)))
     write_model(folder, config, params, labels, load_tokenizer(folder))
+    (folder / SEAL).unlink()  # as a folder from elsewhere, that one may change
     return folder
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import commands
 import pytest
 
-from jaxbert.files import hold, whole
+from jaxbert.errors import UserError
+from jaxbert.files import SEAL, check_seal, hold, seal, whole
 
 HOLDS = """
 import sys, time
@@ -74,3 +76,24 @@ def test_those_who_wait_say_so_once_and_hold_it_one_after_the_other(tmp_path):
     for thread in threads:
         thread.join()
     assert most == [1] * 8 and said == ["waits"] * 8 and not lock.exists()
+
+
+def test_a_seal_tells_of_each_file_that_is_gone_or_another(tmp_path):
+    for name in ("a", "b.json"):
+        (tmp_path / name).write_text(name)
+    check_seal(tmp_path, "never seen")  # a folder without one
+    seal(tmp_path, ["a", "b.json"])
+    check_seal(tmp_path, "never seen")
+    for change in (lambda path: path.write_text("c"), Path.unlink):
+        change(tmp_path / "b.json")
+        with pytest.raises(UserError, match=r"b\.json; write it anew"):
+            check_seal(tmp_path, "write it anew")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0\n", f"{'0' * 64}  ../a\n", f"{'0' * 64}  /dev/zero\n", "\x00"]
+)
+def test_a_seal_names_files_beside_it_and_nothing_else(text, tmp_path):
+    (tmp_path / SEAL).write_text(text)
+    with pytest.raises(UserError, match="no list of SHA-256 and names"):
+        check_seal(tmp_path, "")

@@ -1,12 +1,7 @@
-"""Runs that are refused, killed and run again, on more devices, and of some phases only."""
+"""Runs that are refused, on more devices, and of some phases only."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import commands
@@ -17,27 +12,6 @@ from jaxbert.interop.huggingface import read_model
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
 
-GENERAL_FLAGS = (
-    *commands.SMALL,
-    "--config.general.steps=12",
-    "--config.general.checkpoint_every=3",
-    "--config.general.batch_size=32",
-    "--config.general.dropout=0.1",
-)
-TASK_FLAGS = (
-    *commands.SMALL,
-    "--config.finetune.steps=6",
-    "--config.finetune.dropout=0.1",
-    "--config.finetune.eval_every=3",
-    "--config.finetune.checkpoint_every=2",
-    "--config.intermediate.steps=4",
-    "--config.prediction.steps=6",
-    "--config.prediction.eval_every=3",
-    "--config.prediction.checkpoint_every=2",
-    "--config.prediction.teacher_cache=layers",  # too few steps for it to be kept by itself
-    "--config.phases=finetune,intermediate,prediction",
-)
-
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
@@ -47,15 +21,6 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return commands.write_small_teacher(tmp_path_factory.mktemp("given") / "teacher")
-
-
-@pytest.fixture(scope="module")
-def general(tmp_path_factory, teacher, cache):
-    """An unbroken first stage."""
-    workdir = tmp_path_factory.mktemp("runs") / "general"
-    flags = [f"--config.teacher={teacher}", *GENERAL_FLAGS]
-    commands.train(f"{commands.GENERAL}:smoke", workdir, *flags, cache=cache)
-    return workdir
 
 
 # --- what is refused before anything is written --------------------------------------------------
@@ -118,98 +83,7 @@ def test_what_several_checks_meet_is_said_once(teacher, tmp_path):
     assert "no such model folder" in line
 
 
-# --- killed and run again ------------------------------------------------------------------------
-
-
-def kill_when(
-    reached: Callable[[], bool], config: str, workdir: Path, *flags: str, cache: Path
-) -> None:
-    """Starts ``train.py`` and kills it, with SIGKILL, once something is so."""
-    process = subprocess.Popen(
-        commands.command("train.py", config, workdir, *flags),
-        cwd=commands.ROOT,
-        env=commands.environment(cache=cache),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    until = time.monotonic() + 300
-    try:
-        while not reached() and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.002)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    assert not (workdir / "summary.json").exists()
-
-
-def step_reached(workdir: Path, phase: str, step: int) -> Callable[[], bool]:
-    """Whether metrics.jsonl has a line of a step of a phase."""
-    path = workdir / "metrics.jsonl"
-    start = f'{{"phase": "{phase}", "step": {step},'
-    return lambda: path.exists() and start in path.read_text(encoding="utf-8")
-
-
-TIMES = {"seconds", "data_wait", "data_wait_fraction", "teacher_seconds"}
-
-
-def values_of(workdir: Path) -> dict[tuple[str, int, str], float]:
-    """metrics.jsonl by (phase, step, key), each there once; without the times."""
-    found: dict[tuple[str, int, str], float] = {}
-    for line in commands.metrics(workdir):
-        for key in set(line) - {"phase", "step"} - TIMES:
-            place = (line["phase"], line["step"], key)
-            assert place not in found, f"{place} is there twice"
-            found[place] = line[key]
-    return found
-
-
-def assert_same_run(broken: Path, whole: Path) -> None:
-    """Asserts that two runs left the same bits, but for times."""
-    mine, theirs = commands.read(broken / "summary.json"), commands.read(whole / "summary.json")
-    assert mine["parameter_hash"] == theirs["parameter_hash"]
-    for name, phase in theirs["phases"].items():
-        for key in set(phase) - {"compilations"} - TIMES:
-            assert mine["phases"][name][key] == phase[key], (name, key)
-    assert values_of(broken) == values_of(whole)
-
-
-@pytest.mark.slow
-def test_the_first_stage_killed_again_and_again_ends_with_the_same_bits(
-    general, teacher, cache, tmp_path
-):
-    workdir = tmp_path / "broken"
-    run = (f"{commands.GENERAL}:smoke", workdir, f"--config.teacher={teacher}", *GENERAL_FLAGS)
-    # Before the first checkpoint; between two; and while the last one may be under way.
-    for step in (2, 7, 12):
-        kill_when(step_reached(workdir, "general", step), *run, cache=cache)
-    # As if it had been killed in the middle of a line.
-    with (workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"phase": "general", "step": 13, "lo')
-    # The rest with batches from two processes: where they are made changes nothing.
-    said = commands.train(*run, "--config.data_workers=2", cache=cache).stdout
-    assert "general: continues at step" in said
-    assert_same_run(workdir, general)
-
-
-def test_the_second_stage_killed_in_and_between_its_phases_ends_with_the_same_bits(
-    general, teacher, cache, tmp_path
-):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    given = (f"--config.teacher={teacher}", f"--config.init_from={general}", *TASK_FLAGS)
-    config = f"{commands.TASK}:smoke"
-    commands.train(config, whole, *given, cache=cache)
-    for reached in (
-        step_reached(broken, "finetune", 5),
-        # Between two phases, while the teacher is asked what the last one is to learn.
-        (broken / "cache" / ".taught_prediction.partial" / "logits.values.npy").exists,
-        step_reached(broken, "prediction", 3),
-    ):
-        kill_when(reached, config, broken, *given, cache=cache)
-    said = commands.train(config, broken, *given, cache=cache).stdout
-    assert "finetune: finished before" in said and "intermediate: finished before" in said
-    assert "what the teacher says" not in said  # that was kept
-    assert_same_run(broken, whole)
+# --- on more devices, and of some phases -----------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -20,9 +20,9 @@ from jaxbert.data.documents import Part, TextFiles
 from jaxbert.data.progress import Report
 from jaxbert.data.tables import open_bytes
 from jaxbert.data.tokenizer import Tokenizer
-from jaxbert.data.transform import RECORD_PIECES, Shard, Unit, file_sha256, piece_dtype
+from jaxbert.data.transform import RECORD_PIECES, Shard, Unit, piece_dtype
 from jaxbert.errors import UserError
-from jaxbert.files import whole
+from jaxbert.files import file_sha256, whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxbert.data.examples import bounds, stretches
 from jaxbert.data.manifest import FORMAT, LENGTHS, MANIFEST, RECORDS
-from jaxbert.data.transform import file_sha256
 from jaxbert.errors import UserError
+from jaxbert.files import file_sha256
 
 _AGAIN = "copy the folder again, or prepare it again"
 _MOST_OPEN = 512  # shards, each of which holds a file open

@@ -21,9 +21,8 @@ import numpy as np
 from jaxbert.batch import MASKED, Batch
 from jaxbert.data.examples import Examples, ExampleSource, bounds
 from jaxbert.data.packing import PackedBatches
-from jaxbert.data.transform import file_sha256
 from jaxbert.errors import UserError
-from jaxbert.files import size_text
+from jaxbert.files import file_sha256, size_text
 
 RECORD = "record.json"
 

@@ -26,7 +26,7 @@ from jaxbert.data.corpus import read_documents
 from jaxbert.data.documents import Part, Source
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
-from jaxbert.files import temporary, whole
+from jaxbert.files import file_sha256, temporary, whole
 
 RECORD_PIECES = 4_096
 KEY_BYTES = 32
@@ -186,12 +186,6 @@ def save(path: Path, array: np.ndarray) -> None:
     with partial.open("wb") as file:
         np.save(file, array)
     partial.replace(path)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from jaxbert.data.rows import TaskData, load_task
 from jaxbert.data.tasks import Task, describe_task
 from jaxbert.errors import UserError
+from jaxbert.files import check_seal
 from jaxbert.interop import hub
 
 MODELS = ("teacher", "student", "without_distillation", "random_without_distillation")
@@ -71,8 +72,10 @@ def read_run(workdir: Path) -> FinishedRun:
       workdir: the folder that ``train.py`` wrote.
 
     Raises:
-      UserError: not a run, an unfinished one, or one without a task.
+      UserError: not a run, an unfinished one, one without a task, or files that are not as the run
+        left them.
     """
+    check_seal(workdir, "run its train.py command again, which writes it anew")
     path = workdir / "config.json"
     if not path.is_file():
         what = "is not a run's folder: it has no config.json" if workdir.exists() else "is missing"

@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.files import SEAL, check_seal, seal
 from jaxbert.interop import layout as table
 from jaxbert.interop.configuration import PROBLEMS, config_json, read_config, read_labels
 from jaxbert.interop.tensors import WEIGHTS, Tensors, open_tensors, read_json
@@ -64,10 +65,14 @@ def read_model(folder: Path) -> Model:
     projections. Without a word in config.json, a classifier beside a projection is TinyBERT's: only
     its authors' code makes these.
 
+    A folder that ``write_model`` made holds hashes of its files, which are checked.
+
     Raises:
-      UserError: no model, not a BERT, or weights that do not fit the configuration.
+      UserError: no model, not a BERT, weights that do not fit the configuration, or a file that is
+        not what was written.
     """
     folder = Path(folder)
+    check_seal(folder, f"copy the folder anew, or write it anew; if you changed it, remove {SEAL}")
     path = folder / "config.json"
     values = read_json(path)
     with open_tensors(folder) as tensors:
@@ -220,6 +225,7 @@ def write_model(
             (partial / name).write_text(content, encoding="utf-8")
         safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         tokenizer.save(partial)
+        seal(partial, [path.name for path in partial.iterdir()])
         _check_written(read_model(partial), config, params, labels)
         for path in (*partial.iterdir(), partial):
             _to_disk(path)

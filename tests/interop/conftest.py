@@ -1,4 +1,4 @@
-"""Folders as ``write_model`` makes them, for each test to spoil."""
+"""Folders as ``write_model`` makes them, for each test to spoil: without their seal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from folders import BACKBONE, CONFIG, PIECES, random_params
 
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+from jaxbert.files import SEAL
 from jaxbert.interop.huggingface import write_model
 
 
@@ -22,6 +23,7 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 def backbone(tmp_path, tokenizer) -> Path:
     folder = tmp_path / "backbone"
     write_model(folder, CONFIG, random_params(CONFIG, BACKBONE), (), tokenizer)
+    (folder / SEAL).unlink()
     return folder
 
 
@@ -30,4 +32,5 @@ def masked(tmp_path, tokenizer) -> Path:
     folder = tmp_path / "masked"
     groups = (*BACKBONE, "mlm", "nsp")
     write_model(folder, CONFIG, random_params(CONFIG, groups), (), tokenizer)
+    (folder / SEAL).unlink()
     return folder

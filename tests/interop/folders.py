@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
+from jaxbert.files import SEAL
 from jaxbert.models.bert import BertConfig, init_params
 
 WEIGHTS = "model.safetensors"
@@ -44,12 +45,14 @@ def shapes_of(config: BertConfig, groups: tuple[str, ...]) -> dict:
 
 def edit(folder: Path, change) -> dict[str, np.ndarray]:
     """Rewrites a folder's tensors: ``change`` takes and returns the dict."""
+    (folder / SEAL).unlink(missing_ok=True)
     tensors = change(safetensors.numpy.load_file(folder / WEIGHTS))
     safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     return tensors
 
 
 def edit_config(folder: Path, **changes) -> None:
+    (folder / SEAL).unlink(missing_ok=True)
     values = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps(values))
 
