@@ -83,7 +83,7 @@ def test_what_several_checks_meet_is_said_once(teacher, tmp_path):
     assert "no such model folder" in line
 
 
-# --- on more devices, and of some phases -----------------------------------------------------------
+# --- on more devices, and of some phases ----------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -1,0 +1,82 @@
+"""A file system without room: said in one line, nothing lost, gone on with once there is some."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from runs import Given, assert_same_run, same_run
+from test_kills import Reached, one_more, step_reached
+
+pytestmark = pytest.mark.chaos
+MEGABYTES = 96
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(place)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path, leave: int = 0) -> Path:
+    """Takes all the room but some bytes."""
+    ballast = disk / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - leave)
+    return ballast
+
+
+def test_a_disk_that_is_full_from_the_start_is_said_before_anything_compiles(
+    given: Given, whole_general, disk, tally
+):
+    run, counted = given.general(disk / "run"), tally("full disk at the start")
+    ballast = fill(disk, leave=1_000_000)
+    done = run.run(code=2)
+    lines = done.stderr.strip().splitlines()
+    said = len(lines) == 1 and "need" in lines[0] and "free" in lines[0] and str(disk) in lines[0]
+    ballast.unlink()
+    run.run()
+    counted.count(said and same_run(run.workdir, whole_general))
+    assert said, done.stderr
+    assert_same_run(run.workdir, whole_general)
+
+
+@pytest.mark.parametrize(
+    "moment", ["between saves", "inside a save", "before the model is written"]
+)
+def test_a_disk_that_fills_up_loses_nothing(given: Given, whole_general, disk, tally, moment):
+    run = given.general(disk / "run")
+    reached: dict[str, Reached] = {
+        "between saves": step_reached(run.workdir, "general", 3),
+        "inside a save": one_more(run.workdir, "checkpoints/*/6.orbax-checkpoint-tmp*"),
+        "as a model is written": one_more(run.workdir, "checkpoints/*/12"),
+    }
+    with run.start() as struck:
+        assert struck.wait_for(reached[moment])
+        ballast = fill(disk)
+        code, said = struck.end(seconds=120)
+    lines = [line for line in said.splitlines() if line.startswith("jaxbert: error: ")]
+    told = code == 2 and len(lines) == 1 and "Traceback" not in said
+    told = told and any(word in lines[0] for word in ("free", "No space left", "need"))
+    left = list(run.workdir.rglob("*.orbax-checkpoint-tmp*"))
+    ballast.unlink()
+    again = run.run().stdout
+    went_on = "continues at step" in again
+    tally(f"full disk {moment}").count(told and went_on and same_run(run.workdir, whole_general))
+    assert told and not left, said
+    assert went_on, again
+    assert_same_run(run.workdir, whole_general)

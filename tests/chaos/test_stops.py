@@ -1,0 +1,120 @@
+"""Commands that are told to stop: 75, nothing lost, and the same bits in the end."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import time
+
+import pytest
+from runs import Given, assert_same_run, same_run, started
+from test_kills import MOMENTS, RANDOM, after, step_reached
+
+pytestmark = pytest.mark.chaos
+SECONDS = 30.0  # in which what is told to stop has stopped
+AGAIN = "run the same command again"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_both_stages_told_to_stop_again_and_again_end_with_the_same_bits(
+    given: Given, whole_general, whole_task, tmp_path, tally, seed
+):
+    rng = random.Random(100 + seed)
+    general = given.general(tmp_path / "general")
+    task = given.task(tmp_path / "task", general.workdir)
+    for run, whole in ((general, whole_general), (task, whole_task)):
+        moments = [RANDOM] * 4 + ["inside a save", "behind a save", "while a model is written"]
+        rng.shuffle(moments)
+        struck_by = []
+        for moment in moments:
+            number = rng.choice((signal.SIGTERM, signal.SIGINT))
+            with run.start() as struck:
+                # Later than for kills: before jaxbert is imported, a signal is Python's own.
+                wait = after(rng.uniform(5, 12))
+                reached = MOMENTS[moment](run.workdir) if moment in MOMENTS else wait
+                if not struck.wait_for(reached):
+                    break
+                struck.signal(number)
+                code, said = struck.end(SECONDS)
+            if code == 0:  # it was at its end
+                break
+            fault = f"{number.name} {moment}"
+            struck_by.append((fault, code == 75 and AGAIN in said and "Traceback" not in said))
+            assert code == 75, said
+        run.run()
+        equal = same_run(run.workdir, whole)
+        for fault, told in struck_by:
+            tally(fault).count(told and equal, silent=not equal)
+        assert all(told for _, told in struck_by), struck_by
+        assert_same_run(run.workdir, whole)
+
+
+def test_what_was_trained_is_saved_within_the_step(given: Given, tmp_path, tally):
+    """A run that would save at its end alone."""
+    steps = {"general__steps": 3000, "general__checkpoint_every": 0}
+    run, counted = given.general(tmp_path / "run", **steps), tally("stop far from any save")
+    with run.start() as struck:
+        assert struck.wait_for(step_reached(run.workdir, "general", 30))
+        struck.signal(signal.SIGTERM)
+        code, said = struck.end(SECONDS)
+    assert code == 75 and AGAIN in said, said
+    saved = [int(p.name) for p in run.workdir.glob("checkpoints/general/*") if p.name.isdigit()]
+    counted.count(bool(saved) and max(saved) >= 30)
+    counted.check()
+
+
+def test_a_second_signal_ends_at_once(given: Given, tmp_path, tally):
+    run = given.general(tmp_path / "run", general__steps=3000, general__checkpoint_every=0)
+    counted = tally("second signal")
+    with run.start() as struck:
+        assert struck.wait_for(step_reached(run.workdir, "general", 5))
+        struck.signal(signal.SIGTERM)
+        struck.signal(signal.SIGTERM)
+        code, _ = struck.end(SECONDS)
+    counted.count(code in (75, -signal.SIGTERM))
+    counted.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_text_that_is_prepared_is_the_same_after_a_stop(given: Given, tmp_path, tally, number):
+    text = tmp_path / "text.txt"
+    lines = (
+        f"A film of {i} people, number {i * 7919 % 10007}, and a long line.\n\n"
+        for i in range(400_000)
+    )
+    text.write_text("".join(lines))
+    counted, rng = tally(f"{number.name} while text is prepared"), random.Random(number)
+
+    def words(out: str) -> list[str]:
+        flags = [f"--corpus=text:{text}", f"--tokenizer={given.folder / 'teacher'}"]
+        flags += ["--shard-size=1", "--workers=1", f"--out={tmp_path / out}"]
+        return [sys.executable, "-m", "jaxbert", "prepare", *flags]
+
+    told = []
+    for _ in range(3):
+        with started(words("broken"), given.cache) as struck:
+            there = lambda: any(tmp_path.glob("*broken*/**/*"))  # noqa: E731
+            if not struck.wait_for(there):
+                break
+            time.sleep(rng.uniform(0, 1))
+            struck.signal(number)
+            code, said = struck.end(SECONDS)
+        if code == 0:
+            break
+        told.append(code == 75 and AGAIN in said)
+    for out in ("broken", "whole"):
+        with started(words(out), given.cache) as struck:
+            code, said = struck.end()
+            assert code == 0, said
+
+    def content(out: str) -> dict[str, bytes]:
+        folder = tmp_path / out
+        return {
+            str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+        }
+
+    equal = content("broken") == content("whole")
+    for each in told:
+        counted.count(each and equal, silent=not equal)
+    counted.check()
