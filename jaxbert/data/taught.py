@@ -203,7 +203,7 @@ def open_taught(
         taught = Taught(folder)
         files = taught.record["files"]
         whole = all(file_sha256(folder / name) == files[name] for name in files)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     same = all(taught.record.get(key) == value for key, value in identity.items())
     return taught if whole and same and taught.outputs == outputs else None

@@ -175,14 +175,24 @@ class Given:
         said = {"teacher": self.folder / "teacher"} | GENERAL
         return self._command(f"{commands.GENERAL}:smoke", workdir, devices, said, more)
 
-    def task(self, workdir: Path, general: Path, devices: int = 1, **more: object) -> Command:
-        """The second stage."""
+    def task(
+        self,
+        workdir: Path,
+        general: Path,
+        devices: int = 1,
+        baseline: bool = True,
+        **more: object,
+    ) -> Command:
+        """The second stage, with or without its last phase."""
         said = {
             "teacher": self.folder / "teacher",
             "init_from": general,
             "task.source": f"tsv:{self.folder / 'rows.tsv'}",
             "augmentation.model": self.folder / "mlm" / "model",
         } | TASK
+        if not baseline:
+            said = {key: value for key, value in said.items() if not key.startswith("baseline.")}
+            said["phases"] = "finetune,intermediate,prediction"
         return self._command(f"{commands.TASK}:smoke", workdir, devices, said, more)
 
     def _command(
