@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
+from jaxbert.stopping import resumable
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="the folder train.py wrote")
     parser.add_argument("--debug", action="store_true", help="show where an error was raised")
     args = parser.parse_args()
-    with exit_on_user_error(debug=args.debug):
+    with exit_on_user_error(debug=args.debug), resumable():
         # After the arguments: a typo is said at once, not when jax has started.
         from jaxbert.evaluation.evaluate import evaluate_run
         from jaxbert.evaluation.report import print_table

@@ -14,6 +14,7 @@ from pathlib import Path
 from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
 from jaxbert.recipe import load_recipe, read_overrides, resolve
+from jaxbert.stopping import resumable
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -37,7 +38,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
 def main(argv: list[str]) -> None:
     """Runs the command."""
-    with exit_on_user_error(debug="--debug" in argv):
+    with exit_on_user_error(debug="--debug" in argv), resumable():
         flags, overrides = parse(argv)
         config = resolve(load_recipe(flags.config), overrides)
         from jaxbert.run import run  # imports jax: only once the config is known to be good

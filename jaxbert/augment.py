@@ -39,7 +39,7 @@ from jaxbert.evaluation.relabel import Labeller
 from jaxbert.files import hold, whole
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
-from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.workdir import write_json
 
 _CHUNK = 512  # rows that are augmented, and written, together

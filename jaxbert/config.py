@@ -359,6 +359,10 @@ class RunConfig:
       data_dir: where prepared TFDS data lie; empty = their default.
       mesh: how devices are laid out.
       log_every: steps between lines of metrics.jsonl.
+      max_bad_steps: of a phase, whose loss or gradient is not finite, and which are skipped; one
+        more, or more of them than good ones, ends the run.
+      spike_factor: a loss that is this multiple of the median of the last 100 is said and logged;
+        0 = none is.
       eval_batch_size: examples a batch in evaluation.
       data_workers: processes that make batches ahead of the step; 0 = a thread does, which is
         enough for all but the fastest devices.
@@ -382,6 +386,8 @@ class RunConfig:
     data_dir: str = ""
     mesh: MeshConfig = MeshConfig()
     log_every: int = option(20, low=1)
+    max_bad_steps: int = option(10, low=0)
+    spike_factor: float = option(0.0, low=0.0)
     eval_batch_size: int = option(64, low=1)
     data_workers: int = option(0, low=0)
     sections: Mapping[str, PhaseConfig] = dataclasses.field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -52,9 +53,16 @@ class UserErrors(UserError):
         return [line for error in self.errors for line in error.lines]
 
 
+def warn(text: str) -> None:
+    """Says on stderr what a user should know, and the program can go on from."""
+    print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def exit_on_user_error(*, debug: bool = False) -> Iterator[None]:
     """What stands around a command: says what a UserError says, on stderr, and leaves with 2.
+
+    A full file system is the user's to mend, wherever it is met.
 
     Args:
       debug: show where it was raised, too.
@@ -63,7 +71,13 @@ def exit_on_user_error(*, debug: bool = False) -> Iterator[None]:
       SystemExit: with code 2, in the place of a UserError.
     """
     try:
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            fix = "make room, then run the same command again"
+            raise UserError(str(error.strerror), str(error.filename or ""), fix) from error
     except UserError as error:
         if debug:
             traceback.print_exc()

@@ -50,14 +50,18 @@ def hold(lock: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
     nobody.
 
     Args:
-      lock: the file, made with its folders, and removed in the end.
+      lock: the file, made with its folders, and removed in the end; it has the number of the
+        process that holds it.
       wait: called once if another process holds it, which is then waited for.
 
     Raises:
       BlockingIOError: another process holds it, and there is no `wait`.
       OSError: it cannot be written.
     """
-    with _locked(lock, wait):
+    with _locked(lock, wait) as file:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         try:
             yield
         finally:

@@ -25,7 +25,7 @@ from jaxbert.errors import UserError
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
 from jaxbert.models.bert import count_parameters
-from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.workdir import versions
 
 _BYTES = 4  # of a float32

@@ -18,6 +18,7 @@ from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
 from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.taught import Taught
+from jaxbert.data.tokenizer import excerpt
 from jaxbert.datasets import Datasets
 from jaxbert.errors import UserError
 from jaxbert.evaluation.masked import measure
@@ -33,7 +34,8 @@ from jaxbert.objectives.objective import Objective
 from jaxbert.objectives.pretraining import Pretraining
 from jaxbert.phases import Objectives
 from jaxbert.training import sharding
-from jaxbert.training.checkpoint import Checkpoints, parameter_hash
+from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.journal import Journal
 from jaxbert.training.loop import Plan, train
 from jaxbert.training.optimizer import make_optimizer
@@ -81,35 +83,8 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     job.inspection.check()
     trusted = job.inspection.trust_teachers()
     scores = {reference: score.facts() for reference, score in trusted.items()}
-    claim(workdir, config)
-    job.library.keep_vocabulary()
-    finished = {}
-    for index, name in enumerate(config.phases):
-        if job.skips(config.sections[name]):
-            print(f"{name}: skipped, the given teacher has a classifier already", flush=True)
-            continue
-        finished[name] = job.finish(index, name)
-    job.journal.close()
-    given: dict[str, str | None] = {"parameter_hash": None}
-    dev = {"dev": scores.pop(config.teacher)} if config.teacher in scores else {}
-    if job.library.has_teacher:
-        given = {"parameter_hash": parameter_hash(job.library.given.params)}
-    summary = {
-        "phases": finished,
-        "parameter_hash": (list(finished.values()) or [given])[-1]["parameter_hash"],
-        "teacher": {"reference": config.teacher, "hash": given["parameter_hash"]} | dev,
-        "other_teachers": scores,
-        "seed": config.seed,
-        "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
-        "versions": versions(),
-        "git_revision": _git_revision(),
-    }
-    students = [phase for phase in finished.values() if phase["model"] == "student"]
-    if students:
-        summary["parameter_hash"] = students[-1]["parameter_hash"]
-    summary |= job.data.facts()
-    write_json(workdir / "summary.json", summary)
-    return summary
+    with claim(workdir, config):
+        return job.train(scores)
 
 
 class Run:
@@ -128,6 +103,44 @@ class Run:
         self.data = Datasets(config, self.library, workdir)
         self.objectives = Objectives(config, self.library, self.data)
         self.inspection = Inspection(config, self.library, self.data, self.objectives, self.mesh)
+
+    def train(self, scores: dict[str, Any]) -> dict[str, Any]:
+        """Trains every phase that is not finished, and writes summary.json.
+
+        Args:
+          scores: of the given teachers on the task, by reference.
+
+        Returns:
+          What summary.json holds.
+        """
+        self.library.keep_vocabulary()
+        finished = {}
+        for index, name in enumerate(self.config.phases):
+            if self.skips(self.config.sections[name]):
+                print(f"{name}: skipped, the given teacher has a classifier already", flush=True)
+                continue
+            finished[name] = self.finish(index, name)
+        self.journal.close()
+        given: dict[str, str | None] = {"parameter_hash": None}
+        dev = {"dev": scores.pop(self.config.teacher)} if self.config.teacher in scores else {}
+        if self.library.has_teacher:
+            given = {"parameter_hash": parameter_hash(self.library.given.params)}
+        summary = {
+            "phases": finished,
+            "parameter_hash": (list(finished.values()) or [given])[-1]["parameter_hash"],
+            "teacher": {"reference": self.config.teacher, "hash": given["parameter_hash"]} | dev,
+            "other_teachers": scores,
+            "seed": self.config.seed,
+            "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
+            "versions": versions(),
+            "git_revision": _git_revision(),
+        }
+        students = [phase for phase in finished.values() if phase["model"] == "student"]
+        if students:
+            summary["parameter_hash"] = students[-1]["parameter_hash"]
+        summary |= self.data.facts()
+        write_json(self.workdir / "summary.json", summary)
+        return summary
 
     def skips(self, phase: PhaseConfig) -> bool:
         """Whether a phase would make a teacher that is given."""
@@ -175,6 +188,8 @@ class Run:
             phase.eval_every,
             phase.checkpoint_every,
             phase.select or ("last" if self._probes(phase) else "best"),
+            self.config.max_bad_steps,
+            self.config.spike_factor,
             {
                 "start": parameter_hash(start.params),
                 "teacher": "+".join(parameter_hash(t.params) for t in teachers) or None,
@@ -192,6 +207,7 @@ class Run:
                 checkpoints,
                 self.journal,
                 self._evaluator(phase, objective, config, frozen) if phase.eval_every else None,
+                lambda step: self._examples(batches, step),
             )
             development = checkpoints.development()
         finally:
@@ -237,6 +253,19 @@ class Run:
             flush=True,
         )
         return result
+
+    def _examples(self, batches: PackedBatches, step: int) -> str:
+        """The examples that a step, counted from 1, learns from: the first ones by their text."""
+        ids = batches.example_ids(step - 1)
+        ids = ids[ids >= 0]
+        first = ids[:3]
+        texts = (batches.source.gather(first[i : i + 1]).tokens for i in range(len(first)))
+        shown = [
+            f"{index} ({excerpt(self.library.tokenizer, text, 60)!r})"
+            for index, text in zip(first.tolist(), texts, strict=True)
+        ]
+        more = f" and {len(ids) - len(first)} more" * (len(ids) > len(first))
+        return f"examples {', '.join(shown)}{more}"
 
     def _probes(self, phase: PhaseConfig) -> bool:
         """Whether a phase's evaluation has to fit a head first, since it trains none."""

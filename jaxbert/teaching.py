@@ -28,7 +28,7 @@ from jaxbert.errors import UserError
 from jaxbert.files import size_text
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.training import sharding
-from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.loop import place
 
 FORMAT = 1

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxbert.config import RunConfig
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.files import whole
+from jaxbert.files import hold, whole
 
 # Keys that may change while a run goes on: what it computes does not depend on them.
 FREE = (
     "log_every",
+    "max_bad_steps",
+    "spike_factor",
     "eval_batch_size",
     "data_dir",
     "data_workers",
@@ -85,13 +88,28 @@ def check_claim(workdir: Path, config: RunConfig) -> None:
         raise UserErrors(errors)
 
 
-def claim(workdir: Path, config: RunConfig) -> None:
-    """Writes config.json, once the run is known to be able to start."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "config.json", config.to_dict())
-    except OSError as error:
-        raise UserError(f"cannot write there: {error}", str(workdir), "give another") from error
+@contextlib.contextmanager
+def claim(workdir: Path, config: RunConfig) -> Iterator[None]:
+    """Has a workdir for this process alone, and writes config.json there.
+
+    Entered once the run is known to be able to start.
+
+    Raises:
+      UserError: it cannot be written, another process trains there, or it holds another run.
+    """
+    lock, fix = workdir / ".lock", "give another"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold(lock))
+            check_claim(workdir, config)
+            write_json(workdir / "config.json", config.to_dict())
+        except BlockingIOError:
+            what = f"the process {lock.read_text(encoding='utf-8')} trains there"
+            fix = "wait for it, or give another --workdir"
+            raise UserError(what, str(workdir), fix) from None
+        except OSError as error:
+            raise UserError(f"cannot write there: {error}", str(workdir), fix) from error
+        yield
 
 
 def versions() -> dict[str, str]:

@@ -17,7 +17,7 @@ from jaxbert.interop.huggingface import read_model
 from jaxbert.library import Library
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
-from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.training.hashing import parameter_hash
 
 SIZES = {  # teacher 48 wide with 3 layers -> assistant 36 with 1 -> student 24 with 1
     "assistant.hidden_size": "36",

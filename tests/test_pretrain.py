@@ -19,7 +19,7 @@ from jaxbert.library import Library
 from jaxbert.models.bert import encode, masked_lm_logits, next_sentence_logits
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import Run, run
-from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.training.hashing import parameter_hash
 
 PRETRAIN = "configs/bert_pretrain.py"
 NAMES = ("anna", "bert", "carl", "dora", "emil", "fay")

@@ -15,7 +15,7 @@ from jaxbert.interop.huggingface import read_model
 from jaxbert.library import Library
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
-from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.training.hashing import parameter_hash
 
 LABELS = ("dull", "moving")
 

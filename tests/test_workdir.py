@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import commands
 import pytest
 
@@ -11,6 +13,8 @@ from jaxbert.workdir import check_claim, claim, write_json
 
 FREE = {
     "log_every",
+    "max_bad_steps",
+    "spike_factor",
     "eval_batch_size",
     "data_dir",
     "data_workers",
@@ -33,14 +37,16 @@ def flat(node, prefix=""):
 
 def test_the_same_config_may_go_on_and_a_new_folder_may_begin(tmp_path):
     check_claim(tmp_path / "run", small_config())
-    claim(tmp_path / "run", small_config())
+    with claim(tmp_path / "run", small_config()):
+        pass
     check_claim(tmp_path / "run", small_config())
 
 
 def test_every_key_that_changes_what_is_computed_is_refused_and_no_other(tmp_path):
     """Each key in turn, as another value in config.json."""
     config = small_config()
-    claim(tmp_path, config)
+    with claim(tmp_path, config):
+        pass
     path, free = tmp_path / "config.json", set()
     for key in flat(config.to_dict()):
         content = config.to_dict()
@@ -61,7 +67,8 @@ def test_every_key_that_changes_what_is_computed_is_refused_and_no_other(tmp_pat
 
 
 def test_more_lines_of_metrics_may_be_asked_for_and_another_seed_may_not(tmp_path):
-    claim(tmp_path, small_config())
+    with claim(tmp_path, small_config()):
+        pass
     check_claim(tmp_path, small_config(log_every="7"))
     with pytest.raises(UserError, match="it is 5 and was 0 when this run began, config key seed"):
         check_claim(tmp_path, small_config(seed="5", log_every="7"))
@@ -76,3 +83,12 @@ def test_a_file_of_the_user_s_beside_it_is_left_alone(tmp_path):
         write_json(tmp_path / name, {"one": 1})
         assert commands.read(tmp_path / name) == {"one": 1}
     assert {path.read_text() for path in theirs} == {"mine"}
+
+
+def test_a_second_run_in_the_folder_names_the_process_of_the_first(tmp_path):
+    with claim(tmp_path, small_config()):
+        said = f"^the process {os.getpid()} trains there, {tmp_path}; wait for it"
+        with pytest.raises(UserError, match=said), claim(tmp_path, small_config()):
+            pass
+    with claim(tmp_path, small_config()):  # it is free again
+        pass

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.cli.flags import add_section, given_section
-from jaxbert.cli.resumable import resumable
 from jaxbert.config import AugmentationConfig, TaskConfig
 from jaxbert.errors import UserError
 
@@ -40,8 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if not config:
         raise UserError("there is no masked language model", "flag --model", "give a reference")
     said, data_dir, max_length = _task(args)
-    with resumable():
-        _augment(args, config, said, data_dir, max_length)
+    _augment(args, config, said, data_dir, max_length)
 
 
 def _augment(

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from jaxbert.cli import augment, doctor, predict, prepare, prune, sweep
 from jaxbert.errors import exit_on_user_error
+from jaxbert.stopping import resumable
 
 COMMANDS: dict[str, ModuleType] = {
     "doctor": doctor,
@@ -39,5 +40,5 @@ def main(argv: list[str] | None = None) -> None:
     if rest and not hasattr(COMMANDS[args.command], "OVERRIDES"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
-    with exit_on_user_error(debug=args.debug):
+    with exit_on_user_error(debug=args.debug), resumable():
         COMMANDS[args.command].run(args)

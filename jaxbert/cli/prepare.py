@@ -10,7 +10,6 @@ import argparse
 import time
 from pathlib import Path
 
-from jaxbert.cli.resumable import resumable
 from jaxbert.errors import UserError
 
 HELP = "tokenise a corpus once, for many runs"
@@ -55,8 +54,7 @@ def run(args: argparse.Namespace) -> None:
     missing = [f"--{flag}" for flag in ("corpus", "tokenizer") if not getattr(args, flag)]
     if missing:
         raise UserError(f"{' and '.join(missing)} not given", "the command line", "give both")
-    with resumable():
-        _prepare(args)
+    _prepare(args)
 
 
 def _prepare(args: argparse.Namespace) -> None:

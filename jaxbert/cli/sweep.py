@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from jaxbert.cli.resumable import resumable
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.sweep.plan import Sweep
 
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     places = _places(args.set, sweep)
     if not Path("train.py").is_file():
         raise UserError("train.py is not here", f"{Path.cwd()}", "run it in jaxbert's checkout")
-    with resumable(), write_results(path) as results:
+    with write_results(path) as results:
         sweeper = Sweeper(name, cells, args.workdir, places, results, keep=args.keep)
         failed = sweeper.run(sweeper.todo(chosen))
         show(results)

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from jaxbert.data.progress import Report
 from jaxbert.data.tables import open_bytes
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.data.transform import RECORD_PIECES, Shard, Unit, piece_dtype
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, warn
 from jaxbert.files import file_sha256, whole
 
 FORMAT = 1
@@ -177,12 +176,10 @@ def _say_undivided(paths: Sequence[Path]) -> None:
     """Files that are meant to hold many documents, one a line perhaps, and hold one."""
     if paths:
         others = f" (and of {len(paths) - 1:,} more)" * (len(paths) > 1)
-        print(
-            f"warning: the first MiB of {paths[0]}{others} has no empty line, and is one document; "
+        warn(
+            f"the first MiB of {paths[0]}{others} has no empty line, and is one document; "
             "put an empty line between two, or one a line into jsonl:GLOB:FIELD; a file that is "
-            "one document is said by text:GLOB#file",
-            file=sys.stderr,
-            flush=True,
+            "one document is said by text:GLOB#file"
         )
 
 

@@ -101,6 +101,23 @@ def special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return (t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id)
 
 
+def excerpt(tokenizer: Tokenizer, ids: np.ndarray, length: int) -> str:
+    """What word pieces say, for people, cut to a number of characters.
+
+    Args:
+      tokenizer: theirs.
+      ids: int [n].
+      length: at most.
+    """
+    special, text = special_ids(tokenizer), ""
+    for piece in ids.tolist():
+        if piece not in special and len(text) <= length:
+            text += "" if tokenizer.continues[piece] else " "
+            text += tokenizer.pieces[piece].removeprefix("##").removeprefix("▁")
+    text = text.strip()
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Loads tokenizer.json, else vocab.txt, else the one SentencePiece ``*.model`` of a folder.
 

@@ -21,7 +21,7 @@ from jaxbert.files import size_text
 from jaxbert.interop.huggingface import Model
 from jaxbert.models.bert import count_parameters
 from jaxbert.run import Run
-from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.workdir import check_claim
 
 _UNKNOWN = 0.02  # share of unknown pieces from which a vocabulary is doubtful

@@ -1,48 +1,31 @@
-"""Checkpoints of a phase: the whole training state, and the hash that proves it."""
+"""Checkpoints of a phase: the latest and the best are kept, and none that cannot be read counts."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from jaxbert.errors import UserError
-from jaxbert.training.optimizer import path_name
+from jaxbert.errors import UserError, warn
+from jaxbert.files import size_text
+from jaxbert.training.stored import Damaged, Stored, make_record
 
-
-def parameter_hash(tree: Any) -> str:
-    """SHA-256 over the path-sorted leaves: path, dtype, global shape, little-endian C-order bytes.
-
-    Independent of how the leaves are sharded.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    digest = hashlib.sha256()
-    for name, leaf in sorted((path_name(path), leaf) for path, leaf in leaves):
-        array = np.asarray(jax.device_get(leaf))
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{name}\0{array.dtype.name}\0{array.shape}\0".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-_TRASH = "deleted"
+_TRASH, _DAMAGED = "deleted", "damaged"
 
 
 class Checkpoints:
     """A phase's checkpoints: the latest, and the best by the development metric.
 
+    Those that cannot be read are named and set aside, in the folder ``damaged``.
+
     Args:
       folder: where they lie; made if absent.
-
-    Raises:
-      UserError: if what lies there cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,12 +37,32 @@ class Checkpoints:
             # Renamed first: a process killed while it deletes leaves no half of a checkpoint.
             todelete_subdir=_TRASH,
         )
-        shutil.rmtree(folder / _TRASH, ignore_errors=True)
+        self._clear()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        for step in self._manager.all_steps():
-            self._metrics[step] = self._record(step)["metric"]
+        finished = self._manager.all_steps()
+        for child in [child for child in folder.iterdir() if child.name.isdigit()]:
+            step = int(child.name)
+            try:
+                if step not in finished:
+                    raise Damaged(child, "it was not finished")
+                self._metrics[step] = Stored(child).metric
+            except Damaged as error:
+                self._set_aside(step, error)
 
-    def save(self, step: int, state: Any, metric: float | None, note: dict[str, Any]) -> None:
+    def check_room(self, state: Any) -> None:
+        """Checks that a checkpoint can be written beside those that are kept.
+
+        Raises:
+          UserError: less than twice the bytes of the state are free.
+        """
+        needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            what = f"checkpoints need {size_text(needed)}, and {size_text(free)} are free"
+            fix = "make room, or give another --workdir"
+            raise UserError(what, str(self._folder), fix)
+
+    def save(self, step: int, state: Any, metric: float | None, note: Mapping[str, Any]) -> None:
         """Writes the state in the background; waits for an earlier write first.
 
         Args:
@@ -67,18 +70,23 @@ class Checkpoints:
           state: a tree of arrays, copied before this returns.
           metric: the development metric at this step, larger is better; None if not measured.
           note: JSON kept beside the state.
+
+        Raises:
+          UserError: a leaf is not finite, or an earlier write has failed.
         """
+        self._wait()
         if step in self._manager.all_steps():
             return
-        record = {"hash": parameter_hash(state), "metric": metric, "note": note}
+        metrics = {**self._metrics, step: metric}
+        best = _best(metrics, list(metrics)) or step
+        record = make_record(state, metric, best, note)
+        self._clear()
         self._metrics[step] = metric
-        self._empty_trash()
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
-            ),
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
+        with self._said():
+            self._manager.save(step, args=args)
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -100,49 +108,83 @@ class Checkpoints:
 
     def note(self, step: int) -> dict[str, Any]:
         """The JSON kept beside the state of a step."""
-        return self._record(step)["note"]
+        return self._at(step).note
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, laid out like ``like`` (a tree of arrays).
 
         Raises:
-          UserError: if what was read is not what was written.
+          UserError: what was read is not what was written, or the state of something else.
         """
+        return self._at(step).restore(like)
 
-        def shape(x: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    def restore_newest(self, like: Any) -> tuple[int, Any] | None:
+        """The newest step that can be read, and its state; None if there is none.
 
-        args = ocp.args.StandardRestore(jax.tree.map(shape, like))
-        state = self._read(step, "state", args)
-        if parameter_hash(state) != self._record(step)["hash"]:
-            raise self._damaged(step, "its hash does not match")
-        return state
+        Newer ones are named and set aside. The best so far is read, too: that it is damaged is
+        better known now than when the phase has been trained.
+
+        Args:
+          like: a tree of arrays, laid out as the state is to be.
+
+        Raises:
+          UserError: the best is damaged or gone, or the state is that of something else.
+        """
+        while (step := self.latest()) is not None:
+            try:
+                state = self.restore(step, like)
+            except Damaged as error:
+                self._set_aside(step, error)
+                continue
+            if (best := self._at(step).best) != step:
+                self._at(best).verify()
+            return step, state
+        return None
 
     def close(self) -> None:
         """Waits for writes under way."""
-        self._empty_trash()
-        self._manager.close()
-
-    def _empty_trash(self) -> None:
-        self._manager.wait_until_finished()
-        shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
-
-    def _record(self, step: int) -> dict[str, Any]:
-        return self._read(step, "record", ocp.args.JsonRestore())
-
-    def _read(self, step: int, item: str, args: Any) -> Any:
-        self._manager.wait_until_finished()
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        except Exception as error:  # damage surfaces anywhere below: JSON, decompression, shapes
-            raise self._damaged(step, f"its {item} cannot be read") from error
+            self._wait()
+            self._clear()
+        finally:
+            self._manager.close()
 
-    def _damaged(self, step: int, how: str) -> UserError:
-        return UserError(
-            f"the checkpoint of step {step} is damaged: {how}",
-            str(self._folder / str(step)),
-            "remove that folder and run the same command again",
-        )
+    def _at(self, step: int) -> Stored:
+        self._wait()
+        return Stored(self._folder / str(step))
+
+    def _wait(self) -> None:
+        with self._said():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        """Says in one line what goes wrong with a write, and removes what there is of it."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            self._clear()
+            free = size_text(shutil.disk_usage(self._folder).free)
+            raise UserError(
+                f"a checkpoint could not be written ({free} are free): {error}",
+                str(self._folder),
+                "make room, then run the same command again: it goes on from the one before it",
+            ) from error
+
+    def _clear(self) -> None:
+        """Removes what is to be deleted, and what a write that did not end has left."""
+        shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
+        for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _set_aside(self, step: int, error: Damaged) -> None:
+        aside = self._folder / _DAMAGED / str(step)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        error.folder.rename(aside)
+        self._metrics.pop(step, None)
+        self._manager.reload()
+        warn(f"{error.what}; moved to {aside}, and the run goes on from the step before it")
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):

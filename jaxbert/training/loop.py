@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,11 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from jaxbert import stopping
 from jaxbert.batch import Batch
 from jaxbert.errors import UserError
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.journal import Journal, PhaseProgress
 from jaxbert.training.step import Step, TrainState
+from jaxbert.training.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Plan:
       checkpoint_every: between checkpoints; 0 = only with evaluations and at the end.
       select: ``best``, the step with the highest development metric, or ``last``: which is the
         phase's result. Both are kept.
+      max_bad_steps: steps with a loss or a gradient that is not finite before the phase ends.
+      spike_factor: multiple of the median of recent losses that is reported; 0 = none.
       sources: hashes of what the phase starts from and learns from; it goes on from no others.
     """
 
@@ -39,6 +44,8 @@ class Plan:
     eval_every: int = 0
     checkpoint_every: int = 0
     select: str = "best"
+    max_bad_steps: int = 0
+    spike_factor: float = 0.0
     sources: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
     def evaluates(self, step: int) -> bool:
@@ -61,12 +68,14 @@ class Totals:
         been at work on earlier steps meanwhile.
       tokens: positions seen, padding included.
       real_tokens: without padding.
+      bad_steps: steps that were skipped, because their loss or gradient was not finite.
     """
 
     seconds: float = 0.0
     data_wait: float = 0.0
     tokens: int = 0
     real_tokens: int = 0
+    bad_steps: int = 0
 
     @property
     def data_wait_fraction(self) -> float:
@@ -75,11 +84,11 @@ class Totals:
 
     def seen(self, batch: Batch, waited: float) -> Totals:
         """With one more batch, of NumPy arrays."""
-        return Totals(
-            self.seconds,
-            self.data_wait + waited,
-            self.tokens + batch.segments.size,
-            self.real_tokens + int(np.count_nonzero(batch.segments)),
+        return dataclasses.replace(
+            self,
+            data_wait=self.data_wait + waited,
+            tokens=self.tokens + batch.segments.size,
+            real_tokens=self.real_tokens + int(np.count_nonzero(batch.segments)),
         )
 
     def since(self, earlier: Totals) -> Totals:
@@ -129,6 +138,7 @@ def train(
     checkpoints: Checkpoints,
     journal: Journal,
     evaluate: Callable[[Any], float | None] | None = None,
+    examples: Callable[[int], str] = str,
 ) -> tuple[TrainState, Totals, dict[str, float]]:
     """Trains a phase from its newest checkpoint, or from ``state``, to its end.
 
@@ -142,52 +152,58 @@ def train(
       checkpoints: the phase's.
       journal: the run's.
       evaluate: from parameters to the development metric, larger is better; None if undefined.
+      examples: from a step, counted from 1, to a text that names what it learns from.
 
     Returns:
       The selected state (the last one where nothing is evaluated), what the phase used, and the
       last logged values.
 
     Raises:
-      UserError: if the loss, one of its terms or the gradient is not finite, or a checkpoint is
-        damaged or of other models.
+      UserError: too many losses or gradients were not finite, the best checkpoint is damaged, one
+        is of other models, or one cannot be written.
+      KeyboardInterrupt: the program was told to stop, and the state has been saved.
     """
     start, totals, values = 0, Totals(), {}
-    latest = checkpoints.latest()
-    if latest is not None:
-        note = checkpoints.note(latest)
+    watch = Watch(plan.name, plan.max_bad_steps, plan.spike_factor, examples)
+    checkpoints.check_room(state)
+    if (found := checkpoints.restore_newest(state)) is not None:
+        start, state = found
+        note = checkpoints.note(start)
         _check_sources(plan, note.get("sources", {}))
-        state, start = checkpoints.restore(latest, state), latest
         totals, values = Totals(**note["totals"]), note["values"]
+        watch.go_on(totals.bad_steps, note["pending"])
     journal.rewind(plan.name, start)
-    pending: list[dict[str, Any]] = []
     mark, marked = time.monotonic(), totals
-    with PhaseProgress(plan.name, start, plan.steps) as progress:
+    with PhaseProgress(plan.name, start, plan.steps) as progress, contextlib.ExitStack() as stack:
+
+        def remark(step: int, text: str, entry: dict[str, float]) -> None:
+            progress.say(f"{plan.name} {step}/{plan.steps} · {text}")
+            if entry:
+                journal.write(plan.name, step, entry)
+
         if start:
             progress.say(f"{plan.name}: continues at step {start}")
         stream = feed(batches(start, plan.steps), sharding)
         for done, (batch, placed, waited) in enumerate(stream, start + 1):
             state, metrics = step(state, frozen, placed)
-            pending.append(metrics)
+            if done == start + 1:  # it is compiled: from here on there is something to save
+                stack.enter_context(stopping.saving())
+            watch.add(done, metrics)
             totals = totals.seen(batch, waited)
             progress.advance(done)
+            stops = stopping.requested()
             if done % plan.log_every == 0 or plan.saves(done):
-                values = _means(pending)
-                pending = []
+                values = watch.means(remark) or values
                 now = time.monotonic()
-                totals = dataclasses.replace(totals, seconds=totals.seconds + now - mark)
+                totals = dataclasses.replace(
+                    totals, seconds=totals.seconds + now - mark, bad_steps=watch.bad
+                )
                 used = totals.since(marked)
                 mark, marked = now, totals
-                # A gradient may overflow under a finite loss, and spoils the parameters as surely.
-                if bad := [name for name, value in values.items() if not np.isfinite(value)]:
-                    raise UserError(
-                        f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite",
-                        f"phase {plan.name}, by step {done}",
-                        "lower the learning rate and give another --workdir",
-                    )
                 waiting = {"data_wait_fraction": used.data_wait_fraction}
                 journal.write(plan.name, done, dataclasses.asdict(totals) | waiting | values)
                 progress.show(done, values, used.real_tokens / max(used.seconds, 1e-9))
-            if plan.saves(done):
+            if plan.saves(done) or stops:
                 metric = None
                 if evaluate is not None and plan.evaluates(done):
                     metric = evaluate(state.params)
@@ -198,7 +214,10 @@ def train(
                 totals = dataclasses.replace(totals, seconds=totals.seconds + now - mark)
                 mark, marked = now, totals
                 note = {"totals": dataclasses.asdict(totals), "values": values}
-                checkpoints.save(done, state, metric, note | {"sources": dict(plan.sources)})
+                note |= {"pending": watch.pending(), "sources": dict(plan.sources)}
+                checkpoints.save(done, state, metric, note)
+            if stops:
+                break
     best = checkpoints.best()
     if plan.select == "best" and best is not None and best != plan.steps:
         state = checkpoints.restore(best, state)
@@ -221,12 +240,3 @@ def _check_sources(plan: Plan, found: Mapping[str, str | None]) -> None:
                 f"phase {plan.name}",
                 "put the old one back, or give another --workdir",
             )
-
-
-def _means(pending: list[dict[str, Any]]) -> dict[str, float]:
-    """The mean of each metric over several steps, fetched at once."""
-    fetched = jax.device_get(pending)
-    names = ["loss", *(name for name in fetched[0] if name != "loss")]
-    totals = {n: sum(float(f[n].total) for f in fetched) for n in names}
-    counts = {n: sum(float(f[n].count) for f in fetched) for n in names}
-    return {name: totals[name] / max(counts[name], 1.0) for name in names}

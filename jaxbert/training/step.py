@@ -67,7 +67,8 @@ def make_step(
 ) -> Step:
     """Builds the jitted ``step(state, frozen, batch) -> (state, metrics)``; the state is donated.
 
-    Metrics are (total, count) pairs: the objective's terms, ``loss`` and ``gradient_norm``.
+    Metrics are (total, count) pairs: the objective's terms, ``loss`` and ``gradient_norm``. A step
+    in which the loss or the gradient is not finite leaves parameters and optimiser as they were.
 
     Args:
       objective: what is minimised.
@@ -121,10 +122,18 @@ def make_step(
             (value, terms), grads = accumulate(state.params, frozen, batch, key, weights)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        norm = optax.tree.norm(grads)
+        # A bad step moves nothing but the number of the step: none is in a checkpoint.
+        good = jnp.isfinite(value) & jnp.isfinite(norm)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
         one = jnp.float32(1.0)
         metrics = terms | {
             "loss": Term(value, one),
-            "gradient_norm": Term(optax.tree.norm(grads), one),
+            "gradient_norm": Term(norm, one),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 

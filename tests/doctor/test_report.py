@@ -21,7 +21,7 @@ from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import count_parameters
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import Run, run
-from jaxbert.training.checkpoint import parameter_hash
+from jaxbert.training.hashing import parameter_hash
 
 PHASES = ("intermediate:", "prediction:", "baseline:")
 COLOURS = ("red", "green", "blue")

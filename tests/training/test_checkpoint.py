@@ -14,9 +14,11 @@ from small import STUDENT, visible_params
 
 from jaxbert.errors import UserError
 from jaxbert.training import sharding
-from jaxbert.training.checkpoint import Checkpoints, parameter_hash
+from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state
+from jaxbert.training.stored import Stored
 
 NOTE = {"totals": {"seconds": 1.5}, "values": {"loss": 2.0}}
 
@@ -36,7 +38,7 @@ def written(folder: Path, *steps: tuple[int, float | None]) -> Any:
 
 
 def kept(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.iterdir())
+    return sorted(int(path.name) for path in folder.iterdir() if path.name != "damaged")
 
 
 def test_hash_is_sha256_over_path_type_shape_and_bytes():
@@ -101,31 +103,78 @@ def test_save_takes_a_copy_before_the_state_is_given_away(tmp_path):
     checkpoints.close()
 
 
-def test_any_flipped_byte_is_told(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
+def test_whatever_becomes_of_a_file_the_state_is_the_same_or_is_refused(tmp_path):
+    """Each file flipped at three places, cut, emptied and removed; nothing is silent."""
     state = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(50, 20)), jnp.float32)}
+    checkpoints = Checkpoints(tmp_path / "whole")
     checkpoints.save(4, state, None, NOTE)
     checkpoints.close()
-    files = [path for path in (tmp_path / "4").rglob("*") if path.is_file() and path.stat().st_size]
-    data = [path for path in files if "/d/" in path.as_posix()]
-    assert data
-    assert Checkpoints(tmp_path).restore(4, state)["w"].shape == (50, 20)
-    for path in data:
-        whole = path.read_bytes()
-        for at in (len(whole) // 3, len(whole) // 2, len(whole) - 5):
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+    files = [path for path in (tmp_path / "whole" / "4").rglob("*") if path.is_file()]
+    told = 0
+    for path in files:
+        content = path.read_bytes()
+        cases = [content[: len(content) // 2], b"", None]
+        for at in (len(content) // 3, len(content) // 2, len(content) - 5) * (len(content) > 5):
+            cases.append(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
+        for case in cases:
+            path.unlink() if case is None else path.write_bytes(case)
             try:
-                restored = Checkpoints(tmp_path).restore(4, state)
+                stored = Stored(tmp_path / "whole" / "4")
+                assert stored.note == NOTE
+                assert parameter_hash(stored.restore(state)) == parameter_hash(state)
             except UserError as error:
+                told += 1
                 assert "the checkpoint of step 4 is damaged" in error.line
-                assert str(tmp_path / "4") in error.line
-            else:  # a byte that nothing reads
-                assert parameter_hash(restored) == parameter_hash(state)
-        path.write_bytes(whole)
-    assert Checkpoints(tmp_path).restore(4, state)["w"].shape == (50, 20)
+            path.write_bytes(content)
+    assert told > 10
 
 
-def test_damage_of_the_values_is_told(tmp_path):
+@pytest.mark.parametrize("item", ["state/manifest.ocdbt", "record/metadata"])
+def test_the_run_goes_on_from_the_newest_that_can_be_read(item, tmp_path, capsys):
+    written(tmp_path, (2, None), (4, 0.9), (6, 0.5))
+    (tmp_path / "6" / item).write_bytes(b"{")
+    checkpoints = Checkpoints(tmp_path)
+    step, state = checkpoints.restore_newest({"w": jnp.zeros(3)})
+    np.testing.assert_array_equal(state["w"], np.full(3, 4.0))
+    assert (step, checkpoints.latest(), checkpoints.best()) == (4, 4, 4)
+    said = capsys.readouterr().err
+    assert "warning: the checkpoint of step 6 is damaged: " in said
+    assert f"moved to {tmp_path}/damaged/6" in said and len(said.splitlines()) == 1
+    checkpoints.save(6, {"w": jnp.full(3, 6.0)}, 0.5, NOTE)
+    checkpoints.close()
+    assert kept(tmp_path) == [4, 6]
+
+
+def test_where_none_can_be_read_the_phase_begins_anew(tmp_path, capsys):
+    written(tmp_path, (2, None))
+    (tmp_path / "2" / "state" / "manifest.ocdbt").unlink()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore_newest({"w": jnp.zeros(3)}) is None
+    assert "w cannot be read" in capsys.readouterr().err
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("item", ["state/manifest.ocdbt", "record/metadata"])
+def test_a_damaged_best_is_told_before_more_is_trained(item, tmp_path, capsys):
+    """Another one as the best would be another result, silently."""
+    written(tmp_path, (2, 0.9), (4, 0.5))
+    (tmp_path / "2" / item).write_bytes(b"{")
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match=f"step 2 is damaged.*; remove {tmp_path} and run the same"):
+        checkpoints.restore_newest({"w": jnp.zeros(3)})
+    checkpoints.close()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    written(tmp_path, (2, None))
+    partial = tmp_path / "4.orbax-checkpoint-tmp-7"
+    partial.mkdir()
+    (tmp_path / "deleted" / "1").mkdir(parents=True)
+    Checkpoints(tmp_path).close()
+    assert kept(tmp_path) == [2]
+
+
+def test_values_that_are_not_those_written_are_told_by_their_parameter(tmp_path):
     """A file that reads well and holds other numbers: only the hash can tell."""
     written(tmp_path / "a", (4, None))
     checkpoints = Checkpoints(tmp_path / "b")
@@ -133,16 +182,53 @@ def test_damage_of_the_values_is_told(tmp_path):
     checkpoints.close()
     (tmp_path / "a" / "4" / "state").rename(tmp_path / "good")
     (tmp_path / "b" / "4" / "state").rename(tmp_path / "a" / "4" / "state")
-    with pytest.raises(UserError, match="its hash does not match"):
+    with pytest.raises(UserError, match="the hash of w does not match"):
         Checkpoints(tmp_path / "a").restore(4, {"w": jnp.zeros(3)})
 
 
-def test_checkpoint_without_a_record_is_told(tmp_path):
-    written(tmp_path, (4, None))
-    for path in (tmp_path / "4" / "record").iterdir():
-        path.write_text("{")
-    with pytest.raises(UserError, match="step 4 is damaged: its record cannot be read"):
-        Checkpoints(tmp_path)
+def test_a_metric_that_was_changed_is_told(tmp_path):
+    """It would choose another step."""
+    written(tmp_path, (4, 0.25))
+    path = tmp_path / "4" / "record" / "metadata"
+    path.write_text(path.read_text().replace('"metric": 0.25', '"metric": 0.75'))
+    with pytest.raises(UserError, match="its record is not as it was written"):
+        Stored(tmp_path / "4")
+
+
+def test_the_state_of_something_else_names_every_parameter(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    state = {name: jnp.zeros(3) for name in ("gone", "same", "shape", "type")}
+    checkpoints.save(4, state, None, NOTE)
+    like = {"new": jnp.zeros(3), "same": jnp.zeros(3), "shape": jnp.zeros((3, 1))}
+    like["type"] = jnp.zeros(3, jnp.int32)
+    with pytest.raises(UserError) as caught:
+        checkpoints.restore_newest(like)
+    said = [line.partition(" in this run,")[0] for line in caught.value.lines]
+    assert said == [
+        "gone is float32 [3] in the checkpoint, and absent",
+        "new is absent in the checkpoint, and float32 [3]",
+        "shape is float32 [3] in the checkpoint, and float32 [3, 1]",
+        "type is float32 [3] in the checkpoint, and int32 [3]",
+    ]
+    checkpoints.close()
+
+
+def test_a_state_that_is_not_finite_is_not_written(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match="b is not finite"):
+        checkpoints.save(1, {"a": jnp.zeros(2), "b": jnp.array([0.0, jnp.inf])}, None, NOTE)
+    assert checkpoints.latest() is None
+    checkpoints.close()
+
+
+def test_less_than_twice_the_state_of_room_is_told_before_anything_is_written(tmp_path):
+    huge = {"w": jax.ShapeDtypeStruct((2**50,), jnp.float32)}
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^checkpoints need 9007\d+\.\d\d GB, and [\d.]+ .B are free"
+    ):
+        checkpoints.check_room(huge)
+    checkpoints.close()
 
 
 def test_latest_and_best_are_kept_and_nothing_else(tmp_path):

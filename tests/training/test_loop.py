@@ -6,11 +6,14 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +26,10 @@ from jaxbert.data.pipeline import iterate
 from jaxbert.errors import UserError
 from jaxbert.objectives.finetuning import Finetuning
 from jaxbert.objectives.losses import Term
+from jaxbert.stopping import resumable
 from jaxbert.training import sharding
-from jaxbert.training.checkpoint import Checkpoints, parameter_hash
+from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.journal import Journal
 from jaxbert.training.loop import Plan, feed, place, train
 from jaxbert.training.optimizer import make_optimizer
@@ -75,6 +80,7 @@ def run(
     evaluate: Any = None,
     step: Any = None,
     state: Any = None,
+    examples: Callable[[int], str] = str,
 ) -> Any:
     """The real loop, from whatever the folder holds."""
     checkpoints, journal = Checkpoints(workdir / "checkpoints"), Journal(workdir)
@@ -89,6 +95,7 @@ def run(
             checkpoints,
             journal,
             evaluate,
+            examples,
         )
     finally:
         checkpoints.close()
@@ -129,6 +136,28 @@ def test_stopping_anywhere_gives_the_bits_of_never_having_stopped(stops, unbroke
     assert parameter_hash(state) == parameter_hash(wanted)
     assert values == wanted_values
     assert (totals.tokens, totals.real_tokens) == (wanted_totals.tokens, wanted_totals.real_tokens)
+    assert journal_of(tmp_path) == journal_of(wanted_dir)
+    assert journal_of(tmp_path, dev=True) == journal_of(wanted_dir, dev=True)
+
+
+@pytest.mark.parametrize("at", [1, 6, 7])
+def test_told_to_stop_it_saves_within_the_step_and_goes_on_to_the_same_bits(at, unbroken, tmp_path):
+    wanted_dir, (wanted, wanted_totals, wanted_values) = unbroken
+
+    def told(first: int, last: int) -> Iterator[Batch]:
+        for step, batch in enumerate(iterate(BATCHES, first, last), first):
+            if step == at:  # while the step before it is under way
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    # In the first step, which may have to be compiled, nothing is saved.
+    with pytest.raises(SystemExit) as caught, resumable():
+        run(tmp_path, told, evaluate=first_bias)
+    assert caught.value.code == 75
+    assert checkpoints_in(tmp_path)[-1:] == ([] if at == 1 else [str(at)])
+    state, totals, values = run(tmp_path, evaluate=first_bias)
+    assert parameter_hash(state) == parameter_hash(wanted)
+    assert (totals.real_tokens, values) == (wanted_totals.real_tokens, wanted_values)
     assert journal_of(tmp_path) == journal_of(wanted_dir)
     assert journal_of(tmp_path, dev=True) == journal_of(wanted_dir, dev=True)
 
@@ -281,12 +310,12 @@ def checkpoints_in(workdir: Path) -> list[str]:
     return sorted(path.name for path in (workdir / "checkpoints").iterdir())
 
 
-def test_loss_that_is_not_finite_stops_the_phase_and_is_never_saved(tmp_path):
+def test_loss_that_is_never_finite_stops_the_phase_and_is_never_saved(tmp_path):
     """Infinite weights: inf - inf in the softmax."""
     state = fresh_state()
     dense = state.params["classifier"]["dense"]
     dense["kernel"] = dense["kernel"] * np.float32(np.inf)
-    with pytest.raises(UserError, match=r"cross_entropy.* are not finite, phase task, by step 2"):
+    with pytest.raises(UserError, match=r"cross_entropy.* are not finite, phase task, step 1, 1; "):
         run(tmp_path, state=state)
     assert checkpoints_in(tmp_path) == []
 
@@ -310,9 +339,66 @@ def test_gradient_that_overflows_under_a_finite_loss_stops_the_phase(tmp_path):
     state = init_state({"w": np.float32(0.0)}, OPTIMIZER, mesh)
     step = make_step(Root(), OPTIMIZER, mesh, state, seed=0, phase=0)
     plan = Plan("task", steps=2, log_every=1, checkpoint_every=1)
-    with pytest.raises(UserError, match=r"^gradient_norm is not finite, phase task, by step 1"):
+    with pytest.raises(UserError, match=r"^gradient_norm is not finite, phase task, step 1, 1; "):
         run(tmp_path, plan=plan, step=step, state=state)
     assert checkpoints_in(tmp_path) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Poisoned:
+    """w^2, and nothing that is a number where a batch's first token is 63."""
+
+    groups = ("w",)
+
+    def weights(self, step: Any) -> dict[str, float]:
+        return {"square": 1.0}
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: Any) -> dict[str, Term]:
+        poison = jnp.where(batch.tokens[0, 0] == 63, jnp.nan, 1.0)
+        return {"square": Term(poison * jnp.square(params["w"]), jnp.float32(1.0))}
+
+
+def poisoned(bad: set[int], folder: Path, **plan: Any) -> tuple[Any, Any, Any]:
+    """Twelve steps, some of them bad, counted from 1."""
+
+    def batches(first: int, last: int) -> Iterator[Batch]:
+        for step in range(first, last):
+            tokens = np.full_like(BATCHES[0].tokens, 63 if step + 1 in bad else 0)
+            yield dataclasses.replace(BATCHES[0], tokens=tokens)
+
+    mesh = sharding.make_mesh(data=2)
+    state = init_state({"w": np.float32(1.0)}, OPTIMIZER, mesh)
+    step = make_step(Poisoned(), OPTIMIZER, mesh, state, seed=0, phase=0)
+    plan = dataclasses.replace(Plan("task", 12, log_every=4, checkpoint_every=4), **plan)
+    examples = "examples of step {}".format
+    return run(folder, batches, plan=plan, step=step, state=state, examples=examples)
+
+
+def test_bad_steps_are_skipped_counted_and_change_nothing(tmp_path):
+    state, totals, values = poisoned({5, 6}, tmp_path, max_bad_steps=2)
+    good, _, _ = poisoned(set(), tmp_path / "good", steps=10, checkpoint_every=10)
+    assert parameter_hash(state.params) == parameter_hash(good.params)
+    assert parameter_hash(state.opt_state) == parameter_hash(good.opt_state)
+    assert int(state.step) == 12 and totals.bad_steps == 2 and np.isfinite(values["loss"])
+    lines = commands.metrics(tmp_path)
+    assert [line["bad_steps"] for line in lines] == [0, 2, 2]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+
+
+def test_one_bad_step_too_many_names_step_term_and_examples_and_spoils_nothing(tmp_path):
+    with pytest.raises(UserError) as caught:
+        poisoned({5, 6, 7}, tmp_path, max_bad_steps=2)
+    wanted = "gradient_norm, loss, square are not finite (bad step 3 of this phase), phase task, "
+    assert caught.value.line.startswith(wanted + "step 7, examples of step 7; ")
+    assert checkpoints_in(tmp_path) == ["4"]
+
+
+def test_a_loss_that_jumps_is_said_and_logged_where_that_is_asked_for(tmp_path, capsys):
+    """w grows under a gradient of the wrong sign; its square is large beside what it was."""
+    run(tmp_path, plan=Plan("task", 12, log_every=4, spike_factor=1e-9))
+    lines = [line for line in commands.metrics(tmp_path) if "spike" in line]
+    assert [line["step"] for line in lines] == [11, 12]  # the first ten are what it is held against
+    assert "task 11/12 · loss " in capsys.readouterr().out
 
 
 def test_all_of_this_is_one_program(unbroken):

@@ -1,0 +1,106 @@
+"""Being told to stop, by Ctrl-C or by SIGTERM: what can be saved is, and the exit code says so.
+
+Python runs its signal handlers between two of its own instructions, so that none runs while XLA
+compiles. A thread therefore hears of each signal at once, and ends the process where the rest of
+it does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+INTERRUPTED = 75
+_SAVED = "interrupted and saved: run the same command again"
+_AT_ONCE = "interrupted: what was saved last stands, run the same command again"
+_GRACE = 25.0  # seconds for saving and cleaning up
+_DEAF = 1.0  # seconds after which the main thread is taken to be in a compiler
+
+_heard = threading.Event()  # the main thread knows
+_saves = threading.Event()  # it saves, and must not be interrupted anywhere
+_requested = threading.Event()
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Stands around a command that goes on, when it is run again, wherever it was stopped.
+
+    The first SIGINT or SIGTERM ends it within 30 seconds: by a KeyboardInterrupt, or, inside
+    ``saving``, as soon as that has saved; at once where the process is compiling. The second ends
+    it at once.
+
+    Raises:
+      SystemExit: with 75, when it was told to stop.
+    """
+    _heard.clear()
+    ears, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    woken = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(ears,), daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(_SAVED, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.set_wakeup_fd(woken)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _requested.clear()
+        mouth.close()  # which ends the thread
+
+
+@contextlib.contextmanager
+def saving() -> Iterator[None]:
+    """Stands around work that asks ``requested`` again and again, and saves before it stops.
+
+    Raises:
+      KeyboardInterrupt: in the end, if it was told to stop.
+    """
+    _saves.set()
+    try:
+        yield
+    finally:
+        _saves.clear()
+    if requested():
+        raise KeyboardInterrupt
+
+
+def requested() -> bool:
+    """Whether the program was told to stop."""
+    return _requested.is_set()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _heard.set()
+    _requested.set()
+    if not _saves.is_set():
+        raise KeyboardInterrupt
+
+
+def _listen(ears: socket.socket) -> None:
+    """Waits for a signal; then for a second one, or until the time for saving is over."""
+    with ears:
+        if not ears.recv(1):
+            return
+        ears.settimeout(_GRACE)
+        if not (_saves.is_set() or _heard.wait(_DEAF)):
+            _end()
+        try:
+            told = ears.recv(1)
+        except TimeoutError:
+            _end()
+        if told:
+            _end()
+
+
+def _end() -> None:
+    print(_AT_ONCE, file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
