@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-full | test-beam | lint | clean
+# make setup | quickstart | test | test-full | test-beam | chaos | soak | lint | clean
 #
 # PYTHON picks the interpreter: python3.11 if it runs (a command that exists may still be a
 # version manager's empty shim), else python3.12, else python3. Another Python version gets an environment of its
@@ -20,7 +20,7 @@ endif
 # The tests allocate as train.py does.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup quickstart test test-full test-beam lint clean
+.PHONY: setup quickstart test test-full test-beam chaos soak lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed-quickstart
@@ -41,6 +41,15 @@ test-full: $(VENV)/.installed-test
 # Apache Beam in an environment of its own: its pins and jax's do not go together.
 test-beam: $(VENV)/.installed-test $(VENV)-beam/.installed
 	BEAM_PYTHON=$(abspath $(VENV))-beam/bin/python $(BIN)/python -m pytest -m slow tests/data/test_beam.py
+
+# Real faults, and a table of what became of them.
+chaos: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/chaos -m "chaos or not chaos" -n 2 --dist loadfile --chaos-json=chaos.json
+
+# A long run that is struck SOAK times.
+SOAK ?= 200
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/chaos/test_soak.py -m chaos --soak=$(SOAK) --chaos-json=soak.json
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

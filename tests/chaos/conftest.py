@@ -69,8 +69,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds where the table goes."""
+    """Adds where the table goes, and how long a soak is."""
     parser.addoption("--chaos-json", type=Path, help="write the table of faults to this file, too")
+    parser.addoption("--soak", type=int, default=0, help="random faults on one long run")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -84,7 +85,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         table.add_row(*map(str, row), end_section=row is rows[-2])
     terminalreporter.ensure_newline()
     Console(width=100).print(table)
-    if path := config.getoption("--chaos-json"):
+    if path := config.getoption("--chaos-json", None):
         found = [dict(zip(("fault", *_COLUMNS), row, strict=True)) for row in rows]
         seconds = round(time.monotonic() - _BEGAN)
         facts = {"seconds": seconds, "cores": len(os.sched_getaffinity(0)), "faults": found}

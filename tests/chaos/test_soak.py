@@ -1,0 +1,71 @@
+"""One long run, struck by random faults again and again: its bits are those of an unbroken one."""
+
+from __future__ import annotations
+
+import collections
+import json
+import random
+import signal
+import time
+
+import pytest
+from mutations import files_of
+from runs import Given, Struck, assert_same_run, same_run
+
+pytestmark = pytest.mark.chaos
+STEPS = 40  # a fault, about as many as a process makes before it is struck
+FAULTS = {"SIGKILL": 6, "SIGTERM": 2, "SIGINT": 1, "flipped bit": 1}  # their weights
+
+
+def strike(struck: Struck, fault: str) -> None:
+    """Does to a process what a fault does, and waits for its end."""
+    if fault in ("SIGTERM", "SIGINT"):
+        struck.signal(signal.Signals[fault])
+        code, said = struck.end(30)
+        assert code == 75, said
+    else:
+        assert struck.kill()
+
+
+def test_a_long_run_ends_with_the_same_bits_whatever_befalls_it(
+    request, given: Given, tmp_path, tally
+):
+    count = request.config.getoption("--soak", 0)
+    if not count:
+        pytest.skip("long: give --soak=FAULTS")
+    more = {"general__steps": STEPS * count, "general__checkpoint_every": 5, "log_every": 5}
+    whole, run = given.general(tmp_path / "whole", **more), given.general(tmp_path / "run", **more)
+    rng, faults = random.Random(count), collections.Counter[str]()
+    metrics = run.workdir / "metrics.jsonl"
+    while faults.total() < count:
+        fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
+        began = time.time_ns()
+        with run.start() as struck:
+            # Once it has trained a step; a tenth of all are struck at any moment since its start.
+            wait = rng.uniform(0, 8) if rng.random() < 0.1 else None
+            if wait is None:
+                goes_on = struck.wait_for(
+                    lambda began=began: metrics.exists() and metrics.stat().st_mtime_ns > began
+                )
+                wait = rng.uniform(0, 0.3)
+                if not goes_on:
+                    break
+            time.sleep(wait)
+            if struck.process.poll() is not None:
+                break
+            strike(struck, "SIGKILL" if wait > 0.3 else fault)
+        if fault == "flipped bit" and (saved := sorted(run.workdir.glob("checkpoints/*/[0-9]*"))):
+            newest = max(saved, key=lambda path: int(path.name))
+            path = rng.choice([each for each in files_of(newest) if each.stat().st_size])
+            content = bytearray(path.read_bytes())
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(content)
+        faults[fault] += 1
+    run.run()
+    whole.run()
+    equal = same_run(run.workdir, whole.workdir)
+    for fault, times in faults.items():
+        tally(f"soak: {fault}").count(equal, silent=not equal, times=times)
+    print(json.dumps(faults), run.hash, whole.hash)
+    assert_same_run(run.workdir, whole.workdir)
+    assert faults.total() == count, faults
