@@ -15,6 +15,7 @@ import commands
 import pytest
 from rich.console import Console
 from rich.table import Table
+
 from runs import Given
 
 _COLUMNS = ("injected", "survived", "silent")

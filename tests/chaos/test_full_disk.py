@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import Given, assert_same_run, same_run
 from test_kills import Reached, one_more, step_reached
+
+from runs import Given, assert_same_run, same_run
 
 pytestmark = pytest.mark.chaos
 MEGABYTES = 96

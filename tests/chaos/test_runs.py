@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_kills import step_reached
+
 from jaxbert.training.stored import Stored
 from runs import Given, assert_same_run, same_run, values_of
-from test_kills import step_reached
 
 pytestmark = pytest.mark.chaos
 SECONDS = 30.0  # in which a process ends that cannot go on

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from mutations import files_of
+
 from runs import Given, Struck, assert_same_run, same_run
 
 pytestmark = pytest.mark.chaos

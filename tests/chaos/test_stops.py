@@ -8,8 +8,9 @@ import sys
 import time
 
 import pytest
-from runs import Given, assert_same_run, same_run, started
 from test_kills import MOMENTS, RANDOM, after, step_reached
+
+from runs import Given, assert_same_run, same_run, started
 
 pytestmark = pytest.mark.chaos
 SECONDS = 30.0  # in which what is told to stop has stopped
