@@ -172,7 +172,6 @@ class Run:
         if isinstance(objective, Distillation) and len(teachers) == 1 and not phase.masks:
             taught = self._taught(name, objective, teachers[0], batches)
         source, stream = batches.source, self.data.stream(phase, batches, taught)
-        workers = self.config.data_workers
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
