@@ -114,7 +114,7 @@ def test_metrics_hold_every_step_with_its_terms(runs):
         assert sorted(steps) == [1, 2]
         for values in steps.values():
             used = {"seconds", "data_wait", "data_wait_fraction", "tokens", "real_tokens"}
-            used |= {"bad_steps"}
+            used |= {"bad_steps", "saving"}
             expected = used | {"loss", "gradient_norm"} | terms
             assert set(values) | {"dev"} == expected | {"dev"}
             assert all(np.isfinite(value) for value in values.values())

@@ -66,6 +66,8 @@ class Totals:
       seconds: in the loop, evaluation and checkpoints included.
       data_wait: of these, seconds in which the loop had to wait for a batch; the devices may have
         been at work on earlier steps meanwhile.
+      saving: of these, seconds in which it waited for checkpoints; the rest of their writing runs
+        beside the steps.
       tokens: positions seen, padding included.
       real_tokens: without padding.
       bad_steps: steps that were skipped, because their loss or gradient was not finite.
@@ -73,6 +75,7 @@ class Totals:
 
     seconds: float = 0.0
     data_wait: float = 0.0
+    saving: float = 0.0
     tokens: int = 0
     real_tokens: int = 0
     bad_steps: int = 0
@@ -216,6 +219,8 @@ def train(
                 note = {"totals": dataclasses.asdict(totals), "values": values}
                 note |= {"pending": watch.pending(), "sources": dict(plan.sources)}
                 checkpoints.save(done, state, metric, note)
+                saving = totals.saving + time.monotonic() - now
+                totals = dataclasses.replace(totals, saving=saving)
             if stops:
                 break
     best = checkpoints.best()
