@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from runs import Given, assert_same_run, same_run
 from test_kills import Reached, one_more, step_reached
 
 pytestmark = pytest.mark.chaos
-MEGABYTES = 96
+MEGABYTES = 32  # four checkpoints and two models take 20
 
 
 @pytest.fixture
@@ -36,7 +37,11 @@ def fill(disk: Path, leave: int = 0) -> Path:
     """Takes all the room but some bytes."""
     ballast = disk / "ballast"
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - leave)
+        # Less than all where the run has taken some meanwhile; the rest in a second try.
+        while (free := shutil.disk_usage(disk).free - leave) > 0:
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(file.fileno(), file.tell(), free)
+                file.seek(free, os.SEEK_CUR)
     return ballast
 
 
@@ -47,7 +52,7 @@ def test_a_disk_that_is_full_from_the_start_is_said_before_anything_compiles(
     ballast = fill(disk, leave=1_000_000)
     done = run.run(code=2)
     lines = done.stderr.strip().splitlines()
-    said = len(lines) == 1 and "need" in lines[0] and "free" in lines[0] and str(disk) in lines[0]
+    said = len(lines) == 1 and str(disk) in lines[0] and "make room" in lines[0]
     ballast.unlink()
     run.run()
     counted.count(said and same_run(run.workdir, whole_general))
@@ -60,23 +65,28 @@ def test_a_disk_that_is_full_from_the_start_is_said_before_anything_compiles(
 )
 def test_a_disk_that_fills_up_loses_nothing(given: Given, whole_general, disk, tally, moment):
     run = given.general(disk / "run")
-    reached: dict[str, Reached] = {
-        "between saves": step_reached(run.workdir, "general", 3),
-        "inside a save": one_more(run.workdir, "checkpoints/*/6.orbax-checkpoint-tmp*"),
-        "as a model is written": one_more(run.workdir, "checkpoints/*/12"),
-    }
-    with run.start() as struck:
-        assert struck.wait_for(reached[moment])
-        ballast = fill(disk)
-        code, said = struck.end(seconds=120)
+    for _ in range(5):  # a write of milliseconds may be over before there is no room for it
+        reached: dict[str, Reached] = {
+            "between saves": step_reached(run.workdir, "general", 3),
+            "inside a save": one_more(run.workdir, "checkpoints/*/6.orbax-checkpoint-tmp*"),
+            "as a model is written": one_more(run.workdir, "models/.student.partial"),
+        }
+        with run.start() as struck:
+            assert struck.wait_for(reached[moment])
+            ballast = fill(disk)
+            code, said = struck.end(seconds=120)
+        ballast.unlink()
+        if code:
+            break
+        shutil.rmtree(run.workdir)
     lines = [line for line in said.splitlines() if line.startswith("jaxbert: error: ")]
-    told = code == 2 and len(lines) == 1 and "Traceback" not in said
-    told = told and any(word in lines[0] for word in ("free", "No space left", "need"))
-    left = list(run.workdir.rglob("*.orbax-checkpoint-tmp*"))
-    ballast.unlink()
+    told = code == 2 and len(lines) == 1 and said.endswith(f"{lines[0]}\n")
+    told = told and "make room" in lines[0]
     again = run.run().stdout
     went_on = "continues at step" in again
-    tally(f"full disk {moment}").count(told and went_on and same_run(run.workdir, whole_general))
-    assert told and not left, said
-    assert went_on, again
+    left = [*run.workdir.rglob("*.orbax-checkpoint-tmp*"), *run.workdir.rglob(".*.partial")]
+    good = told and went_on and not left
+    tally(f"full disk {moment}").count(good and same_run(run.workdir, whole_general))
+    assert told, said
+    assert went_on and not left, again
     assert_same_run(run.workdir, whole_general)
