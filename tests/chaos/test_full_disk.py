@@ -60,9 +60,7 @@ def test_a_disk_that_is_full_from_the_start_is_said_before_anything_compiles(
     assert_same_run(run.workdir, whole_general)
 
 
-@pytest.mark.parametrize(
-    "moment", ["between saves", "inside a save", "before the model is written"]
-)
+@pytest.mark.parametrize("moment", ["between saves", "inside a save", "as a model is written"])
 def test_a_disk_that_fills_up_loses_nothing(given: Given, whole_general, disk, tally, moment):
     run = given.general(disk / "run")
     for _ in range(5):  # a write of milliseconds may be over before there is no room for it
@@ -80,8 +78,7 @@ def test_a_disk_that_fills_up_loses_nothing(given: Given, whole_general, disk, t
             break
         shutil.rmtree(run.workdir)
     lines = [line for line in said.splitlines() if line.startswith("jaxbert: error: ")]
-    told = code == 2 and len(lines) == 1 and said.endswith(f"{lines[0]}\n")
-    told = told and "make room" in lines[0]
+    told = code == 2 and len(lines) == 1 and "make room" in lines[0]
     again = run.run().stdout
     went_on = "continues at step" in again
     left = [*run.workdir.rglob("*.orbax-checkpoint-tmp*"), *run.workdir.rglob(".*.partial")]
