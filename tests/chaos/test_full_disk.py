@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,12 +37,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path, leave: int = 0) -> Path:
     """Takes all the room but some bytes."""
     ballast = disk / "ballast"
-    with ballast.open("wb") as file:
-        # Less than all where the run has taken some meanwhile; the rest in a second try.
-        while (free := shutil.disk_usage(disk).free - leave) > 0:
-            with contextlib.suppress(OSError):
-                os.posix_fallocate(file.fileno(), file.tell(), free)
-                file.seek(free, os.SEEK_CUR)
+    with ballast.open("ab") as file:
+        free = shutil.disk_usage(disk).free - leave
+        with contextlib.suppress(OSError):  # the run may have taken some meanwhile
+            os.posix_fallocate(file.fileno(), file.tell(), max(free, 1))
     return ballast
 
 
@@ -67,12 +66,14 @@ def test_a_disk_that_fills_up_loses_nothing(given: Given, whole_general, disk, t
         reached: dict[str, Reached] = {
             "between saves": step_reached(run.workdir, "general", 3),
             "inside a save": one_more(run.workdir, "checkpoints/*/6.orbax-checkpoint-tmp*"),
-            "as a model is written": one_more(run.workdir, "models/.student.partial"),
+            "as a model is written": one_more(run.workdir, "checkpoints/*/12"),
         }
         with run.start() as struck:
             assert struck.wait_for(reached[moment])
-            ballast = fill(disk)
-            code, said = struck.end(seconds=120)
+            while struck.process.poll() is None:  # what it gives back is taken, too
+                ballast = fill(disk)
+                time.sleep(0.001)
+            code, said = struck.end()
         ballast.unlink()
         if code:
             break
