@@ -198,7 +198,7 @@ def read_section(cls: Any, texts: Mapping[str, str], name: str) -> Any:
 # Names that metrics.jsonl has for something else.
 RESERVED = (
     *("loss", "accuracy", "mlm_accuracy", "gradient_norm", "dev", "phase", "step", "seconds"),
-    *("tokens", "real_tokens", "data_wait", "data_wait_fraction"),
+    *("tokens", "real_tokens", "data_wait", "data_wait_fraction", "saving", "bad_steps"),
 )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.evaluation.probe import Probe
+from jaxbert.files import seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
@@ -131,6 +133,7 @@ class Run:
             "teacher": {"reference": self.config.teacher, "hash": given["parameter_hash"]} | dev,
             "other_teachers": scores,
             "seed": self.config.seed,
+            "config": self.config.to_dict(),
             "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
             "versions": versions(),
             "git_revision": _git_revision(),
@@ -140,6 +143,7 @@ class Run:
             summary["parameter_hash"] = students[-1]["parameter_hash"]
         summary |= self.data.facts()
         write_json(self.workdir / "summary.json", summary)
+        seal(self.workdir, ["config.json", "summary.json"])
         return summary
 
     def skips(self, phase: PhaseConfig) -> bool:
@@ -197,18 +201,21 @@ class Run:
             },
         )
         try:
-            state, totals, values = train(
-                plan,
-                step,
-                state,
-                frozen,
-                lambda first, last: iterate(stream, first, last, workers=self.config.data_workers),
-                sharding.rows(self.mesh),
-                checkpoints,
-                self.journal,
-                self._evaluator(phase, objective, config, frozen) if phase.eval_every else None,
-                lambda step: self._examples(batches, step),
-            )
+            with _memory_advice(name, phase):
+                state, totals, values = train(
+                    plan,
+                    step,
+                    state,
+                    frozen,
+                    lambda first, last: iterate(
+                        stream, first, last, workers=self.config.data_workers
+                    ),
+                    sharding.rows(self.mesh),
+                    checkpoints,
+                    self.journal,
+                    self._evaluator(phase, objective, config, frozen) if phase.eval_every else None,
+                    lambda step: self._examples(batches, step),
+                )
             development = checkpoints.development()
         finally:
             checkpoints.close()
@@ -332,6 +339,24 @@ class Run:
         if isinstance(objective, Pretraining) and objective.encoder_frozen:
             frozen["model"] = {g: start.params[g] for g in objective.frozen_groups}
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
+
+
+@contextlib.contextmanager
+def _memory_advice(name: str, phase: PhaseConfig) -> Iterator[None]:
+    """Says what a user can do when a device has not the memory that a phase needs."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        what = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
+        cut = 2 * phase.accumulation
+        raise UserError(
+            f"out of memory: {what}",
+            f"phase {name}, {phase.batch_size} examples in {phase.accumulation} micro-batches",
+            f"give --config.{name}.accumulation={cut}, which halves what a step needs and changes "
+            "no result, or a smaller max_length",
+        ) from error
 
 
 def stale(objective: Objective) -> tuple[str, ...]:

@@ -102,6 +102,9 @@ def claim(workdir: Path, config: RunConfig) -> Iterator[None]:
         try:
             stack.enter_context(hold(lock))
             check_claim(workdir, config)
+            for partial in workdir.glob(".*.partial"):  # of a process that was killed
+                if partial.is_file():
+                    partial.unlink()
             write_json(workdir / "config.json", config.to_dict())
         except BlockingIOError:
             what = f"the process {lock.read_text(encoding='utf-8')} trains there"

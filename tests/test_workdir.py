@@ -92,3 +92,9 @@ def test_a_second_run_in_the_folder_names_the_process_of_the_first(tmp_path):
             pass
     with claim(tmp_path, small_config()):  # it is free again
         pass
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    (tmp_path / ".metrics.jsonl.0123.partial").write_text("half")
+    with claim(tmp_path, small_config()):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]

@@ -17,8 +17,12 @@ HELP = "tokenise a corpus once, for many runs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument("--corpus", help="text:GLOB, jsonl:GLOB:FIELD, ..., or a mixture")
-    parser.add_argument("--tokenizer", help="a model reference, such as the teacher, or its folder")
+    parser.add_argument(
+        "--corpus", required=True, help="text:GLOB, jsonl:GLOB:FIELD, ..., or a mixture"
+    )
+    parser.add_argument(
+        "--tokenizer", required=True, help="a model reference, such as the teacher, or its folder"
+    )
     parser.add_argument("--out", required=True, type=Path, help="the folder to make")
     parser.add_argument("--workers", type=int, default=0, help="processes; one a core if not given")
     parser.add_argument("--shard-size", type=int, default=32, help="MiB of text a shard, about")
@@ -29,35 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out documents that are the same as an earlier one",
     )
     parser.add_argument("--data-dir", default="", help="the TFDS folder")
-    parser.add_argument(
-        "--verify", action="store_true", help="hash every file of a finished folder"
-    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Makes the folder, or verifies it.
+    """Makes the folder.
 
     Raises:
       UserError: whatever the user can fix.
       SystemExit: with 75, when it was told to stop.
     """
-    from jaxbert.data.prepared import open_corpus
-
-    if args.verify:
-        corpus = open_corpus(args.out, verify=True)
-        print(f"{args.out}: {corpus.num_documents:,} documents, as they were written")
-        return
     for flag, least in (("workers", 0), ("shard_size", 1)):
         if getattr(args, flag) < least:
             name = flag.replace("_", "-")
             raise UserError(f"{getattr(args, flag)}", f"flag --{name}", f"give at least {least}")
-    missing = [f"--{flag}" for flag in ("corpus", "tokenizer") if not getattr(args, flag)]
-    if missing:
-        raise UserError(f"{' and '.join(missing)} not given", "the command line", "give both")
-    _prepare(args)
-
-
-def _prepare(args: argparse.Namespace) -> None:
     from jaxbert.data.manifest import make_plan
     from jaxbert.data.prepare import prepare
     from jaxbert.data.progress import show_progress

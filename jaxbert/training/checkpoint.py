@@ -74,7 +74,7 @@ class Checkpoints:
         Raises:
           UserError: a leaf is not finite, or an earlier write has failed.
         """
-        self._wait()
+        self.wait()
         if step in self._manager.all_steps():
             return
         metrics = {**self._metrics, step: metric}
@@ -141,21 +141,26 @@ class Checkpoints:
             return step, state
         return None
 
+    def wait(self) -> None:
+        """Waits for the write under way.
+
+        Raises:
+          UserError: it has failed.
+        """
+        with self._said():
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
-        """Waits for writes under way."""
+        """Waits for the write under way, and ends."""
         try:
-            self._wait()
+            self.wait()
             self._clear()
         finally:
             self._manager.close()
 
     def _at(self, step: int) -> Stored:
-        self._wait()
+        self.wait()
         return Stored(self._folder / str(step))
-
-    def _wait(self) -> None:
-        with self._said():
-            self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:

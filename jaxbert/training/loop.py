@@ -66,6 +66,8 @@ class Totals:
       seconds: in the loop, evaluation and checkpoints included.
       data_wait: of these, seconds in which the loop had to wait for a batch; the devices may have
         been at work on earlier steps meanwhile.
+      saving: of these, seconds in which it waited for checkpoints; the rest of their writing runs
+        beside the steps.
       tokens: positions seen, padding included.
       real_tokens: without padding.
       bad_steps: steps that were skipped, because their loss or gradient was not finite.
@@ -73,6 +75,7 @@ class Totals:
 
     seconds: float = 0.0
     data_wait: float = 0.0
+    saving: float = 0.0
     tokens: int = 0
     real_tokens: int = 0
     bad_steps: int = 0
@@ -163,24 +166,10 @@ def train(
         is of other models, or one cannot be written.
       KeyboardInterrupt: the program was told to stop, and the state has been saved.
     """
-    start, totals, values = 0, Totals(), {}
     watch = Watch(plan.name, plan.max_bad_steps, plan.spike_factor, examples)
-    checkpoints.check_room(state)
-    if (found := checkpoints.restore_newest(state)) is not None:
-        start, state = found
-        note = checkpoints.note(start)
-        _check_sources(plan, note.get("sources", {}))
-        totals, values = Totals(**note["totals"]), note["values"]
-        watch.go_on(totals.bad_steps, note["pending"])
-    journal.rewind(plan.name, start)
-    mark, marked = time.monotonic(), totals
+    log = _Log(plan, checkpoints, journal, watch)
+    start, state = log.begin(state)
     with PhaseProgress(plan.name, start, plan.steps) as progress, contextlib.ExitStack() as stack:
-
-        def remark(step: int, text: str, entry: dict[str, float]) -> None:
-            progress.say(f"{plan.name} {step}/{plan.steps} · {text}")
-            if entry:
-                journal.write(plan.name, step, entry)
-
         if start:
             progress.say(f"{plan.name}: continues at step {start}")
         stream = feed(batches(start, plan.steps), sharding)
@@ -189,20 +178,11 @@ def train(
             if done == start + 1:  # it is compiled: from here on there is something to save
                 stack.enter_context(stopping.saving())
             watch.add(done, metrics)
-            totals = totals.seen(batch, waited)
+            log.totals = log.totals.seen(batch, waited)
             progress.advance(done)
             stops = stopping.requested()
             if done % plan.log_every == 0 or plan.saves(done):
-                values = watch.means(remark) or values
-                now = time.monotonic()
-                totals = dataclasses.replace(
-                    totals, seconds=totals.seconds + now - mark, bad_steps=watch.bad
-                )
-                used = totals.since(marked)
-                mark, marked = now, totals
-                waiting = {"data_wait_fraction": used.data_wait_fraction}
-                journal.write(plan.name, done, dataclasses.asdict(totals) | waiting | values)
-                progress.show(done, values, used.real_tokens / max(used.seconds, 1e-9))
+                log.write(done, progress)
             if plan.saves(done) or stops:
                 metric = None
                 if evaluate is not None and plan.evaluates(done):
@@ -210,18 +190,80 @@ def train(
                     journal.write(plan.name, done, {"dev": metric})
                     said = "undefined" if metric is None else f"{metric:.4f}"
                     progress.say(f"{plan.name} {done}/{plan.steps} · development {said}")
-                now = time.monotonic()
-                totals = dataclasses.replace(totals, seconds=totals.seconds + now - mark)
-                mark, marked = now, totals
-                note = {"totals": dataclasses.asdict(totals), "values": values}
-                note |= {"pending": watch.pending(), "sources": dict(plan.sources)}
-                checkpoints.save(done, state, metric, note)
+                log.save(done, state, metric)
             if stops:
                 break
     best = checkpoints.best()
     if plan.select == "best" and best is not None and best != plan.steps:
         state = checkpoints.restore(best, state)
-    return state, totals, values
+    return state, log.totals, log.values
+
+
+class _Log:
+    """What a phase has used and said so far, in the journal and beside its checkpoints.
+
+    Attributes:
+      totals: what it has used; its seconds are those up to the last call.
+      values: the means that were written last.
+    """
+
+    def __init__(
+        self, plan: Plan, checkpoints: Checkpoints, journal: Journal, watch: Watch
+    ) -> None:
+        self.totals, self.values = Totals(), dict[str, float]()
+        self._plan, self._checkpoints, self._journal = plan, checkpoints, journal
+        self._watch = watch
+
+    def begin(self, state: TrainState) -> tuple[int, TrainState]:
+        """Where the phase goes on, and the state there; step 0 and the given one if it is new."""
+        start = 0
+        self._checkpoints.check_room(state)
+        if (found := self._checkpoints.restore_newest(state)) is not None:
+            start, state = found
+            note = self._checkpoints.note(start)
+            _check_sources(self._plan, note.get("sources", {}))
+            self.totals, self.values = Totals(**note["totals"]), note["values"]
+            self._watch.go_on(self.totals.bad_steps, note["pending"])
+        self._journal.rewind(self._plan.name, start)
+        self._mark, self._written = time.monotonic(), self.totals
+        return start, state
+
+    def write(self, step: int, progress: PhaseProgress) -> None:
+        """Writes the means since the last time, and what was used for them."""
+
+        def remark(step: int, text: str, entry: dict[str, float]) -> None:
+            progress.say(f"{self._plan.name} {step}/{self._plan.steps} · {text}")
+            if entry:
+                self._journal.write(self._plan.name, step, entry)
+
+        self.values = self._watch.means(remark) or self.values
+        self._tick(bad_steps=self._watch.bad)
+        used = self.totals.since(self._written)
+        self._written = self.totals
+        entry = dataclasses.asdict(self.totals) | {"data_wait_fraction": used.data_wait_fraction}
+        self._journal.write(self._plan.name, step, entry | self.values)
+        progress.show(step, self.values, used.real_tokens / max(used.seconds, 1e-9))
+
+    def save(self, step: int, state: TrainState, metric: float | None) -> None:
+        """Saves a checkpoint with all that another process needs to go on."""
+        self._tick()
+        note = {
+            "totals": dataclasses.asdict(self.totals),
+            "values": self.values,
+            "pending": self._watch.pending(),
+            "sources": dict(self._plan.sources),
+        }
+        began = time.monotonic()
+        self._checkpoints.save(step, state, metric, note)
+        self._tick(saving=self.totals.saving + time.monotonic() - began)
+        self._written = self.totals  # what evaluation and saving took slows no step down
+
+    def _tick(self, **changes: Any) -> None:
+        """Counts the seconds until now."""
+        now = time.monotonic()
+        seconds = self.totals.seconds + now - self._mark
+        self._mark = now
+        self.totals = dataclasses.replace(self.totals, seconds=seconds, **changes)
 
 
 _SOURCES = {

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import Given, assert_same_run, same_run
+from stages import Given, assert_same_run, same_run
 from test_kills import Reached, one_more, step_reached
 
 pytestmark = pytest.mark.chaos

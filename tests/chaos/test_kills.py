@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import Command, Given, assert_same_run, same_run
+from stages import Command, Given, assert_same_run, same_run
 
 Reached = Callable[[], bool]
 

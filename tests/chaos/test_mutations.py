@@ -11,7 +11,6 @@ from typing import Any
 import commands
 import numpy as np
 import pytest
-from jaxbert.training.hashing import parameter_hash
 from mutations import files_of, mutants, mutated
 from small import STUDENT, visible_params
 
@@ -24,6 +23,7 @@ from jaxbert.recipe import resolve
 from jaxbert.run import Run
 from jaxbert.training import sharding
 from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import Given, assert_same_run, same_run, values_of
+from stages import Given, assert_same_run, same_run, values_of
 from test_kills import step_reached
 
 from jaxbert.training.stored import Stored

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from runs import Given, assert_same_run, same_run, started
+from stages import Given, assert_same_run, same_run, started
 from test_kills import MOMENTS, RANDOM, after, one_more, step_reached
 
 pytestmark = pytest.mark.chaos

@@ -409,7 +409,7 @@ def test_a_damaged_folder_is_refused_by_the_name_of_its_file(make, tmp_path):
         reopened = open_corpus(corpus.folder)  # of its size
         reopened.read(np.arange(reopened.num_documents))
     done = subprocess.run(
-        [sys.executable, "-m", "jaxbert", "prepare", "--verify", f"--out={corpus.folder}"],
+        [sys.executable, "-m", "jaxbert", "verify", corpus.folder],
         cwd=commands.ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and str(shard) in done.stderr and "SHA-256" in done.stderr

@@ -40,7 +40,7 @@ OPTIMIZER = make_optimizer(learning_rate=1e-2, steps=12)
 BATCHES = PackedBatches(
     examples([9, 3, 12, 5, 7, 2, 4, 8] * 3), batch_size=8, row_length=16, seed=1, multiple=2
 )
-TIMES = ("seconds", "data_wait", "data_wait_fraction")
+TIMES = ("seconds", "data_wait", "data_wait_fraction", "saving")
 PLAN = Plan("task", steps=12, log_every=2, eval_every=4, checkpoint_every=3)
 
 

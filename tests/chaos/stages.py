@@ -205,7 +205,7 @@ class Given:
 
 # --- what two runs have in common ----------------------------------------------------------------
 
-TIMES = {"seconds", "data_wait", "data_wait_fraction", "teacher_seconds"}
+TIMES = {"seconds", "data_wait", "data_wait_fraction", "saving", "teacher_seconds"}
 
 
 def values_of(workdir: Path) -> dict[tuple[str, int, str], float]:

@@ -1,0 +1,74 @@
+"""Runs a finished run again, in another folder, and says whether the same bits came out.
+
+References to files are taken as they were: run it where train.py ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from jaxbert.errors import UserError
+from jaxbert.files import check_seal
+from jaxbert.recipe import resolve
+
+HELP = "run a finished run again and compare what comes out"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    parser.add_argument("folder", type=Path, help="the --workdir of a finished run")
+    parser.add_argument("--workdir", type=Path, help="of the new one; FOLDER-rerun by default")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+      UserError: there is no finished run, or it cannot be run again.
+      SystemExit: with 1, when other parameters came out.
+    """
+    before = _summary(args.folder)
+    config = resolve(before["config"], {})
+    workdir = args.workdir or args.folder.with_name(f"{args.folder.name}-rerun")
+    from jaxbert.run import run as train
+
+    after = train(config, workdir)
+    if after["parameter_hash"] == before["parameter_hash"]:
+        print(f"{workdir}: the same parameters, {after['parameter_hash']}")
+        return
+    print(f"{workdir}: other parameters, {after['parameter_hash']}")
+    for difference in _differences(before, after):
+        print(f"  {difference}")
+    sys.exit(1)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path, fix = folder / "summary.json", "give the --workdir of a finished run"
+    check_seal(folder, fix)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        config, _ = found["config"], found["parameter_hash"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"no summary of a run ({error!r})", str(path), fix) from error
+    if not isinstance(config, dict):
+        raise UserError("its config is no object", str(path), fix)
+    return found
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What two runs of one config started from, ran on and came to, where that differs."""
+    found = [
+        f"{group} {key}: {was} before, {after[group].get(key)} now"
+        for group in ("versions", "devices")
+        for key, was in before[group].items()
+        if after[group].get(key) != was
+    ]
+    keys = ("start_hash", "teacher_hash", "data_hash", "parameter_hash")
+    for name, phase in before["phases"].items():
+        again = after["phases"].get(name, {})
+        found += [f"phase {name}: another {k}" for k in keys if phase[k] != again.get(k)]
+    return found

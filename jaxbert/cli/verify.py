@@ -1,0 +1,31 @@
+"""Checks every hash that a run's folder, a model or a prepared corpus holds.
+
+Says what is as it was written; names what is not, and leaves with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jaxbert.errors import UserError
+
+HELP = "check that a run, a model or a corpus is still what was written"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument."""
+    parser.add_argument("folder", type=Path, help="a --workdir, a model's folder, a prepared one")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+      UserErrors: naming all that is not as it was written.
+    """
+    if not args.folder.is_dir():
+        raise UserError("there is no such folder", str(args.folder), "give one")
+    from jaxbert.verify import verify  # imports jax
+
+    verify(args.folder, print)

@@ -1,0 +1,85 @@
+"""Whether a folder that jaxbert wrote is still what was written: every byte that has a hash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jaxbert.data.manifest import MANIFEST
+from jaxbert.data.prepared import open_corpus
+from jaxbert.errors import UserError, UserErrors
+from jaxbert.files import SEAL, check_seal
+from jaxbert.interop import hub
+from jaxbert.interop.huggingface import read_model
+from jaxbert.training.hashing import parameter_hash
+from jaxbert.training.stored import Stored
+
+_AGAIN = "copy the folder anew, or run the command that wrote it again"
+
+
+def verify(folder: Path, say: Callable[[str], None]) -> None:
+    """Reads a run's folder, a model's or a prepared corpus, and holds all of it against its hashes.
+
+    Args:
+      folder: what train.py or `jaxbert prepare` wrote, or one model of it.
+      say: called with a line for each part that is as it was written.
+
+    Raises:
+      UserErrors: naming every part that is not.
+    """
+    errors = []
+    for name, check in _parts(folder):
+        try:
+            say(f"{name}: {check()}")
+        except UserError as error:
+            errors.append(error)
+    if errors:
+        raise UserErrors(errors)
+
+
+def _parts(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The parts of a folder, and what checks each and says what it has found."""
+    if (folder / MANIFEST).is_file():
+        yield str(folder), lambda: _corpus(folder)
+        return
+    if not hub.is_workdir(folder):
+        yield str(folder), lambda: _model(folder)
+        return
+    yield "config.json, summary.json", lambda: _sealed(folder)
+    for model in sorted((folder / "models").glob("[!.]*")):
+        yield f"models/{model.name}", lambda model=model: _model(model)  # type: ignore[misc]
+    steps = (folder / "checkpoints").glob("*/[0-9]*")
+    for step in sorted(steps, key=lambda step: (step.parent.name, int(step.name))):
+        name = f"checkpoints/{step.parent.name}/{step.name}"
+        yield name, lambda step=step: _checkpoint(step)  # type: ignore[misc]
+
+
+def _corpus(folder: Path) -> str:
+    return f"{open_corpus(folder, verify=True).num_documents:,} documents, as they were written"
+
+
+def _sealed(folder: Path) -> str:
+    check_seal(folder, _AGAIN)
+    if (folder / SEAL).is_file():
+        return "as they were written"
+    return "no hashes: the run is not finished"
+
+
+def _model(folder: Path) -> str:
+    model = read_model(folder)
+    record = folder / "phase.json"
+    if not (folder / SEAL).is_file():
+        return "can be read; it holds no hashes, since jaxbert did not write it"
+    if record.is_file():
+        wanted = json.loads(record.read_text(encoding="utf-8"))["parameter_hash"]
+        if (found := parameter_hash(model.params)) != wanted:
+            what = f"its parameters have the hash {found}, and were trained to {wanted}"
+            raise UserError(what, str(folder), _AGAIN)
+    return "as it was written"
+
+
+def _checkpoint(folder: Path) -> str:
+    stored = Stored(folder)
+    stored.verify()
+    return f"{len(stored.leaves)} leaves, as they were written"

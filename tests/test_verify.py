@@ -1,0 +1,79 @@
+"""`jaxbert verify` and `jaxbert rerun` as commands, and the advice on memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import commands
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxbert.config import PhaseConfig
+from jaxbert.errors import UserError
+from jaxbert.run import _memory_advice
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return commands.shared_cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache) -> Path:
+    root = tmp_path_factory.mktemp("verified")
+    teacher = commands.write_small_teacher(root / "given")
+    flags = (f"--config.teacher={teacher}", *commands.SMALL)
+    commands.train(f"{commands.GENERAL}:smoke", root / "run", *flags, cache=cache)
+    return root / "run"
+
+
+def jaxbert(*words: str | Path, cache: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "jaxbert", *map(str, words)],
+        cwd=commands.ROOT,
+        env=commands.environment(cache=cache),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("what", ["gone", "empty"])
+def test_what_is_no_folder_of_ours_is_said(what, tmp_path, cache):
+    folder = tmp_path / what
+    if what == "empty":
+        folder.mkdir()
+    done = jaxbert("verify", folder, cache=cache)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert str(folder) in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_run_again_gives_the_same_bits(finished, cache, tmp_path):
+    done = jaxbert("rerun", finished, f"--workdir={tmp_path / 'again'}", cache=cache)
+    assert done.returncode == 0, done.stderr
+    wanted = commands.read(finished / "summary.json")["parameter_hash"]
+    assert done.stdout.splitlines()[-1] == f"{tmp_path / 'again'}: the same parameters, {wanted}"
+    assert commands.read(tmp_path / "again" / "summary.json")["parameter_hash"] == wanted
+
+
+def test_a_run_that_did_not_finish_cannot_be_run_again(tmp_path, cache):
+    done = jaxbert("rerun", tmp_path, cache=cache)
+    assert done.returncode == 2
+    assert "no summary of a run" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_out_of_memory_says_what_would_need_less():
+    said = (
+        r"^out of memory: .*, phase general, 32 examples in 2 micro-batches; give "
+        r"--config.general.accumulation=4, which"
+    )
+    with (
+        pytest.raises(UserError, match=said),
+        _memory_advice("general", PhaseConfig(accumulation=2)),
+    ):
+        jax.block_until_ready(jnp.zeros((2**46,), jnp.float32))
