@@ -7,6 +7,7 @@ from typing import Protocol
 
 from jaxbert.batch import Batch
 from jaxbert.data.workers import begin_worker
+from jaxbert.errors import UserError
 
 
 class RandomAccess(Protocol):
@@ -38,6 +39,9 @@ def iterate(
         ``if __name__ == "__main__":``; 0 makes them in this process. They take seconds to start
         and help only where one process is too slow (`benchmarks/pipeline.py` measures it).
       prefetch: batches held ready, by each process.
+
+    Raises:
+      UserError: a worker process has died.
     """
     if stop <= start:
         return
@@ -59,6 +63,14 @@ def iterate(
     iterator = iter(stream)
     try:
         yield from iterator
+    except RuntimeError as error:
+        if not workers or "terminated" not in str(error):
+            raise
+        raise UserError(
+            f"a process that makes batches has died ({str(error).partition('.')[0]})",
+            f"config key data_workers = {workers}",
+            "run the same command again, with fewer of them or 0 if memory is short",
+        ) from error
     finally:
         iterator.close()  # ends threads and processes, now and not when garbage is collected
 

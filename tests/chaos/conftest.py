@@ -15,8 +15,7 @@ import commands
 import pytest
 from rich.console import Console
 from rich.table import Table
-
-from runs import Given
+from stages import Given
 
 _COLUMNS = ("injected", "survived", "silent")
 _BEGAN = time.monotonic()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from stages import Given, assert_same_run, same_run
 from test_kills import Reached, one_more, step_reached
 
-from runs import Given, assert_same_run, same_run
-
 pytestmark = pytest.mark.chaos
-MEGABYTES = 96
+MEGABYTES = 32  # four checkpoints and two models take 20
 
 
 @pytest.fixture
@@ -36,8 +37,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path, leave: int = 0) -> Path:
     """Takes all the room but some bytes."""
     ballast = disk / "ballast"
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - leave)
+    with ballast.open("ab") as file:
+        free = shutil.disk_usage(disk).free - leave
+        with contextlib.suppress(OSError):  # the run may have taken some meanwhile
+            os.posix_fallocate(file.fileno(), file.tell(), max(free, 1))
     return ballast
 
 
@@ -48,7 +51,7 @@ def test_a_disk_that_is_full_from_the_start_is_said_before_anything_compiles(
     ballast = fill(disk, leave=1_000_000)
     done = run.run(code=2)
     lines = done.stderr.strip().splitlines()
-    said = len(lines) == 1 and "need" in lines[0] and "free" in lines[0] and str(disk) in lines[0]
+    said = len(lines) == 1 and str(disk) in lines[0] and "make room" in lines[0]
     ballast.unlink()
     run.run()
     counted.count(said and same_run(run.workdir, whole_general))
@@ -56,28 +59,32 @@ def test_a_disk_that_is_full_from_the_start_is_said_before_anything_compiles(
     assert_same_run(run.workdir, whole_general)
 
 
-@pytest.mark.parametrize(
-    "moment", ["between saves", "inside a save", "before the model is written"]
-)
+@pytest.mark.parametrize("moment", ["between saves", "inside a save", "as a model is written"])
 def test_a_disk_that_fills_up_loses_nothing(given: Given, whole_general, disk, tally, moment):
     run = given.general(disk / "run")
-    reached: dict[str, Reached] = {
-        "between saves": step_reached(run.workdir, "general", 3),
-        "inside a save": one_more(run.workdir, "checkpoints/*/6.orbax-checkpoint-tmp*"),
-        "as a model is written": one_more(run.workdir, "checkpoints/*/12"),
-    }
-    with run.start() as struck:
-        assert struck.wait_for(reached[moment])
-        ballast = fill(disk)
-        code, said = struck.end(seconds=120)
+    for _ in range(5):  # a write of milliseconds may be over before there is no room for it
+        reached: dict[str, Reached] = {
+            "between saves": step_reached(run.workdir, "general", 3),
+            "inside a save": one_more(run.workdir, "checkpoints/*/6.orbax-checkpoint-tmp*"),
+            "as a model is written": one_more(run.workdir, "checkpoints/*/12"),
+        }
+        with run.start() as struck:
+            assert struck.wait_for(reached[moment])
+            while struck.process.poll() is None:  # what it gives back is taken, too
+                ballast = fill(disk)
+                time.sleep(0.001)
+            code, said = struck.end()
+        ballast.unlink()
+        if code:
+            break
+        shutil.rmtree(run.workdir)
     lines = [line for line in said.splitlines() if line.startswith("jaxbert: error: ")]
-    told = code == 2 and len(lines) == 1 and "Traceback" not in said
-    told = told and any(word in lines[0] for word in ("free", "No space left", "need"))
-    left = list(run.workdir.rglob("*.orbax-checkpoint-tmp*"))
-    ballast.unlink()
+    told = code == 2 and len(lines) == 1 and "make room" in lines[0]
     again = run.run().stdout
     went_on = "continues at step" in again
-    tally(f"full disk {moment}").count(told and went_on and same_run(run.workdir, whole_general))
-    assert told and not left, said
-    assert went_on, again
+    left = [*run.workdir.rglob("*.orbax-checkpoint-tmp*"), *run.workdir.rglob(".*.partial")]
+    good = told and went_on and not left
+    tally(f"full disk {moment}").count(good and same_run(run.workdir, whole_general))
+    assert told, said
+    assert went_on and not left, again
     assert_same_run(run.workdir, whole_general)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stages import Given, assert_same_run, same_run, values_of
 from test_kills import step_reached
 
 from jaxbert.training.stored import Stored
-from runs import Given, assert_same_run, same_run, values_of
 
 pytestmark = pytest.mark.chaos
 SECONDS = 30.0  # in which a process ends that cannot go on
@@ -27,7 +27,11 @@ def test_a_run_goes_on_with_other_numbers_of_devices(
         with run.start() as struck:
             assert struck.wait_for(step_reached(workdir, "general", step)) and struck.kill()
     given.general(workdir, 8).run()
-    mine, theirs = values_of(workdir), values_of(whole_general)
+    # More devices have more empty rows; all else is the same.
+    mine, theirs = (
+        {key: value for key, value in values_of(run).items() if key[2] != "tokens"}
+        for run in (workdir, whole_general)
+    )
     assert mine.keys() == theirs.keys()
     close = all(abs(mine[k] - x) <= 1e-5 * max(1, abs(x)) for k, x in theirs.items())
     counted.count(close, silent=not close, times=3)

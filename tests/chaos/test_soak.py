@@ -10,8 +10,7 @@ import time
 
 import pytest
 from mutations import files_of
-
-from runs import Given, Struck, assert_same_run, same_run
+from stages import Given, Struck, assert_same_run, same_run
 
 pytestmark = pytest.mark.chaos
 STEPS = 40  # a fault, about as many as a process makes before it is struck

@@ -17,6 +17,7 @@ import safetensors.numpy
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
 from jaxbert.evaluation.teacher import SURE, TeacherScore
+from jaxbert.files import SEAL
 from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import count_parameters
 from jaxbert.recipe import load_recipe, resolve
@@ -74,6 +75,7 @@ def place(tmp_path_factory):
 def edited(place: Path, folder: Path, labels: tuple[str, ...] | None) -> Path:
     """The fine-tuned teacher with other names of its classes; None takes the names away."""
     shutil.copytree(place / "run" / "models" / "teacher", folder)
+    (folder / SEAL).unlink()
     values = json.loads((folder / "config.json").read_text())
     values |= {"id2label": None, "label2id": None}
     if labels:
