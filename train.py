@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         config = resolve(load_recipe(flags.config), overrides)
         from jaxbert.run import run  # imports jax: only once the config is known to be good
 
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", module="orbax")
         run(config, flags.workdir)
 

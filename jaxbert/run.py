@@ -26,7 +26,7 @@ from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.evaluation.probe import Probe
-from jaxbert.files import seal
+from jaxbert.files import check_seal, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
@@ -157,6 +157,8 @@ class Run:
         folder = self.library.folder(phase.trains)
         record = folder / "phase.json"
         if record.exists():
+            again = "remove that folder and run the same command again, which trains the phase anew"
+            check_seal(folder, again)
             print(f"{name}: finished before, in {folder}", flush=True)
             return json.loads(record.read_text(encoding="utf-8"))
         start = self.library.start(phase)
