@@ -42,7 +42,7 @@ from jaxbert.training.journal import Journal
 from jaxbert.training.loop import Plan, train
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state, make_step
-from jaxbert.workdir import check_claim, claim, versions, write_json
+from jaxbert.workdir import SEALED, check_claim, claim, versions, write_json
 
 OPTIMIZER = (
     "learning_rate",
@@ -143,7 +143,7 @@ class Run:
             summary["parameter_hash"] = students[-1]["parameter_hash"]
         summary |= self.data.facts()
         write_json(self.workdir / "summary.json", summary)
-        seal(self.workdir, ["config.json", "summary.json"])
+        seal(self.workdir, SEALED)
         return summary
 
     def skips(self, phase: PhaseConfig) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 INTERRUPTED = 75
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAVED = "interrupted and saved: run the same command again"
 _AT_ONCE = "interrupted: what was saved last stands, run the same command again"
 _GRACE = 25.0  # seconds for saving and cleaning up
@@ -41,7 +42,7 @@ def resumable() -> Iterator[None]:
     _heard.clear()
     ears, mouth = socket.socketpair()
     mouth.setblocking(False)
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
     woken = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(ears,), daemon=True).start()
     try:
@@ -88,17 +89,26 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _listen(ears: socket.socket) -> None:
     """Waits for a signal; then for a second one, or until the time for saving is over."""
     with ears:
-        if not ears.recv(1):
+        if not _told(ears):
             return
-        ears.settimeout(_GRACE)
         if not (_saves.is_set() or _heard.wait(_DEAF)):
             _end()
-        try:
-            told = ears.recv(1)
-        except TimeoutError:
-            _end()
-        if told:
-            _end()
+        ears.settimeout(_GRACE)
+        with contextlib.suppress(TimeoutError):
+            if not _told(ears):
+                return
+        _end()
+
+
+def _told(ears: socket.socket) -> bool:
+    """Waits until a signal says to stop; False if nobody listens any more.
+
+    Other signals that something handles come this way, too.
+    """
+    while heard := ears.recv(1):
+        if heard[0] in _SIGNALS:
+            return True
+    return False
 
 
 def _end() -> None:

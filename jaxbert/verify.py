@@ -34,6 +34,8 @@ def verify(folder: Path, say: Callable[[str], None]) -> None:
             say(f"{name}: {check()}")
         except UserError as error:
             errors.append(error)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            errors.append(UserError(f"cannot be read ({error!r})", f"{folder}, {name}", _AGAIN))
     if errors:
         raise UserErrors(errors)
 
@@ -49,7 +51,7 @@ def _parts(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "config.json, summary.json", lambda: _sealed(folder)
     for model in sorted((folder / "models").glob("[!.]*")):
         yield f"models/{model.name}", lambda model=model: _model(model)  # type: ignore[misc]
-    steps = (folder / "checkpoints").glob("*/[0-9]*")
+    steps = [step for step in (folder / "checkpoints").glob("*/*") if step.name.isdigit()]
     for step in sorted(steps, key=lambda step: (step.parent.name, int(step.name))):
         name = f"checkpoints/{step.parent.name}/{step.name}"
         yield name, lambda step=step: _checkpoint(step)  # type: ignore[misc]
@@ -61,9 +63,15 @@ def _corpus(folder: Path) -> str:
 
 def _sealed(folder: Path) -> str:
     check_seal(folder, _AGAIN)
-    if (folder / SEAL).is_file():
-        return "as they were written"
-    return "no hashes: the run is not finished"
+    if not (folder / "summary.json").is_file():
+        return "no hashes: the run is not finished"
+    if not (folder / SEAL).is_file():
+        raise UserError("its hashes are gone", str(folder / SEAL), _AGAIN)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for phase in summary["phases"].values():
+        if not (model := folder / "models" / phase["model"]).is_dir():
+            raise UserError("a model of the run is gone", str(model), _AGAIN)
+    return "as they were written"
 
 
 def _model(folder: Path) -> str:

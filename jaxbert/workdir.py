@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxbert.config import RunConfig
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.files import hold, whole
+from jaxbert.files import SEAL, hold, whole
 
 # Keys that may change while a run goes on: what it computes does not depend on them.
 FREE = (
@@ -27,6 +27,9 @@ FREE = (
     "mesh.model",
     "checkpoint_every",
 )
+
+# What a finished run is known by.
+SEALED = ("config.json", "summary.json")
 
 # What a number may depend on.
 PACKAGES = (
@@ -74,6 +77,9 @@ def check_claim(workdir: Path, config: RunConfig) -> None:
     except ValueError as error:
         fix = "restore the file, or give another --workdir"
         raise UserError(f"not valid JSON: {error}", str(path), fix) from error
+    if not isinstance(theirs, dict):
+        fix = "restore the file, or give another --workdir"
+        raise UserError("it is no JSON object", str(path), fix)
     old, new = decisive(theirs), decisive(config.to_dict())
     errors = [
         UserError(
@@ -102,17 +108,28 @@ def claim(workdir: Path, config: RunConfig) -> Iterator[None]:
         try:
             stack.enter_context(hold(lock))
             check_claim(workdir, config)
-            for partial in workdir.glob(".*.partial"):  # of a process that was killed
-                if partial.is_file():
+            # From here on it is a run that is not finished.
+            (workdir / SEAL).unlink(missing_ok=True)
+            for name in (*SEALED, "metrics.jsonl", SEAL):
+                for partial in workdir.glob(f".{name}.*.partial"):  # of a process that was killed
                     partial.unlink()
             write_json(workdir / "config.json", config.to_dict())
         except BlockingIOError:
-            what = f"the process {lock.read_text(encoding='utf-8')} trains there"
+            what = f"{_holder(lock)} trains there"
             fix = "wait for it, or give another --workdir"
             raise UserError(what, str(workdir), fix) from None
         except OSError as error:
             raise UserError(f"cannot write there: {error}", str(workdir), fix) from error
         yield
+
+
+def _holder(lock: Path) -> str:
+    """Who holds a lock, as far as that can be read: it may just have begun, or have ended."""
+    try:
+        number = lock.read_text(encoding="utf-8")
+    except OSError:
+        number = ""
+    return f"the process {number}" if number else "another process"
 
 
 def versions() -> dict[str, str]:

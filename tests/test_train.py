@@ -401,6 +401,7 @@ def test_every_damaged_part_is_named(runs, tmp_path):
     """A bit of a checkpoint, a character of a vocabulary, a digit of the summary."""
     shutil.copytree(runs.general, tmp_path / "run")
     (step, *_) = (tmp_path / "run" / "checkpoints" / "general").glob("[0-9]*")
+    (step.parent / "9.orbax-checkpoint-tmp-1").mkdir()  # of a save that was killed
     places = [
         max((step / "state").rglob("d/*"), key=lambda path: path.stat().st_size),
         tmp_path / "run" / "models" / "student" / "vocab.txt",

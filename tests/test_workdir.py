@@ -8,8 +8,9 @@ import commands
 import pytest
 
 from jaxbert.errors import UserError
+from jaxbert.files import SEAL, check_seal, seal
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.workdir import check_claim, claim, write_json
+from jaxbert.workdir import SEALED, check_claim, claim, write_json
 
 FREE = {
     "log_every",
@@ -98,3 +99,21 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     (tmp_path / ".metrics.jsonl.0123.partial").write_text("half")
     with claim(tmp_path, small_config()):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
+
+
+def test_a_run_that_is_begun_again_is_not_finished_rather_than_damaged(tmp_path):
+    """config.json is written anew, with what may change."""
+    with claim(tmp_path, small_config()):
+        write_json(tmp_path / "summary.json", {})
+        seal(tmp_path, SEALED)
+    check_seal(tmp_path, "")
+    with claim(tmp_path, small_config(log_every="7")):
+        pass
+    check_seal(tmp_path, "")
+    assert not (tmp_path / SEAL).exists()
+
+
+def test_files_that_others_are_writing_beside_the_run_stay(tmp_path):
+    (tmp_path / ".eval.json.0123.partial").write_text("half")
+    with claim(tmp_path, small_config()):
+        assert (tmp_path / ".eval.json.0123.partial").exists()

@@ -284,7 +284,7 @@ def _pool(workers: int) -> Iterator[Pool]:
             yield ordered
         except BaseException:  # what is under way would only be waited for
             for child in set(multiprocessing.active_children()) - before:
-                child.terminate()
+                child.kill()
             raise
 
 

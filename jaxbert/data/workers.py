@@ -10,8 +10,12 @@ import threading
 
 
 def begin_worker() -> None:
-    """Makes a worker leave Ctrl-C to its parent, and end with it however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Makes a worker leave being told to stop to its parent, and end with it however that ends.
+
+    Ctrl-C, and whoever ends a job, tell the whole group of processes.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -102,7 +102,7 @@ class Forecast:
         # Rows of the model itself, forward alone, and a third of what training it takes.
         ahead = cost.trained_flops / 3 / rows / self._rate(config, rows, length, trained=False)
         seconds = self._step_seconds(phase, config, still, cost, rows, length)
-        kinds = bool(phase.eval_every) + bool(phase.eval_every or phase.checkpoint_every)
+        kept_states = bool(phase.eval_every) + 2 * bool(phase.eval_every or phase.checkpoint_every)
         forecast = PhaseForecast(
             name,
             phase.trains,
@@ -113,8 +113,8 @@ class Forecast:
             cost.memory(phase.accumulation),
             phase.accumulation * (cost.trained_flops + cost.frozen_flops),
             phase.steps * seconds + self._evaluated_rows(phase) * ahead,
-            # The latest and the best checkpoint, and the one that is being written.
-            (1 + kinds) * cost.state + 4 * count_parameters(kept),
+            # The two latest checkpoints and the best, and the one that is being written.
+            (1 + kept_states) * cost.state + 4 * count_parameters(kept),
         )
         return forecast, Model(config, kept, start.labels, self._job.library.folder(phase.trains))
 

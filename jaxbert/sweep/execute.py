@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxbert.errors import UserError
+from jaxbert.stopping import INTERRUPTED
 from jaxbert.sweep.plan import Cell
 from jaxbert.sweep.results import Record, ResultsFile, training_seconds
 
@@ -160,7 +161,9 @@ def _call(words: Sequence[str], log: IO[str]) -> int:
         start_new_session=True,  # Ctrl-C is this process's to pass on
     )
     try:
-        return process.wait()
+        if (code := process.wait()) == INTERRUPTED:  # told to stop, and not by this process
+            raise KeyboardInterrupt
+        return code
     except KeyboardInterrupt:  # it goes on from its newest checkpoint
         process.terminate()
         process.wait()

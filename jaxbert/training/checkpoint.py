@@ -1,4 +1,4 @@
-"""Checkpoints of a phase: the latest and the best are kept, and none that cannot be read counts."""
+"""Checkpoints of a phase: the latest two and the best are kept, and what is damaged is named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRASH, _DAMAGED = "deleted", "damaged"
 
 
 class Checkpoints:
-    """A phase's checkpoints: the latest, and the best by the development metric.
+    """A phase's checkpoints: the latest two, and the best by the development metric.
 
     Those that cannot be read are named and set aside, in the folder ``damaged``.
 
@@ -79,7 +79,11 @@ class Checkpoints:
             return
         metrics = {**self._metrics, step: metric}
         best = _best(metrics, list(metrics)) or step
-        record = make_record(state, metric, best, note)
+        try:
+            record = make_record(state, metric, best, note)
+        except FloatingPointError as error:
+            fix = "lower the learning rate and give another --workdir"
+            raise UserError(str(error), f"{self._folder}, step {step}", fix) from error
         self._clear()
         self._metrics[step] = metric
         args = ocp.args.Composite(
@@ -139,6 +143,8 @@ class Checkpoints:
             if (best := self._at(step).best) != step:
                 self._at(best).verify()
             return step, state
+        if (self._folder / _DAMAGED).is_dir():
+            warn(f"no checkpoint in {self._folder} can be read: the phase begins anew")
         return None
 
     def wait(self) -> None:
@@ -156,7 +162,8 @@ class Checkpoints:
             self.wait()
             self._clear()
         finally:
-            self._manager.close()
+            with self._said():
+                self._manager.close()
 
     def _at(self, step: int) -> Stored:
         self.wait()
@@ -189,18 +196,21 @@ class Checkpoints:
         error.folder.rename(aside)
         self._metrics.pop(step, None)
         self._manager.reload()
-        warn(f"{error.what}; moved to {aside}, and the run goes on from the step before it")
+        warn(f"{error.what}; moved to {aside}")
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
-    """Orbax's own best-of-n policy knows no metric of the time before a restart."""
+    """The best and the two latest: one to go on from, and one should that be damaged.
+
+    Orbax's own best-of-n policy knows no metric of the time before a restart.
+    """
 
     def __init__(self, metrics: dict[int, float | None]) -> None:
         self._metrics = metrics
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {max(steps), _best(self._metrics, steps)} if steps else {}
+        kept = {*sorted(steps)[-2:], _best(self._metrics, steps)}
         return [step in kept for step in steps]
 
 

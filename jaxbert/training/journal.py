@@ -44,9 +44,10 @@ class Journal:
         for line in self._path.read_text(encoding="utf-8").split("\n"):
             try:
                 entry = json.loads(line)
-            except ValueError:
+                keeps = entry["phase"] != phase or entry["step"] <= step
+            except (ValueError, KeyError, TypeError):
                 continue
-            if entry["phase"] != phase or entry["step"] <= step:
+            if keeps:
                 kept.append(line + "\n")
         with whole(self._path) as file:
             file.writelines(kept)

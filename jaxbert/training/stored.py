@@ -32,7 +32,7 @@ def make_record(
       note: JSON.
 
     Raises:
-      UserError: naming a leaf that is not finite.
+      FloatingPointError: naming a leaf that is not finite.
     """
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:  # hashlib lets them run at once
         leaves = dict(pool.map(_describe, *zip(*named_leaves(state), strict=True)))
@@ -43,7 +43,7 @@ def make_record(
 def _describe(name: str, leaf: Any) -> tuple[str, dict[str, Any]]:
     array = np.asarray(jax.device_get(leaf))
     if not np.isfinite(array).all():
-        raise UserError(f"{name} is not finite", "", "lower the learning rate")
+        raise FloatingPointError(f"{name} is not finite")
     sha256 = leaf_hash(name, array)
     return name, {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": sha256}
 

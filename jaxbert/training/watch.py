@@ -65,7 +65,7 @@ class Watch:
           say: called with a step, a text and the journal's values of what is out of the ordinary.
 
         Returns:
-          Name -> mean, the loss first; nothing if no step was good.
+          Name -> mean, the loss first; nothing if no step was good, and no mean that is not finite.
 
         Raises:
           UserError: too many steps were bad.
@@ -90,7 +90,8 @@ class Watch:
         names = ["loss", *(name for name in good[0] if name != "loss")]
         totals = {n: sum(float(metrics[n].total) for metrics in good) for n in names}
         counts = {n: sum(float(metrics[n].count) for metrics in good) for n in names}
-        return {name: totals[name] / max(counts[name], 1.0) for name in names}
+        means = {name: totals[name] / max(counts[name], 1.0) for name in names}
+        return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
     def _spikes(self, loss: float) -> Iterator[float]:
         """How many times the median the loss is, if that is a spike."""
@@ -102,9 +103,11 @@ class Watch:
 
     def _too_bad(self, step: int, names: list[str]) -> UserError:
         many = f" (bad step {self.bad} of this phase)" * (self.bad > 1)
+        fix = "look at these examples, or lower the learning rate and give another --workdir"
+        if self.bad > self._most:
+            fix += f"; or allow more than max_bad_steps = {self._most}"
         return UserError(
             f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite{many}",
             f"phase {self._phase}, step {step}, {self._examples(step)}",
-            "look at these examples, or lower the learning rate and give another --workdir; the "
-            "last checkpoint is good",
+            fix,
         )

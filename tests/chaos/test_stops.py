@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sys
@@ -61,6 +62,20 @@ def test_what_was_trained_is_saved_within_the_step(given: Given, tmp_path, tally
     assert code == 75 and AGAIN in said, said
     saved = [int(p.name) for p in run.workdir.glob("checkpoints/general/*") if p.name.isdigit()]
     counted.count(bool(saved) and max(saved) >= 30)
+    counted.check()
+
+
+def test_a_stop_of_the_whole_group_of_processes_saves(given: Given, tmp_path, tally):
+    """As whoever ends a job does it: the processes that make batches hear of it, too."""
+    steps = {"general__steps": 3000, "general__checkpoint_every": 0, "data_workers": 1}
+    run, counted = given.general(tmp_path / "run", **steps), tally("stop of the whole group")
+    with run.start() as struck:
+        assert struck.wait_for(step_reached(run.workdir, "general", 10))
+        os.killpg(struck.process.pid, signal.SIGTERM)
+        code, said = struck.end(SECONDS)
+    assert code == 75 and AGAIN in said, said
+    saved = [int(p.name) for p in run.workdir.glob("checkpoints/general/*") if p.name.isdigit()]
+    counted.count(bool(saved) and max(saved) >= 10)
     counted.check()
 
 

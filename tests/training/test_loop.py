@@ -422,7 +422,7 @@ def test_best_and_last_are_both_kept_whichever_is_selected(select, step, tmp_pat
         run(tmp_path, broken_at(10), plan=plan, evaluate=lambda params: next(turns))
     state, _, _ = run(tmp_path, plan=plan, evaluate=lambda params: next(turns))
     assert int(state.step) == step
-    assert checkpoints_in(tmp_path) == ["12", "8"]
+    assert checkpoints_in(tmp_path) == ["12", "8", "9"]
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.development() == {"best_step": 8, "best_dev": 0.9, "last_dev": 0.5}
     checkpoints.close()
