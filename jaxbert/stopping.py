@@ -7,20 +7,24 @@ it does not.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAVED = "interrupted and saved: run the same command again"
 _AT_ONCE = "interrupted: what was saved last stands, run the same command again"
 _GRACE = 25.0  # seconds for saving and cleaning up
+_AGAIN = signal.SIGURG  # within this process alone: interrupts the main thread once more
+_SOON = 0.05  # seconds
 _DEAF = 1.0  # seconds after which the main thread is taken to be in a compiler
 
 _heard = threading.Event()  # the main thread knows
@@ -42,7 +46,9 @@ def resumable() -> Iterator[None]:
     _heard.clear()
     ears, mouth = socket.socketpair()
     mouth.setblocking(False)
-    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    before = {number: signal.signal(number, _stop) for number in (*_SIGNALS, _AGAIN)}
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda lost: _again(lost, hook)
     woken = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(ears,), daemon=True).start()
     try:
@@ -51,6 +57,7 @@ def resumable() -> Iterator[None]:
         print(_SAVED, file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -84,6 +91,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _requested.set()
     if not _saves.is_set():
         raise KeyboardInterrupt
+
+
+def _again(lost: sys.UnraisableHookArgs, hook: Callable[[sys.UnraisableHookArgs], Any]) -> None:
+    """Interrupts once more where Python drops it, as in callbacks of the garbage collector."""
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(_SOON, _thread.interrupt_main, (_AGAIN,)).start()
+    else:
+        hook(lost)
 
 
 def _listen(ears: socket.socket) -> None:
