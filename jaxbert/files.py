@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from jaxbert.errors import UserError
 
 SEAL = "jaxbert.sha256"  # of a folder; `sha256sum -c` reads it, too
 _MAX_SEAL = 1 << 16  # bytes
+_MAX_JSON = 1 << 24  # bytes
 
 
 def temporary(path: Path) -> Path:
@@ -85,6 +87,37 @@ def _locked(lock: Path, wait: Callable[[], None] | None) -> IO[str]:
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 stack.pop_all()
                 return file
+
+
+def read_object(path: Path, fix: str, most: int = _MAX_JSON) -> dict[str, Any]:
+    """Reads a JSON object that anyone may have written.
+
+    Args:
+      path: the file.
+      fix: what to do where it is none.
+      most: bytes that such a file may have.
+
+    Raises:
+      UserError: it is not there, larger, not JSON (nested too deeply, a number of too many digits
+        or half of a surrogate pair among it), or not an object.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            what = f"larger than {most >> 20} MiB, which no such file is"
+            raise UserError(what, str(path), fix)
+        found = json.loads(content.decode())  # of bytes it would take half a surrogate pair
+        if b"\\ud" in content.lower():  # no text that can be written again
+            json.dumps(found, ensure_ascii=False).encode()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", str(path), fix) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not a JSON file ({error})", str(path), fix) from error
+    if not isinstance(found, dict):
+        what = f"a JSON {type(found).__name__} instead of an object"
+        raise UserError(what, str(path), fix)
+    return found
 
 
 def file_sha256(path: Path) -> str:

@@ -352,12 +352,11 @@ def _memory_advice(name: str, phase: PhaseConfig) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         what = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
-        cut = 2 * phase.accumulation
         raise UserError(
             f"out of memory: {what}",
             f"phase {name}, {phase.batch_size} examples in {phase.accumulation} micro-batches",
-            f"give --config.{name}.accumulation={cut}, which halves what a step needs and changes "
-            "no result, or a smaller max_length",
+            f"give --config.{name}.accumulation={2 * phase.accumulation}, which halves what a step "
+            "needs, or a smaller max_length, and another --workdir",
         ) from error
 
 

@@ -8,6 +8,7 @@ it does not.
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import os
 import signal
@@ -56,6 +57,8 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         print(_SAVED, file=sys.stderr)
         sys.exit(INTERRUPTED)
+    else:
+        atexit.register(_deafen)
     finally:
         sys.unraisablehook = hook
         signal.set_wakeup_fd(woken)
@@ -91,6 +94,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _requested.set()
     if not _saves.is_set():
         raise KeyboardInterrupt
+
+
+def _deafen() -> None:
+    """All is done, and the process is leaving: a stop has nothing left to stop."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _again(lost: sys.UnraisableHookArgs, hook: Callable[[sys.UnraisableHookArgs], Any]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxbert.data.manifest import MANIFEST
 from jaxbert.data.prepared import open_corpus
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.files import SEAL, check_seal
+from jaxbert.files import SEAL, check_seal, read_object
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model
 from jaxbert.training.hashing import parameter_hash
@@ -67,7 +66,7 @@ def _sealed(folder: Path) -> str:
         return "no hashes: the run is not finished"
     if not (folder / SEAL).is_file():
         raise UserError("its hashes are gone", str(folder / SEAL), _AGAIN)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_object(folder / "summary.json", _AGAIN)
     for phase in summary["phases"].values():
         if not (model := folder / "models" / phase["model"]).is_dir():
             raise UserError("a model of the run is gone", str(model), _AGAIN)
@@ -80,7 +79,7 @@ def _model(folder: Path) -> str:
     if not (folder / SEAL).is_file():
         return "can be read; it holds no hashes, since jaxbert did not write it"
     if record.is_file():
-        wanted = json.loads(record.read_text(encoding="utf-8"))["parameter_hash"]
+        wanted = read_object(record, _AGAIN)["parameter_hash"]
         if (found := parameter_hash(model.params)) != wanted:
             what = f"its parameters have the hash {found}, and were trained to {wanted}"
             raise UserError(what, str(folder), _AGAIN)

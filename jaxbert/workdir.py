@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxbert.config import RunConfig
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.files import SEAL, hold, whole
+from jaxbert.files import SEAL, hold, read_object, whole
 
 # Keys that may change while a run goes on: what it computes does not depend on them.
 FREE = (
@@ -72,14 +72,7 @@ def check_claim(workdir: Path, config: RunConfig) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        fix = "restore the file, or give another --workdir"
-        raise UserError(f"not valid JSON: {error}", str(path), fix) from error
-    if not isinstance(theirs, dict):
-        fix = "restore the file, or give another --workdir"
-        raise UserError("it is no JSON object", str(path), fix)
+    theirs = read_object(path, "restore the file, or give another --workdir")
     old, new = decisive(theirs), decisive(config.to_dict())
     errors = [
         UserError(

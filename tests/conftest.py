@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # Both are read once, when jax starts: nothing above may import it. Subprocesses inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,6 +12,7 @@ _DEVICES = "--xla_force_host_platform_device_count"
 if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
 
+import commands  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -19,6 +21,12 @@ import pytest  # noqa: E402
 # A busy machine is no fault of the code: nothing is held against a clock.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of compiled programs and tokenised text for all tests."""
+    return commands.shared_cache(tmp_path_factory)
 
 
 @pytest.fixture

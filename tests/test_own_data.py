@@ -151,11 +151,6 @@ def test_every_kind_and_source_has_its_example():
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return commands.shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def trained(place, cache):
     """What the page's first four commands said."""
     said = []

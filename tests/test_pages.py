@@ -24,11 +24,6 @@ def command(page: str, *parts: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return commands.shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def place(tmp_path_factory, cache) -> Path:
     """A checkout with a user's files, in which the README's first commands have been run."""
     folder = tmp_path_factory.mktemp("pages")

@@ -27,11 +27,6 @@ THINGS = ("apples", "books", "cards", "dogs")
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return commands.shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
     """Fine-tuned: with a classifier, and without a masked-LM head."""
     folder = tmp_path_factory.mktemp("given") / "teacher"

@@ -28,11 +28,6 @@ PARAGRAPH = (
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return commands.shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     """Wikipedia and SST-2 with the features that TFDS gives them, in array_record."""
     root = tmp_path_factory.mktemp("tfds")

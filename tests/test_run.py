@@ -14,11 +14,6 @@ from jaxbert.run import run
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return commands.shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return commands.write_small_teacher(tmp_path_factory.mktemp("given") / "teacher")
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 
+import commands
 import pytest
 
 from jaxbert.stopping import resumable
@@ -39,3 +42,18 @@ def test_other_signals_and_errors_are_left_to_others():
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert heard == [signal.SIGUSR1]
+
+
+def test_a_stop_when_all_is_done_has_nothing_left_to_stop():
+    """While Python is leaving, which takes JAX a second."""
+    lines = [
+        "import atexit, time",
+        "from jaxbert.stopping import resumable",
+        "atexit.register(lambda: (print('leaving', flush=True), time.sleep(2)))",
+        "with resumable(): pass",
+    ]
+    words = [sys.executable, "-c", "\n".join(lines)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=commands.ROOT) as process:
+        assert process.stdout.readline() == b"leaving\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

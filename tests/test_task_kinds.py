@@ -23,11 +23,6 @@ PEOPLE = ("Ann", "Bob", "Carl", "Dora")
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return commands.shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A teacher, and a file of each kind of task."""
     root = tmp_path_factory.mktemp("kinds")

@@ -37,11 +37,6 @@ TEXTS = ["A very fine film.", "bad", "Not a film that anybody, anywhere, has wai
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return commands.shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def runs(tmp_path_factory, cache):
     """The three commands on a small teacher: their folders, flags and what they printed."""
     root = tmp_path_factory.mktemp("runs")

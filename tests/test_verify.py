@@ -17,11 +17,6 @@ from jaxbert.run import _memory_advice
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return commands.shared_cache(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory, cache) -> Path:
     root = tmp_path_factory.mktemp("verified")
     teacher = commands.write_small_teacher(root / "given")
@@ -64,7 +59,8 @@ def test_a_run_that_is_run_again_gives_the_same_bits(finished, cache, tmp_path):
 def test_a_run_that_did_not_finish_cannot_be_run_again(tmp_path, cache):
     done = jaxbert("rerun", tmp_path, cache=cache)
     assert done.returncode == 2
-    assert "no summary of a run" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "summary.json; give the --workdir of a finished run" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_out_of_memory_says_what_would_need_less():

@@ -6,13 +6,12 @@ References to files are taken as they were: run it where train.py ran.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import UserError
-from jaxbert.files import check_seal
+from jaxbert.files import check_seal, read_object
 from jaxbert.recipe import resolve
 
 HELP = "run a finished run again and compare what comes out"
@@ -49,13 +48,9 @@ def run(args: argparse.Namespace) -> None:
 def _summary(folder: Path) -> dict[str, Any]:
     path, fix = folder / "summary.json", "give the --workdir of a finished run"
     check_seal(folder, fix)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        config, _ = found["config"], found["parameter_hash"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"no summary of a run ({error!r})", str(path), fix) from error
-    if not isinstance(config, dict):
-        raise UserError("its config is no object", str(path), fix)
+    found = read_object(path, fix)
+    if not isinstance(found.get("config"), dict) or "parameter_hash" not in found:
+        raise UserError("no summary of a run with its config", str(path), fix)
     return found
 
 
@@ -64,11 +59,11 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     found = [
         f"{group} {key}: {was} before, {after[group].get(key)} now"
         for group in ("versions", "devices")
-        for key, was in before[group].items()
+        for key, was in before.get(group, {}).items()
         if after[group].get(key) != was
     ]
     keys = ("start_hash", "teacher_hash", "data_hash", "parameter_hash")
-    for name, phase in before["phases"].items():
+    for name, phase in before.get("phases", {}).items():
         again = after["phases"].get(name, {})
-        found += [f"phase {name}: another {k}" for k in keys if phase[k] != again.get(k)]
+        found += [f"phase {name}: another {k}" for k in keys if phase.get(k) != again.get(k)]
     return found

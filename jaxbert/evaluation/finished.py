@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from jaxbert.data.rows import TaskData, load_task
 from jaxbert.data.tasks import Task, describe_task
 from jaxbert.errors import UserError
-from jaxbert.files import check_seal
+from jaxbert.files import check_seal, read_object
 from jaxbert.interop import hub
 
 MODELS = ("teacher", "student", "without_distillation", "random_without_distillation")
+_RESTORE = "restore the file"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_run(workdir: Path) -> FinishedRun:
     if not path.is_file():
         what = "is not a run's folder: it has no config.json" if workdir.exists() else "is missing"
         raise UserError(f"{workdir} {what}", "--workdir", "give the --workdir train.py was given")
-    config = _read_object(path)
+    config = read_object(path, _RESTORE)
     task = config.get("task")
     if not isinstance(task, dict) or not (task.get("name") or task.get("source")):
         raise UserError(
@@ -99,16 +99,4 @@ def read_run(workdir: Path) -> FinishedRun:
     except TypeError as error:
         fix = "evaluate it with the version that trained it"
         raise UserError(f"not understood: {error}", f"{path}", fix) from error
-    return FinishedRun(workdir, config, _read_object(workdir / "summary.json"), described)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file of a run holds."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"not valid JSON: {error}", f"{path}", "restore the file") from error
-    if not isinstance(found, dict):
-        what = f"a JSON {type(found).__name__} instead of an object"
-        raise UserError(what, f"{path}", "restore the file")
-    return found
+    return FinishedRun(workdir, config, read_object(workdir / "summary.json", _RESTORE), described)

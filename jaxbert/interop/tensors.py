@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import numpy as np
 import safetensors
 
 from jaxbert.errors import UserError
+from jaxbert.files import read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _FLOATS = ("F32", "F16", "BF16")  # each converts to float32 exactly
-_MAX_JSON = 1 << 24  # bytes
 _AGAIN = "download or export the model again"
 
 
@@ -27,23 +26,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       UserError: missing, larger than 16 MiB, or not a JSON object.
     """
-    try:
-        if path.stat().st_size > _MAX_JSON:
-            raise UserError(
-                f"larger than {_MAX_JSON >> 20} MiB, which no such file is", str(path), _AGAIN
-            )
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(
-            f"no {path.name}", f"in {path.parent}", "give a folder that holds a model"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", str(path), _AGAIN) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not a JSON file ({error})", str(path), _AGAIN) from error
-    if not isinstance(values, dict):
-        raise UserError("not a JSON object", str(path), _AGAIN)
-    return values
+    if not path.exists():
+        raise UserError(f"no {path.name}", f"in {path.parent}", "give a folder that holds a model")
+    return read_object(path, _AGAIN)
 
 
 class Tensors:

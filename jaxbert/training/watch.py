@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ class Watch:
             values = {n: float(t.total) / max(float(t.count), 1.0) for n, t in metrics.items()}
             if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
                 good.append(metrics)
-                for ratio in self._spikes(values["loss"]):
+                if ratio := self._spike_of(values["loss"]):
                     say(step, f"loss {values['loss']:.4g}, a spike", {"spike": ratio})
                 continue
             self.bad += 1
@@ -93,13 +93,13 @@ class Watch:
         means = {name: totals[name] / max(counts[name], 1.0) for name in names}
         return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
-    def _spikes(self, loss: float) -> Iterator[float]:
-        """How many times the median the loss is, if that is a spike."""
+    def _spike_of(self, loss: float) -> float:
+        """How many times the median the loss is, if that is a spike, else 0."""
+        ratio = 0.0
         if self._spike and len(self._recent) >= _FEW:
             ratio = loss / max(statistics.median(self._recent), 1e-30)
-            if ratio > self._spike:
-                yield ratio
         self._recent.append(loss)
+        return ratio if ratio > self._spike else 0.0
 
     def _too_bad(self, step: int, names: list[str]) -> UserError:
         many = f" (bad step {self.bad} of this phase)" * (self.bad > 1)

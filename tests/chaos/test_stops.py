@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from stages import Given, assert_same_run, same_run, started
@@ -15,6 +16,12 @@ from test_kills import MOMENTS, RANDOM, after, one_more, step_reached
 pytestmark = pytest.mark.chaos
 SECONDS = 30.0  # in which what is told to stop has stopped
 AGAIN = "run the same command again"
+
+
+def newest(workdir: Path) -> int:
+    """The step of the newest checkpoint of the first stage; -1 without any."""
+    saved = workdir.glob("checkpoints/general/*")
+    return max((int(path.name) for path in saved if path.name.isdigit()), default=-1)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -60,8 +67,7 @@ def test_what_was_trained_is_saved_within_the_step(given: Given, tmp_path, tally
         struck.signal(signal.SIGTERM)
         code, said = struck.end(SECONDS)
     assert code == 75 and AGAIN in said, said
-    saved = [int(p.name) for p in run.workdir.glob("checkpoints/general/*") if p.name.isdigit()]
-    counted.count(bool(saved) and max(saved) >= 30)
+    counted.count(newest(run.workdir) >= 30)
     counted.check()
 
 
@@ -74,8 +80,7 @@ def test_a_stop_of_the_whole_group_of_processes_saves(given: Given, tmp_path, ta
         os.killpg(struck.process.pid, signal.SIGTERM)
         code, said = struck.end(SECONDS)
     assert code == 75 and AGAIN in said, said
-    saved = [int(p.name) for p in run.workdir.glob("checkpoints/general/*") if p.name.isdigit()]
-    counted.count(bool(saved) and max(saved) >= 10)
+    counted.count(newest(run.workdir) >= 10)
     counted.check()
 
 

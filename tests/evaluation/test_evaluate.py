@@ -235,7 +235,7 @@ def test_a_task_in_which_no_word_stands_twice_is_evaluated_without_tf_idf(tmp_pa
         ("stage 1", "no labelled task"),
         ("unfinished", "this run is not finished"),
         ("no model", "this run left no model"),
-        ("broken", "not valid JSON"),
+        ("broken", "not a JSON file"),
         ("a list", "a JSON list instead of an object"),
         ("of another version", "not understood: .*'colour'"),
     ],
