@@ -116,7 +116,7 @@ class _Model:
         else:
             assert finished is not None
             folders = finished.folders()
-            folder = folders.get("student") or folders["teacher"]
+            folder = folders.get("student") or list(folders.values())[-1]
         self._model = read_model(folder)
         head, labels = self._model.config.head, self._model.labels
         columns = tuple(args.columns.split(",")) if args.columns else ()

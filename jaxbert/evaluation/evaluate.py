@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,7 +13,7 @@ from jaxbert.data.rows import Rows, TaskData
 from jaxbert.data.tasks import SIMILARITY, Task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.evaluation import latency, tfidf
+from jaxbert.evaluation import comparison, latency, tfidf
 from jaxbert.evaluation.embeddings import ENCODER
 from jaxbert.evaluation.finished import read_run
 from jaxbert.evaluation.flops import forward_flops
@@ -58,7 +58,7 @@ def label_order(model: Model, task: Task) -> list[int] | None:
 
 
 def evaluate_run(workdir: Path) -> dict[str, Any]:
-    """Scores every model of a finished run on its task and writes ``eval.json``.
+    """Scores every model of a finished run that answers its task, and writes ``eval.json``.
 
     The test split is read for this report alone; what was chosen was chosen on dev, whose scores
     are given too. Everything is computed in float32.
@@ -67,27 +67,38 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
       workdir: the folder that ``train.py`` wrote.
 
     Returns:
-      What ``eval.json`` holds: under ``models``, for teacher, student and baselines, the task's
-      metrics (and as ``dev_...``), the standard_error of the share of right examples (null where
-      none is measured), parameters, parameters_without_embeddings, size_mb (of the float32
-      parameters, 1 MB = 10^6 bytes), flops (of one example of 128 word pieces; null for TF-IDF),
-      rows truncated (of dev and test) and milliseconds (see `latency`; TF-IDF's are from the text).
+      What ``eval.json`` holds: under ``models``, for every model with the task's head (of
+      similarity, for every trained one), the task's metrics (and as ``dev_...``), the
+      standard_error of the share of right examples (null where none is measured), parameters,
+      parameters_without_embeddings, size_mb (of the float32 parameters, 1 MB = 10^6 bytes), flops
+      (of one example of 128 word pieces; null for TF-IDF), rows truncated (of dev and test),
+      milliseconds (see `latency`; TF-IDF's are from the text), and, of the test split, retained,
+      agreement and calibration_error (see `comparison`); under ``comparison`` what else `compare`
+      finds, and the development rows on which student and teacher differ most.
 
     Raises:
       UserError: not a run, an unfinished one, one without a task, or one whose rows have changed.
     """
     finished = read_run(workdir)
     config, task, folders = finished.config, finished.load_task(), finished.folders()
-    models = {name: _score(folder, task, config) for name, folder in folders.items()}
+    models: dict[str, dict[str, Any]] = {}
+    said: dict[str, _Said] = {}
+    for name, folder in folders.items():
+        model = read_model(folder)
+        if _answers(model, task.task):
+            models[name], said[name] = _score(model, task, config)
+    if not models:
+        fix = "evaluate it by a run that trains a head, such as configs/tinybert_task.py"
+        raise UserError(f"no model of this run answers {task.name}", f"{workdir}/models", fix)
     text, pair = _median_text(task.test)
     timed = latency.measure_apart(
-        list(folders.values()),
+        [folders[name] for name in models],
         text,
         pair,
         max_length=config["max_length"],
         embed=task.task.kind == SIMILARITY,
     )
-    for name, milliseconds in zip(folders, timed["milliseconds"], strict=True):
+    for name, milliseconds in zip(models, timed["milliseconds"], strict=True):
         models[name]["milliseconds"] = milliseconds
     left_out = {}
     try:
@@ -96,7 +107,9 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
         left_out["tfidf"] = str(error)
     else:
         joined = pair is not None and task.task.kind != SIMILARITY
-        models["tfidf"] = _score_tfidf(yardstick, task, f"{text}\n{pair}" if joined else text)
+        joint = f"{text}\n{pair}" if joined else text
+        models["tfidf"], said["tfidf"] = _score_tfidf(yardstick, task, joint)
+    compared = _compare(task, models, said)
     errors = [model["standard_error"] for model in models.values()]
     device = jax.devices()[0]
     results = {
@@ -107,6 +120,7 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
         "metric": task.metric,
         "split": "test",
         "splits": task.note,
+        "comparison": compared,
         "examples": len(task.test),
         "dev_examples": len(task.dev),
         "standard_error": max((error for error in errors if error is not None), default=None),
@@ -120,11 +134,24 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
     return results
 
 
-def _score(folder: Path, task: TaskData, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's columns, but for the milliseconds."""
-    model = read_model(folder)
+class _Said(NamedTuple):
+    """What a model predicts of the test and of the development rows."""
+
+    test: Predictions
+    dev: Predictions
+
+
+def _answers(model: Model, task: Task) -> bool:
+    """Whether a model has the task's head; of similarity none is read."""
+    return task.kind == SIMILARITY or (
+        "classifier" in model.params and model.config.head == task.kind
+    )
+
+
+def _score(model: Model, task: TaskData, config: Mapping[str, Any]) -> tuple[dict[str, Any], _Said]:
+    """A model's columns, but for the milliseconds, and its predictions."""
     order = label_order(model, task.task)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(model.folder)
     truncated = 0
 
     def predict(rows: Rows) -> Predictions:
@@ -142,16 +169,17 @@ def _score(folder: Path, task: TaskData, config: Mapping[str, Any]) -> dict[str,
         with jax.default_matmul_precision("highest"):
             return run(model.config.replace(dtype="float32"), model.params, order)
 
+    said = _Said(predict(task.test), predict(task.dev))
     size = _size(model, head=task.task.kind != SIMILARITY)
-    return _quality(task, predict) | size | {"truncated": truncated}
+    return _quality(task, said) | size | {"truncated": truncated}, said
 
 
-def _quality(task: TaskData, predict: Callable[[Rows], Predictions]) -> dict[str, Any]:
+def _quality(task: TaskData, said: _Said) -> dict[str, Any]:
     """The metrics of both splits, what is undefined, and how far chance may move a share."""
     columns: dict[str, Any] = {}
     undefined = {}
-    for prefix, rows in (("", task.test), ("dev_", task.dev)):
-        found = score_rows(task.task, rows, predict(rows), task.task.reported)
+    for prefix, rows, predictions in (("", task.test, said.test), ("dev_", task.dev, said.dev)):
+        found = score_rows(task.task, rows, predictions, task.task.reported)
         for name, metric in found.items():
             columns[prefix + name] = metric.value
             if metric.undefined:
@@ -164,6 +192,30 @@ def _quality(task: TaskData, predict: Callable[[Rows], Predictions]) -> dict[str
         else standard_error(share, len(task.test))
     )
     return columns | {"undefined": undefined}
+
+
+def _compare(
+    task: TaskData, models: Mapping[str, dict[str, Any]], said: Mapping[str, _Said]
+) -> dict[str, Any]:
+    """Holds every model against the teacher, and adds what that says in a number to its columns."""
+    teacher = said.get("teacher")
+    best = models["teacher"][task.metric] if teacher else None
+    compared = {}
+    for name, predictions in said.items():
+        found = comparison.compare(
+            task.task, task.test, predictions.test, teacher.test if teacher else None
+        )
+        mine = models[name][task.metric]
+        models[name] |= {
+            "retained": mine / best if mine is not None and best and best > 0 else None,
+            "agreement": found.pop("agreement"),
+            "calibration_error": found["calibration"] and found["calibration"]["error"],
+        }
+        compared[name] = found
+    rows = []
+    if teacher and "student" in said:
+        rows = comparison.differing(task.task, task.dev, said["student"].dev, teacher.dev)
+    return {"models": compared, "rows": rows}
 
 
 def _size(model: Model, *, head: bool) -> dict[str, Any]:
@@ -179,8 +231,8 @@ def _size(model: Model, *, head: bool) -> dict[str, Any]:
     }
 
 
-def _score_tfidf(model: tfidf.Pipeline, task: TaskData, text: str) -> dict[str, Any]:
-    """The same columns for TF-IDF, with logistic regression or with cosines."""
+def _score_tfidf(model: tfidf.Pipeline, task: TaskData, text: str) -> tuple[dict[str, Any], _Said]:
+    """The same for TF-IDF, with logistic regression or with cosines."""
     count = tfidf.count_parameters(model)
 
     def predict(rows: Rows) -> Predictions:
@@ -188,14 +240,15 @@ def _score_tfidf(model: tfidf.Pipeline, task: TaskData, text: str) -> dict[str, 
             return Predictions(tfidf.cosines(model, rows))
         return read_classes(tfidf.logits(model, rows, len(task.labels)))
 
-    return _quality(task, predict) | {
+    said = _Said(predict(task.test), predict(task.dev))
+    return _quality(task, said) | {
         "parameters": count,
         "parameters_without_embeddings": count,
         "size_mb": 4 * count / 1e6,
         "flops": None,
         "truncated": 0,
         "milliseconds": tfidf.milliseconds(model, text),
-    }
+    }, said
 
 
 def _median_text(rows: Rows) -> tuple[str, str | None]:

@@ -12,7 +12,6 @@ from jaxbert.errors import UserError
 from jaxbert.files import check_seal, read_object
 from jaxbert.interop import hub
 
-MODELS = ("teacher", "student", "without_distillation", "random_without_distillation")
 _RESTORE = "restore the file"
 
 
@@ -46,13 +45,23 @@ class FinishedRun:
         return data
 
     def folders(self) -> dict[str, Path]:
-        """Its models that are there, teacher first.
+        """Its trained models that are there: the teacher, then in the order of their phases.
 
         Raises:
           UserError: it has none, or a teacher from outside is gone.
         """
-        places = {name: self.workdir / "models" / name for name in MODELS}
-        places = {name: folder for name, folder in places.items() if folder.is_dir()}
+        phases = [self.config.get(name) for name in self.config.get("phases", ())]
+        trained = [phase.get("trains", "") for phase in phases if isinstance(phase, dict)]
+        found = [folder.parent for folder in (self.workdir / "models").glob("*/config.json")]
+        # Those that are made before any training are no result.
+        found = [f for f in found if not f.name.startswith((".", "initial_"))]
+
+        def place(folder: Path) -> tuple[bool, int, str]:
+            name = folder.name
+            order = trained.index(name) if name in trained else len(trained)
+            return name != "teacher", order, name
+
+        places = {folder.name: folder for folder in sorted(found, key=place)}
         if not places:
             raise UserError(
                 "this run left no model",

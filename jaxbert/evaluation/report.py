@@ -13,6 +13,7 @@ from jaxbert.data.tasks import SIMILARITY
 
 TITLES = {
     "teacher": "teacher",
+    "assistant": "assistant",
     "student": "distilled student",
     "without_distillation": "without distillation",
     "random_without_distillation": "random start, without distillation",
@@ -72,4 +73,6 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         soft_wrap=True,
     )
     for name, reason in results["left_out"].items():
-        console.print(f"{titles[name]}: left out, {reason}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{titles.get(name, name)}: left out, {reason}", highlight=False, soft_wrap=True
+        )

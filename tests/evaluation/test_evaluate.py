@@ -130,7 +130,18 @@ def make_run(workdir: Path, names: tuple[str, ...], **config: object) -> Path:
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """A run whose teacher was given from outside, with its classes in the other order."""
-    workdir = make_run(tmp_path_factory.mktemp("run"), ("student", "without_distillation"))
+    workdir = make_run(
+        tmp_path_factory.mktemp("run"),
+        ("student", "alone"),
+        phases=["first", "second"],
+        first={"trains": "alone"},
+        second={"trains": "student"},
+    )
+    shape, headless = small_params(num_labels=0)
+    for name in ("intermediate", "initial_student"):
+        write_model(
+            workdir / "models" / name, shape, headless, (), load_tokenizer(hub.resolve(TEACHER))
+        )
     teacher = tmp_path_factory.mktemp("given") / "teacher"
     shape, params = small_params(seed=0)  # the student's, with the classes swapped
     head = {
@@ -149,7 +160,7 @@ def evaluated(tmp_path_factory):
 def test_every_model_has_every_column(evaluated):
     _, _, results = evaluated
     models = results["models"]
-    assert list(models) == ["teacher", "student", "without_distillation", "tfidf"]
+    assert list(models) == ["teacher", "alone", "student", "tfidf"]
     for name, model in models.items():
         for column in COLUMNS:
             if (name, column) == ("tfidf", "flops"):
@@ -180,7 +191,35 @@ def test_bag_of_words_reaches_what_is_known_of_it(evaluated):
 def test_a_teacher_with_its_classes_in_another_order_is_scored_by_their_names(evaluated):
     models = evaluated[2]["models"]
     assert models["teacher"]["accuracy"] == models["student"]["accuracy"]
-    assert models["teacher"]["accuracy"] != models["without_distillation"]["accuracy"]
+    assert models["teacher"]["accuracy"] != models["alone"]["accuracy"]
+
+
+def test_a_student_that_is_its_teacher_agrees_with_it_wholly(evaluated):
+    models = evaluated[2]["models"]
+    for name in ("teacher", "student"):
+        assert (models[name]["agreement"], models[name]["retained"]) == (1.0, 1.0)
+    other = models["alone"]
+    assert 0 <= other["agreement"] < 1
+    accuracies = other["accuracy"], models["teacher"]["accuracy"]
+    assert other["retained"] == pytest.approx(accuracies[0] / accuracies[1])
+    found = evaluated[2]["comparison"]
+    assert found["rows"] == []
+    assert list(found["models"]) == list(models)
+    for name, model in found["models"].items():
+        counts = np.array(model["confusion"]["counts"])
+        assert counts.sum() == evaluated[2]["examples"]
+        assert counts.trace() / counts.sum() == pytest.approx(models[name]["accuracy"])
+        assert 0 <= models[name]["calibration_error"] <= 0.5
+
+
+def test_a_run_without_a_head_is_refused(tmp_path):
+    workdir = make_run(tmp_path, ())
+    shape, params = small_params(num_labels=0)
+    tokenizer = load_tokenizer(hub.resolve(TEACHER))
+    write_model(workdir / "models" / "intermediate", shape, params, (), tokenizer)
+    with pytest.raises(UserError, match="no model of this run answers rotten_tomatoes"):
+        evaluate_run(workdir)
+    assert not (workdir / "eval.json").exists()
 
 
 def test_parameters_are_those_in_the_file(evaluated):
