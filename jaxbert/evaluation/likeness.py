@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxbert.batch import Batch
 from jaxbert.interop.huggingface import Model
-from jaxbert.models.bert import encode
+from jaxbert.models.bert import BertConfig, encode
 from jaxbert.models.encoder import Collect
 from jaxbert.objectives.alignment import Pairs
-from jaxbert.objectives.features import mean_heads, same_example
+from jaxbert.objectives.features import same_example
 
 TOKENS = 4_096  # at most: the products of two models' states take seconds then
 _ENCODER = ("embeddings", "encoder")
@@ -58,92 +58,109 @@ def unexplained(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def measure(
-    teacher: Model, student: Model, batches: Iterable[Batch], pairs: Pairs
-) -> dict[str, Any]:
-    """Compares the hidden states and attention scores of two models.
+    teacher: Model, students: Mapping[str, Model], batches: Iterable[Batch], pairs: Pairs
+) -> dict[str, dict[str, Any]]:
+    """Compares the hidden states and attention scores of a teacher with those of other models.
 
-    Both read the same pieces, dropout off, in float32.
+    All read the same pieces, dropout off, in float32.
 
     Args:
       teacher: N layers.
-      student: M layers.
-      batches: packed rows of both models' pieces; read until there are 4,096 real tokens.
+      students: M layers each, by name.
+      batches: packed rows of the models' pieces; read until there are 4,096 real tokens.
       pairs: of a student layer and the teacher layer that it is held against, counted from 1.
 
     Returns:
-      ``tokens``, how many; ``pairs``, with (0, 0), the embeddings, before the rest; for each of
-      them ``hidden`` (`unexplained`) and ``cka``; ``attention``, for each but the first, the mean
-      squared difference of the scores before the softmax over heads and pairs of tokens of one
-      example (Jiao et al. 2020, equation 7), groups of heads averaged where there are not as many;
-      ``matrix`` [M + 1][N + 1], `linear_cka` of all hidden states. Null where undefined.
+      By name ``tokens``, how many; ``pairs``, with (0, 0), the embeddings, before the rest; for
+      each of them ``hidden`` (`unexplained`) and ``cka``; ``attention``, for each but the first,
+      the mean squared difference of the scores before the softmax over heads and pairs of tokens of
+      one example (Jiao et al. 2020, equation 7), groups of heads averaged where there are not as
+      many; ``matrix`` [M + 1][N + 1], `linear_cka` of all hidden states. Null where undefined.
     """
-    mine, theirs, attention, tokens = _collect(teacher, student, batches, pairs)
-    students, teachers = [_centred(x) for x in mine], [_centred(y) for y in theirs]
-    norms = [_gram_norm(y) for y in teachers]
-    matrix = [
-        [_alignment(x, y, own, norm) for y, norm in zip(teachers, norms, strict=True)]
-        for x, own in ((x, _gram_norm(x)) for x in students)
-    ]
-    matched = [(0, 0), *pairs]
-    return {
-        "tokens": tokens,
-        "pairs": [list(pair) for pair in matched],
-        "hidden": [_number(_unexplained(students[s], teachers[t])) for s, t in matched],
-        "cka": [_number(matrix[s][t]) for s, t in matched],
-        "attention": [_number(x) for x in attention],
-        "matrix": [[_number(x) for x in row] for row in matrix],
-    }
-
-
-def _collect(
-    teacher: Model, student: Model, batches: Iterable[Batch], pairs: Pairs
-) -> tuple[list[np.ndarray], list[np.ndarray], list[float], int]:
-    """Hidden states float32 [tokens, D] of each model, and the distance of each pair's scores."""
-    configs = [model.config.replace(dtype="float32") for model in (student, teacher)]
-    heads = math.gcd(*(config.num_heads for config in configs))
-    wanted = [
-        Collect(
-            hidden=tuple(range(config.num_layers + 1)),
-            scores=tuple(sorted({pair[side] - 1 for pair in pairs})),
-            last=False,
-        )
-        for side, config in enumerate(configs)
-    ]
-
-    @jax.jit
-    def run(params: Any, batch: Batch) -> Any:
-        out = [
-            encode(config, one, batch, collect=collect)
-            for config, one, collect in zip(configs, params, wanted, strict=True)
-        ]
-        same = same_example(batch.segments)[:, None]
-
-        def gap(pair: tuple[int, int]) -> jax.Array:
-            a, b = (
-                mean_heads(o.scores[layer - 1], heads) for o, layer in zip(out, pair, strict=True)
-            )
-            return jnp.sum(jnp.where(same, jnp.square(a - b), 0.0), axis=(1, 2, 3))
-
-        hidden = [[o.hidden[i] for i in sorted(o.hidden)] for o in out]
-        return hidden, [gap(pair) for pair in pairs], jnp.sum(same, axis=(1, 2, 3))
-
-    params = [{g: model.params[g] for g in _ENCODER} for model in (student, teacher)]
-    states: list[list[list[np.ndarray]]] = [[[] for _ in range(c.num_layers + 1)] for c in configs]
-    gaps, compared, tokens = np.zeros(len(pairs)), 0, 0
+    states: dict[str, list[list[np.ndarray]]] = {name: [] for name in ("", *students)}
+    gaps = {name: np.zeros(len(pairs)) for name in students}
+    compared = tokens = 0
     for batch in batches:
-        with jax.default_matmul_precision("highest"):
-            hidden, found, count = jax.device_get(run(params, batch))
-        real = batch.segments > 0
-        for kept, layers in zip(states, hidden, strict=True):
-            for some, layer in zip(kept, layers, strict=True):
-                some.append(layer[real])
-        gaps += np.array([np.sum(gap, dtype=np.float64) for gap in found]).reshape(gaps.shape)
-        compared += int(count.sum())
+        real, same = batch.segments > 0, np.asarray(same_example(batch.segments))
+        theirs = _read(teacher, batch, tuple(t for _, t in pairs))
+        states[""].append([x[real] for x in theirs.hidden])
+        for name, student in students.items():
+            mine = _read(student, batch, tuple(s for s, _ in pairs))
+            states[name].append([x[real] for x in mine.hidden])
+            heads = math.gcd(mine.scores[0].shape[1], theirs.scores[0].shape[1])
+            for index, (a, b) in enumerate(zip(mine.scores, theirs.scores, strict=True)):
+                squares = np.square(_grouped(a, heads) - _grouped(b, heads)).mean(axis=1)
+                gaps[name][index] += np.sum(squares[same], dtype=np.float64)
+        compared += int(same.sum())
         tokens += int(real.sum())
         if tokens >= TOKENS:
             break
-    mine, theirs = ([np.concatenate(x)[:TOKENS] for x in kept] for kept in states)
-    return mine, theirs, (gaps / max(compared * heads, 1)).tolist(), min(tokens, TOKENS)
+
+    def joined(name: str) -> list[np.ndarray]:
+        layers = zip(*states.pop(name), strict=True)
+        return [_centred(np.concatenate(parts)[:TOKENS]) for parts in layers]
+
+    teachers = joined("")
+    norms = [_gram_norm(y) for y in teachers]
+    matched = [(0, 0), *pairs]
+    found = {}
+    for name in students:
+        ours = joined(name)
+        table = [
+            [_alignment(x, y, own, norm) for y, norm in zip(teachers, norms, strict=True)]
+            for x, own in ((x, _gram_norm(x)) for x in ours)
+        ]
+        found[name] = {
+            "tokens": min(tokens, TOKENS),
+            "pairs": [list(pair) for pair in matched],
+            "hidden": [_number(_unexplained(ours[s], teachers[t])) for s, t in matched],
+            "cka": [_number(table[s][t]) for s, t in matched],
+            "attention": [_number(gap / max(compared, 1)) for gap in gaps[name]],
+            "matrix": [[_number(x) for x in row] for row in table],
+        }
+    return found
+
+
+class _Features(NamedTuple):
+    """What a model makes of a batch: hidden states [B, T, D], and scores [B, H, T, T] of layers."""
+
+    hidden: list[np.ndarray]
+    scores: list[np.ndarray]
+
+
+def _read(model: Model, batch: Batch, layers: tuple[int, ...]) -> _Features:
+    # The encoder's shape alone: models that differ in their heads are one program.
+    config = model.config.replace(
+        dtype="float32",
+        head="classification",
+        classifier="bert",
+        num_labels=0,
+        projection_size=0,
+        projection_per_layer=False,
+        projection_rank=0,
+    )
+    params = {group: model.params[group] for group in _ENCODER}
+    with jax.default_matmul_precision("highest"):
+        return _Features(*jax.device_get(_reader(config, layers)(params, batch)))
+
+
+@functools.lru_cache(maxsize=4)
+def _reader(config: BertConfig, layers: tuple[int, ...]) -> Callable[[Any, Batch], Any]:
+    states = tuple(range(config.num_layers + 1))
+    collect = Collect(
+        hidden=states, scores=tuple(sorted({layer - 1 for layer in layers})), last=False
+    )
+
+    def read(params: Any, batch: Batch) -> Any:
+        out = encode(config, params, batch, collect=collect)
+        return [out.hidden[i] for i in states], [out.scores[layer - 1] for layer in layers]
+
+    return jax.jit(read)
+
+
+def _grouped(scores: np.ndarray, heads: int) -> np.ndarray:
+    """The means [B, heads, T, T] of neighbouring heads."""
+    return scores.reshape(scores.shape[0], heads, -1, *scores.shape[2:]).mean(axis=2)
 
 
 def _centred(x: np.ndarray) -> np.ndarray:

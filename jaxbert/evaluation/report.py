@@ -22,11 +22,12 @@ TITLES = {
 _OF_SIMILARITY = {"tfidf": "TF-IDF, cosine"}
 
 
-def _shown(value: float | None, form: str) -> str:
+def shown(value: float | None, form: str) -> str:
+    """A number as ``format`` writes it, or a dash."""
     return "-" if value is None else format(value, form)
 
 
-def _scaled(value: float | None) -> str:
+def scaled(value: float | None) -> str:
     """``22.4 B``, ``14.4 M``: three digits and a power of a thousand."""
     if value is None:
         return "-"
@@ -54,11 +55,11 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     for name, model in results["models"].items():
         table.add_row(
             titles.get(name, name),
-            _shown(model[metric], ".4f"),
-            _scaled(model["parameters"]),
-            _shown(model["size_mb"], ".1f"),
-            _scaled(model["flops"]),
-            _shown(model["milliseconds"], ".2f"),
+            shown(model[metric], ".4f"),
+            scaled(model["parameters"]),
+            shown(model["size_mb"], ".1f"),
+            scaled(model["flops"]),
+            shown(model["milliseconds"], ".2f"),
         )
     console = console or Console()
     unbounded = console.options.update(max_width=10_000)

@@ -119,7 +119,7 @@ class Sweeper:
         folders = {need.name: need.folder(self._root) for need in self._needs(cell)}
         commands = [cell.command(self._root, {**self._places, **folders})]
         if cell.has_task:
-            commands.append(["eval.py", f"--workdir={cell.folder(self._root)}"])
+            commands.append(["eval.py", "--no-report", f"--workdir={cell.folder(self._root)}"])
         for words in commands:
             print(f"$ python {shlex.join(words)}", file=log, flush=True)
             if code := _call(words, log):

@@ -33,7 +33,7 @@ COLUMNS = ("accuracy", "parameters", "size_mb", "flops", "milliseconds")
 
 def run_eval(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "eval.py", *arguments],
+        [sys.executable, "eval.py", "--no-report", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -74,10 +74,10 @@ def test_every_layer_is_measured_on_real_tokens(matmul_highest):
     examples = small.examples([9, 14, 5, 17, 12])
     found = measure(
         teacher,
-        student,
+        {"student": student},
         [small.one_batch(examples, packing=True, row_length=24)],
         ((1, 2), (2, 3)),
-    )
+    )["student"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["tokens"] == 57 and found["pairs"] == [[0, 0], [1, 2], [2, 3]]
     # One example a row, layer by layer, and the padding left out by hand.
@@ -106,7 +106,7 @@ def test_every_layer_is_measured_on_real_tokens(matmul_highest):
 def test_a_model_is_its_own_likeness():
     teacher, _ = models()
     batch = small.one_batch(small.examples([9, 14, 5]), packing=True, row_length=24)
-    found = measure(teacher, teacher, [batch], ((1, 1), (2, 2), (3, 3)))
+    found = measure(teacher, {"same": teacher}, [batch], ((1, 1), (2, 2), (3, 3)))["same"]
     assert found["attention"] == [0, 0, 0]
     assert found["cka"] == pytest.approx([1] * 4)
     assert found["hidden"] == pytest.approx([0] * 4, abs=1e-9)
@@ -122,6 +122,6 @@ def test_reading_stops_in_time_and_heads_that_are_not_as_many_are_averaged(monke
         yield from (batch, batch)
         raise AssertionError("read on")
 
-    found = measure(teacher, student, batches(), ((1, 2), (2, 3)))
+    found = measure(teacher, {"student": student}, batches(), ((1, 2), (2, 3)))["student"]
     assert found["tokens"] == 40
     assert all(gap > 0 for gap in found["attention"])

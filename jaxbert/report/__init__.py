@@ -1,0 +1,1 @@
+"""A run on one page: what it learnt, what came of it, and what it was made with."""

@@ -1,0 +1,112 @@
+"""A run's student and teacher, layer by layer, on rows that neither was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxbert.data.encoding import encode_rows
+from jaxbert.data.examples import ExampleSource
+from jaxbert.data.packing import PackedBatches
+from jaxbert.data.prepared import open_corpus
+from jaxbert.data.rows import Rows
+from jaxbert.data.spans import Spans
+from jaxbert.data.tasks import SIMILARITY
+from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+from jaxbert.data.vocabulary import read_sample
+from jaxbert.errors import UserError
+from jaxbert.evaluation.finished import read_run
+from jaxbert.evaluation.likeness import measure
+from jaxbert.interop import hub
+from jaxbert.interop.huggingface import Model, read_model
+from jaxbert.objectives.alignment import Pairs, layer_map
+
+# Beside the student, the first of these that is there: what distillation has changed.
+_BASELINES = ("without_distillation", "random_without_distillation", "initial_student")
+_ROWS = 256  # development rows, or documents
+_FEATURES = ("hidden", "scores", "probabilities", "query_relation", "value_relation")
+_BATCH = 16  # examples
+
+
+def compare_layers(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Measures the likeness of a run's student, and of a baseline, to its teacher.
+
+    Args:
+      workdir: the run's folder.
+      config: what its config.json holds.
+
+    Returns:
+      ``models``, by name what `measure` finds; ``rule``, which layers are held against each other;
+      ``text``, what both read.
+
+    Raises:
+      UserError: there are no such models, or no text to read.
+    """
+    models = workdir / "models"
+    if not (models / "student").is_dir():
+        raise UserError("this run has no student")
+    if not (models / "teacher").is_dir() and not config.get("teacher"):
+        raise UserError("this run has no teacher")
+    inside = models / "teacher"
+    teacher = read_model(inside if inside.is_dir() else hub.resolve(config["teacher"]))
+    student = read_model(models / "student")
+    tokenizer = load_tokenizer(student.folder)
+    if load_tokenizer(teacher.folder).fingerprint != tokenizer.fingerprint:
+        raise UserError("student and teacher have other vocabularies, so that their tokens differ")
+    source, text = _text(workdir, config, tokenizer)
+    batches = PackedBatches(
+        source,
+        batch_size=_BATCH,
+        row_length=config["max_length"],
+        seed=0,
+        shuffle=False,
+        epochs=1,
+    )
+    rule, pairs = _pairs(config, teacher, student)
+    baseline = next((name for name in _BASELINES if (models / name).is_dir()), None)
+    students = {"student": student}
+    if baseline:
+        other = read_model(models / baseline)
+        if other.config.num_layers == student.config.num_layers:
+            students[baseline] = other
+    found = measure(teacher, students, (batches[i] for i in range(len(batches))), pairs)
+    return {"models": found, "rule": rule, "text": text}
+
+
+def _text(
+    workdir: Path, config: Mapping[str, Any], tokenizer: Tokenizer
+) -> tuple[ExampleSource, str]:
+    """Development rows; of a run without a task, text of its corpus."""
+    length = config["max_length"]
+    task = config.get("task") or {}
+    if task.get("name") or task.get("source"):
+        data = read_run(workdir).load_task()
+        order = np.random.Generator(np.random.PCG64(0)).permutation(len(data.dev))
+        rows = data.dev.take(order < _ROWS)
+        rows = rows.single_texts if data.task.kind == SIMILARITY else rows
+        examples = encode_rows(tokenizer, rows, max_length=length, stride=data.task.stride)
+        return examples, "rows of the development part"
+    corpus, said = config.get("corpus", ""), "text of the corpus, on which the student was trained"
+    if corpus.startswith("prepared:"):
+        folder = Path(corpus.removeprefix("prepared:")).expanduser()
+        opened = open_corpus(folder)
+        opened.check_tokenizer(tokenizer.fingerprint, str(folder))
+        return Spans(opened, tokenizer, max_length=length, num_documents=_ROWS), said
+    texts = list(read_sample(corpus, _ROWS, config.get("data_dir", "")))[:_ROWS]
+    return encode_rows(tokenizer, Rows(texts, None, None), max_length=length), said
+
+
+def _pairs(config: Mapping[str, Any], teacher: Model, student: Model) -> tuple[str, Pairs]:
+    """Each student layer and the one that it learnt from by the first term that says so."""
+    n, m = teacher.config.num_layers, student.config.num_layers
+    terms = [t for name in config["phases"] for t in config[name].get("terms", {}).values()]
+    rules = [t["layers"] for t in terms if t["feature"] in _FEATURES and not t["student_layers"]]
+    rule = next((rule for rule in rules if rule not in ("last", "skip")), "uniform")
+    try:
+        mapped = layer_map(rule, n, m)
+    except UserError:  # of another teacher, or a student that is deeper
+        rule, mapped = "uniform", tuple(-(-i * n // m) for i in range(1, m + 1))
+    return rule, tuple(enumerate(mapped, 1))
