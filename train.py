@@ -25,15 +25,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """
     parser = argparse.ArgumentParser(
         prog="jaxbert",
-        usage="python train.py --config=RECIPE --workdir=DIR [--config.KEY=VALUE ...] [--debug]",
+        usage="python train.py --config=RECIPE --workdir=DIR [--config.KEY=VALUE ...] "
+        "[--dry-run] [--debug]",
         description=__doc__,
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, help="a recipe: PATH.py or PATH.py:ARGUMENT")
     parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would be, do nothing")
     parser.add_argument("--debug", action="store_true", help="show where an error was raised")
     flags, rest = parser.parse_known_args(argv)
-    return flags, read_overrides(rest, "--config, --workdir, --debug")
+    return flags, read_overrides(rest, "--config, --workdir, --dry-run, --debug")
 
 
 def main(argv: list[str]) -> None:
@@ -41,6 +43,11 @@ def main(argv: list[str]) -> None:
     with exit_on_user_error(debug="--debug" in argv), resumable():
         flags, overrides = parse(argv)
         config = resolve(load_recipe(flags.config), overrides)
+        if flags.dry_run:
+            from jaxbert.doctor.dry_run import dry_run
+
+            dry_run(config, flags.workdir)
+            return
         from jaxbert.run import run  # imports jax: only once the config is known to be good
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -50,9 +50,13 @@ class Inspection:
             raise UserErrors(errors)
         self.data.tokenize()
 
-    def problems(self) -> list[UserError]:
-        """What models, data and config say against the run, each once."""
-        errors = [*self.library.check(), *self.data.check()]
+    def problems(self, *, make: bool = True) -> list[UserError]:
+        """What models, data and config say against the run, each once.
+
+        Args:
+          make: as ``Library.check`` has it.
+        """
+        errors = [*self.library.check(make=make), *self.data.check()]
         try:
             if self.data.reads_task:
                 self._check_labels()

@@ -115,8 +115,12 @@ class Library:
         tokenizer = load_tokenizer(model.folder)
         return None if tokenizer.fingerprint == self.tokenizer.fingerprint else tokenizer
 
-    def check(self) -> list[UserError]:
-        """What is wrong with the models that the run starts from and learns from."""
+    def check(self, *, make: bool = True) -> list[UserError]:
+        """What is wrong with the models that the run starts from and learns from.
+
+        Args:
+          make: whether students that are cut out of their teacher are, which compiles.
+        """
         errors: list[UserError] = []
         if self.has_teacher:
             errors += self._check_teacher(self.given, self._config.teacher, self.tokenizer)
@@ -135,7 +139,7 @@ class Library:
             try:
                 if self._config.init_from and who == "student":
                     self._check_shape(self._inherited(name))
-                elif self.shapes.section(name).init == "teacher":
+                elif make and self.shapes.section(name).init == "teacher":
                     self._checked[who] = self._fresh(who)
             except UserError as error:
                 errors.append(error)

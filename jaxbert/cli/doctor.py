@@ -1,14 +1,20 @@
 """Says what a run would start from, what it would cost, and what is wrong with it.
 
-Takes the flags of train.py, writes nothing, and leaves with 2 where the run would be refused.
+Takes the flags of train.py, writes nothing, and leaves with 2 where the run would be refused. With
+--json it prints one object: findings, numbered, the environment and what each phase will need.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import sys
 import tempfile
 from pathlib import Path
 
+from jaxbert.config import RunConfig
+from jaxbert.errors import UserError
 from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 HELP = "check a run's teacher, student, problems and cost before it starts"
@@ -19,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     parser.add_argument("--config", required=True, help="a recipe: PATH.py or PATH.py:ARGUMENT")
     parser.add_argument("--workdir", type=Path, help="the run's, to check that it may go on there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,10 +33,32 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
       UserError: everything for which the run would be refused.
+      SystemExit: the same with --json, with 2, once the object is printed.
     """
-    overrides = read_overrides(args.overrides, "--config, --workdir, --debug")
-    config = resolve(load_recipe(args.config), overrides)
-    from jaxbert.doctor.report import diagnose  # imports jax: only once the config is good
-
     with tempfile.TemporaryDirectory() as nowhere:
-        diagnose(config, args.workdir or Path(nowhere) / "run")
+        workdir = args.workdir or Path(nowhere) / "run"
+        if args.json:
+            _print_json(args, workdir)
+            return
+        config = _config(args)
+        from jaxbert.doctor.report import diagnose  # imports jax: only once the config is good
+
+        diagnose(config, workdir)
+
+
+def _config(args: argparse.Namespace) -> RunConfig:
+    overrides = read_overrides(args.overrides, "--config, --workdir, --json, --debug")
+    return resolve(load_recipe(args.config), overrides)
+
+
+def _print_json(args: argparse.Namespace, workdir: Path) -> None:
+    from jaxbert.doctor.report import findings, number
+
+    with contextlib.redirect_stdout(sys.stderr):  # what else is said on the way
+        try:
+            found = findings(_config(args), workdir)
+        except UserError as error:
+            found = {"findings": number([error], [])}
+    print(json.dumps(found, indent=2))
+    if any(finding["kind"] == "error" for finding in found["findings"]):
+        sys.exit(2)

@@ -31,7 +31,7 @@ _PROBED = 4_000_000  # parameters that an update is timed with
 
 def shapes_of(config: BertConfig, groups: tuple[str, ...] | None = None) -> Params:
     """The shapes of a model's parameters; arguments as ``init_params``."""
-    return jax.eval_shape(lambda key: init_params(config, key, groups), jax.random.key(0))
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0), groups))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +187,28 @@ def layer_rate(config: BertConfig, rows: int, length: int, *, trained: bool) -> 
     given = jax.device_put((params, x, jax.random.key(0)))
     flops = products(jax.make_jaxpr(function)(*given).jaxpr)
     return flops / _seconds(jax.jit(function), *given)
+
+
+def product_rate(config: BertConfig, rows: int, length: int) -> float:
+    """FLOPs a second of NumPy's float32 product of a batch with a feed-forward matrix.
+
+    Args:
+      config: the model.
+      rows: B of a micro-batch.
+      length: T.
+    """
+    x = np.ones((rows * length, config.hidden_size), np.float32)
+    w = np.ones((config.hidden_size, config.intermediate_size), np.float32)
+    return 2 * x.size * config.intermediate_size / _seconds(np.matmul, x, w)
+
+
+def pass_seconds(parameters: int) -> float:
+    """How long NumPy takes for the memory traffic of an update: moments, decay and step.
+
+    Of Adam's ten operations on each parameter a compiler leaves about four passes over memory.
+    """
+    x = np.ones(max(min(parameters, _PROBED), 1), np.float32)
+    return 4 * _seconds(np.add, x, x) * parameters / x.size
 
 
 def update_seconds(optimizer: optax.GradientTransformation, parameters: int, width: int) -> float:

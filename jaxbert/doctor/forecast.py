@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,16 @@ from jaxbert.config import PhaseConfig
 from jaxbert.data.corpus import find_corpus
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.tokenizer import special_ids
-from jaxbert.doctor.estimate import StepCost, cost_of, layer_rate, shapes_of, update_seconds
+from jaxbert.doctor.estimate import (
+    StepCost,
+    cost_of,
+    layer_rate,
+    pass_seconds,
+    product_rate,
+    shapes_of,
+    update_seconds,
+)
+from jaxbert.files import size_text
 from jaxbert.interop.huggingface import Model
 from jaxbert.models.bert import BertConfig, count_parameters
 from jaxbert.run import OPTIMIZER, Run, stale
@@ -56,10 +66,12 @@ class Forecast:
 
     Args:
       job: has no problems.
+      compiles: whether a layer is compiled and timed; False = times are those of the products in
+        NumPy on this host, and NaN on a device that is none.
     """
 
-    def __init__(self, job: Run) -> None:
-        self._job, self._config = job, job.config
+    def __init__(self, job: Run, *, compiles: bool = True) -> None:
+        self._job, self._config, self._compiles = job, job.config, compiles
         self._rates: dict[tuple[BertConfig, int, int, bool], float] = {}
         self._encoded: Examples | None = None
 
@@ -130,8 +142,11 @@ class Forecast:
         seconds = cost.trained_flops / self._rate(config, rows, length, trained=True)
         if cost.frozen_flops:
             seconds += cost.frozen_flops / self._rate(still, rows, length, trained=False)
-        optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
-        update = update_seconds(optimizer, cost.parameters, config.hidden_size)
+        if self._compiles:
+            optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
+            update = update_seconds(optimizer, cost.parameters, config.hidden_size)
+        else:
+            update = pass_seconds(cost.parameters)
         return phase.accumulation * seconds + update
 
     def _rate(self, config: BertConfig, rows: int, length: int, *, trained: bool) -> float:
@@ -143,6 +158,9 @@ class Forecast:
             attention_dropout=config.attention_dropout * trained,
         )
         key = (one, rows, length, trained)
+        if key not in self._rates and not self._compiles:
+            host = jax.default_backend() == "cpu"
+            self._rates[key] = product_rate(one, rows, length) if host else math.nan
         if key not in self._rates:
             self._rates[key] = layer_rate(one, rows, length, trained=trained)
         return self._rates[key]
@@ -195,3 +213,39 @@ class Forecast:
         terms = find_corpus(corpus, self._config.data_dir)
         files = {Path(file) for term in terms for file in term.source.files()}
         return sum(file.stat().st_size for file in files)
+
+
+COLUMNS = (
+    *("", "trains", "parameters", "frozen", "batch", "memory", "FLOPs a step", "steps"),
+    *("minutes", "disk"),
+)
+
+
+def describe_phase(phase: PhaseForecast) -> tuple[str, ...]:
+    """A phase in words, a column each of ``COLUMNS``."""
+    return (
+        phase.name,
+        phase.trains,
+        f"{phase.cost.parameters:,}",
+        f"{phase.cost.frozen:,}",
+        f"{phase.rows} x {phase.length}",
+        size_text(phase.memory),
+        f"{phase.flops / 1e9:,.1f} G",
+        f"{phase.steps:,}",
+        _minutes(phase.seconds),
+        size_text(phase.disk),
+    )
+
+
+def describe_total(phases: Sequence[PhaseForecast]) -> str:
+    """What a run needs, in a line."""
+    seconds, disk = sum(p.seconds for p in phases), sum(p.disk for p in phases)
+    peak = max((p.memory for p in phases), default=0)
+    return (
+        f"the run: about {_minutes(seconds)} minutes, {size_text(peak)} of memory a device, "
+        f"{size_text(disk)} of disk at most"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return "an unknown number of" if math.isnan(seconds) else f"{seconds / 60:.1f}"

@@ -1,10 +1,13 @@
-"""`jaxbert doctor`: what it finds, printed."""
+"""`jaxbert doctor`: what it finds, printed or as JSON."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +17,14 @@ from rich.table import Table
 
 from jaxbert.config import RunConfig
 from jaxbert.data.tokenizer import Tokenizer
-from jaxbert.doctor.forecast import Forecast, PhaseForecast
+from jaxbert.doctor.environment import describe_environment, shortages
+from jaxbert.doctor.forecast import (
+    COLUMNS,
+    Forecast,
+    PhaseForecast,
+    describe_phase,
+    describe_total,
+)
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.teacher import LabelOrder, check_order
 from jaxbert.files import size_text
@@ -41,23 +51,64 @@ def diagnose(config: RunConfig, workdir: Path, console: Console | None = None) -
     Raises:
       UserErrors: everything for which the run would be refused.
     """
-    _Report(config, workdir, console or Console()).write()
+    report = _Report(config, workdir, console or Console())
+    if errors := report.write():
+        raise UserErrors(errors)
+
+
+def findings(config: RunConfig, workdir: Path) -> dict[str, Any]:
+    """The same as an object for JSON.
+
+    Args:
+      config: checked.
+      workdir: the run's folder; need not be there.
+
+    Returns:
+      ``findings``, of each its ``number`` from 1, its ``kind``, ``error`` (the run would be
+      refused) or ``warning``, ``what``, ``where`` and ``fix``; ``environment``; ``phases``, of each
+      what `PhaseForecast` holds, none where there are errors; ``lines``, what is printed.
+    """
+    console = Console(file=io.StringIO(), width=10_000)
+    report = _Report(config, workdir, console)
+    errors = report.write()
+    assert isinstance(console.file, io.StringIO)
+    return {
+        "findings": number(errors, report.warnings),
+        "environment": dict(describe_environment(workdir)),
+        "phases": [dataclasses.asdict(phase) for phase in report.phases],
+        "lines": console.file.getvalue().splitlines(),
+    }
+
+
+def number(errors: Sequence[UserError], warnings: Sequence[UserError]) -> list[dict[str, Any]]:
+    """Findings as `findings` has them."""
+    parts = [p for e in errors for p in (e.errors if isinstance(e, UserErrors) else (e,))]
+    named = [*(("error", part) for part in parts), *(("warning", one) for one in warnings)]
+    return [
+        {"number": n, "kind": kind, "what": one.what, "where": one.where, "fix": one.fix}
+        for n, (kind, one) in enumerate(named, 1)
+    ]
 
 
 class _Report:
+    """Attributes: ``warnings``, what is doubtful; ``phases``, what they cost, once written."""
+
     def __init__(self, config: RunConfig, workdir: Path, console: Console) -> None:
         self._config, self._workdir, self._console = config, workdir, console
         self._job = Run(config, workdir)
         self._forecast = Forecast(self._job)
-        self._warnings: list[str] = []
+        self.warnings: list[UserError] = []
+        self.phases: list[PhaseForecast] = []
 
-    def write(self) -> None:
+    def write(self) -> list[UserError]:
+        """Prints everything; returns that for which the run would be refused."""
         errors = self._job.inspection.problems()
         try:
             check_claim(self._workdir, self._config)
         except UserError as error:
             errors.append(error)
         said = {line for error in errors for line in error.lines}
+        self._table("environment", ("", ""), describe_environment(self._workdir))
         for part in (self._teacher, self._student, self._score):
             try:
                 part()
@@ -65,11 +116,11 @@ class _Report:
                 errors += [] if set(error.lines) <= said else [error]
         if not errors:
             self._costs()
-        for warning in self._warnings:
-            self._say(warning)
-        if errors:
-            raise UserErrors(errors)
-        self._say("nothing stands against this run")
+        for warning in self.warnings:
+            self._say(f"warning: {warning.line}")
+        if not errors:
+            self._say("nothing stands against this run")
+        return errors
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -130,10 +181,9 @@ class _Report:
         cased = sum(piece != piece.lower() for piece in pieces) > _CASED * len(pieces)
         if cased == lowers:
             has, does = ("has", "takes them away") if cased else ("has no", "leaves them")
-            self._warnings.append(
-                f"warning: the vocabulary {has} capital letters and the tokenizer {does}: check "
-                f"do_lower_case in {self._job.library.tokenizer_folder}/tokenizer_config.json"
-            )
+            where = f"{self._job.library.tokenizer_folder}/tokenizer_config.json"
+            what = f"the vocabulary {has} capital letters and the tokenizer {does}"
+            self.warnings.append(UserError(what, where, "check do_lower_case"))
         done = "put in lower case" if lowers else "left in its case"
         return (
             f"{tokenizer.vocab_size:,} pieces, {'' if cased else 'un'}cased; text is {done}"
@@ -148,17 +198,20 @@ class _Report:
         unknown = float(np.mean(self._forecast.sample.tokens == self._job.library.tokenizer.unk_id))
         self._say(f"task: {unknown:.2%} of the training rows' pieces are unknown to the vocabulary")
         if unknown > _UNKNOWN:
-            self._warnings.append(
-                "warning: the vocabulary does not know the task's texts: it is of another "
-                "language, or not the teacher's"
-            )
+            what = "the vocabulary does not know the task's texts"
+            fix = "give a teacher of their language, with the tokenizer that it was trained with"
+            self.warnings.append(UserError(what, str(self._job.library.tokenizer_folder), fix))
         if self._job.library.teacher_is_finetuned and not self._comparable():
             return
         task = self._job.data.task.task
         for reference, teacher, score in self._job.inspection.score_teachers():
-            line, *warnings = score.lines
+            line, *doubts = score.lines
             self._say(line)
-            self._warnings += warnings
+            fix = "fine-tune it on this task, or see to the order of its classes"
+            self.warnings += [
+                UserError(doubt.removeprefix("warning: "), f"teacher {reference}", fix)
+                for doubt in doubts
+            ]
             if score.order:
                 self._confusion(score.order, task.classes, teacher.labels)
             check_order(score, teacher, task, reference)
@@ -190,10 +243,8 @@ class _Report:
     # --- what it costs ----------------------------------------------------------------------------
 
     def _costs(self) -> None:
-        phases = list(self._forecast.phases())
-        columns = ("", "trains", "parameters", "batch", "memory", "FLOPs a step", "steps")
-        rows = [_cost(phase) for phase in phases]
-        self._table("phase", (*columns, "minutes", "disk"), rows)
+        self.phases = list(self._forecast.phases())
+        self._table("phase", COLUMNS, [describe_phase(phase) for phase in self.phases])
         device = jax.devices()[0]
         self._say(
             "estimated: memory is 12 bytes a trained parameter (values, two moments), 4 of its "
@@ -203,26 +254,8 @@ class _Report:
         text = self._forecast.text_bytes()
         if text:
             self._say(f"corpus: {size_text(text)} of files; its cache takes about half of the text")
-        seconds, disk = sum(p.seconds for p in phases), sum(p.disk for p in phases)
-        peak = max((p.memory for p in phases), default=0)
-        self._say(
-            f"the run: about {seconds / 60:.1f} minutes, {size_text(peak)} of memory a device, "
-            f"{size_text(disk)} of disk at most"
-        )
-
-
-def _cost(phase: PhaseForecast) -> tuple[str, ...]:
-    return (
-        phase.name,
-        phase.trains,
-        f"{phase.cost.parameters:,}",
-        f"{phase.rows} x {phase.length}",
-        size_text(phase.memory),
-        f"{phase.flops / 1e9:,.1f} G",
-        f"{phase.steps:,}",
-        f"{phase.seconds / 60:.1f}",
-        size_text(phase.disk),
-    )
+        self._say(describe_total(self.phases))
+        self.warnings += shortages(self._workdir, self.phases)
 
 
 def _same(tokenizer: Tokenizer, one: str, other: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ import pytest
 import safetensors.numpy
 
 from jaxbert.cli.main import main
+from jaxbert.doctor.environment import shortages
+from jaxbert.doctor.estimate import StepCost
+from jaxbert.doctor.forecast import PhaseForecast
 from jaxbert.errors import UserError
 from jaxbert.evaluation.teacher import SURE, TeacherScore
 from jaxbert.files import SEAL
@@ -211,7 +215,7 @@ def test_the_command_says_what_the_run_would_be(place):
     assert [line.split()[1] for line in phases] == ["finetune:", *PHASES]
     # An encoder and embeddings as they are, and a classifier of three classes.
     count = count_parameters(values.params) + 3 * 48 + 3
-    assert f"trains teacher, parameters {count:,}, batch " in phases[0]
+    assert f"trains teacher, parameters {count:,}, frozen 0, batch " in phases[0]
     assert lines[-1] == "nothing stands against this run"
 
 
@@ -248,3 +252,32 @@ def test_a_vocabulary_of_other_texts_or_casing_is_doubted(place, tmp_path, capsy
     (teacher / "vocab.txt").write_text("\n".join(foreign) + "\n", encoding="utf-8")
     _, out, _ = doctor(capsys, place, teacher=str(teacher), **stop)
     assert "warning: the vocabulary does not know the task's texts" in out
+
+
+def test_as_json_findings_are_numbered_and_nothing_else_is_printed(place, capsys):
+    wrong = {"max_length": "65", "student__num_heads": "6", "corpus": "nowhere:x"}
+    with pytest.raises(SystemExit) as left:
+        main(["doctor", "--json", *flags(place, **wrong)])
+    found = json.loads(capsys.readouterr().out)
+    assert left.value.code == 2
+    assert [one["number"] for one in found["findings"]] == [1, 2]
+    for one in found["findings"]:
+        assert one["kind"] == "error" and one["what"] and one["where"] and one["fix"]
+    assert found["phases"] == []
+    assert found["environment"]["devices"].startswith(f"{jax.device_count()} cpu (")
+    assert "free" in found["environment"]["disk"]
+    assert any(line.startswith("teacher hash: ") for line in found["lines"])
+    with pytest.raises(SystemExit):
+        main(["doctor", "--json", *flags(place, mesh__nothing="3")])
+    (one,) = json.loads(capsys.readouterr().out)["findings"]
+    assert "mesh.nothing" in one["where"] + one["what"]
+
+
+def test_what_there_is_not_enough_of_is_a_warning(place, tmp_path):
+    cost = StepCost(1, 1, 1, 1, 1, 1)
+    huge = PhaseForecast("p", "student", cost, 1, 1, 1, 1 << 60, 1, 1.0, 1 << 60)
+    disk, memory = shortages(tmp_path / "new", [huge])
+    assert "of disk, and" in disk.what and disk.fix and str(tmp_path) in disk.where
+    assert "of memory, and" in memory.what and "p.accumulation=2" in memory.fix
+    small = dataclasses.replace(huge, memory=1, disk=1)
+    assert shortages(tmp_path / "new", [small]) == []

@@ -1,0 +1,76 @@
+"""What a run would run on: devices, versions, memory and disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from jaxbert.doctor.forecast import PhaseForecast
+from jaxbert.errors import UserError
+from jaxbert.files import size_text
+from jaxbert.workdir import versions
+
+
+def describe_environment(workdir: Path) -> list[tuple[str, str]]:
+    """Name and value of what a run would run on.
+
+    Args:
+      workdir: the run's folder; need not be there.
+    """
+    devices = jax.devices()
+    kinds = sorted({device.device_kind for device in devices})
+    packages = (f"{name} {version}" for name, version in versions().items())
+    available = _available()
+    return [
+        ("devices", f"{len(devices)} {devices[0].platform} ({', '.join(kinds)})"),
+        ("cores", f"{_cores()}"),
+        ("versions", ", ".join(packages)),
+        ("memory", "unknown" if available is None else f"{size_text(available)} free"),
+        ("disk", f"{size_text(shutil.disk_usage(_there(workdir)).free)} free"),
+    ]
+
+
+def shortages(workdir: Path, phases: Sequence[PhaseForecast]) -> list[UserError]:
+    """What there may not be enough of.
+
+    Args:
+      workdir: the run's folder; need not be there.
+      phases: what they need.
+    """
+    found = []
+    need, free = sum(phase.disk for phase in phases), shutil.disk_usage(_there(workdir)).free
+    if need > free:
+        what = f"the run may need {size_text(need)} of disk, and {size_text(free)} are free"
+        found.append(UserError(what, str(workdir), "make room, or give another --workdir"))
+    available = _available() if jax.default_backend() == "cpu" else None
+    peak = max(phases, key=lambda phase: phase.memory, default=None)
+    if peak is not None and available is not None and peak.memory > available:
+        what = f"a step may need {size_text(peak.memory)} of memory, and {size_text(available)} "
+        fix = f"give a smaller {peak.name}.batch_size, or --config.{peak.name}.accumulation=2"
+        found.append(UserError(what + "are free", f"phase {peak.name}", fix))
+    return found
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest one above that is there."""
+    folder = folder.resolve()
+    return next(one for one in (folder, *folder.parents) if one.is_dir())
+
+
+def _available() -> int | None:
+    """Bytes of memory that programs may have, as Linux tells; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,91 @@
+"""train.py --dry-run: the phases as they will be, with nothing compiled and nothing written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import commands
+import pytest
+
+from jaxbert.interop.huggingface import read_model
+from jaxbert.models.bert import count_parameters
+
+PHASE = re.compile(r"phase (\w+): trains (\w+), parameters ([\d,]+), frozen ([\d,]+), .*")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("dry")
+    commands.write_small_teacher(root / "teacher")
+    rows = [f"a {('dull', 'moving')[i % 2]} film, number {i}\t{i % 2}" for i in range(100)]
+    (root / "rows.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+    return root
+
+
+def dry(place, *flags: str) -> subprocess.CompletedProcess:
+    """The command, with JAX told to name all that it compiles."""
+    given = [f"--config.teacher={place / 'teacher'}", *commands.SMALL, "--config.task.name=own"]
+    given += [f"--config.task.source=tsv:{place / 'rows.tsv'}", "--config.task.columns=text"]
+    given += ["--config.task.labels=no,yes", "--dry-run", *flags]
+    words = commands.command("train.py", f"{commands.TASK}:smoke", place / "run", *given)
+    return subprocess.run(
+        [sys.executable, "-c", RUN, *words[2:]],
+        cwd=commands.ROOT,
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+# train.py in a process that counts what XLA compiles.
+RUN = """
+import sys
+import jax
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+)
+import train
+try:
+    train.main(sys.argv[1:])
+finally:
+    print(f"compiled {len(compiled)}")
+    before = len(compiled)
+    jax.jit(lambda x: x + 1)(1)
+    assert len(compiled) > before
+"""
+
+
+def test_a_dry_run_says_what_the_run_will_be(place):
+    before = sorted(place.rglob("*"))
+    done = dry(place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(place.rglob("*")) == before
+    *said, compiled = done.stdout.splitlines()
+    assert compiled == "compiled 0"
+    start, end = said.index("{"), said.index("}")
+    config = json.loads("\n".join(said[start : end + 1]))
+    phases = [PHASE.fullmatch(line) for line in said if line.startswith("phase ")]
+    assert [match[1] for match in phases] == config["phases"]
+    assert re.fullmatch(r"the run: about [\d.]+ minutes, .* of memory a device, .*", said[-1])
+    trained = {match[1]: int(match[3].replace(",", "")) for match in phases}
+    frozen = {match[1]: int(match[4].replace(",", "")) for match in phases}
+    teacher = read_model(place / "teacher").params
+    # An encoder and embeddings as they are, a pooler and a classifier of two classes.
+    assert trained["finetune"] == count_parameters(teacher) + 2 * 48 + 2
+    assert frozen["finetune"] == frozen["baseline"] == 0
+    read = count_parameters({g: teacher[g] for g in ("embeddings", "encoder")})
+    assert read * 0.7 < frozen["intermediate"] <= read < frozen["prediction"]
+
+
+def test_what_a_run_would_be_refused_for_is_said(place):
+    done = dry(place, "--config.max_length=65", "--config.student.num_heads=6")
+    assert done.returncode == 2
+    assert "max_length = 65 is beyond the 64 positions" in done.stderr
+    assert "6 attention heads" in done.stderr
+    assert not (place / "run").exists()
