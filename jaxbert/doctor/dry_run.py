@@ -41,8 +41,8 @@ def dry_run(config: RunConfig, workdir: Path) -> None:
         name, *values = describe_phase(phase)
         pairs = zip(COLUMNS[1:], values, strict=True)
         print(f"phase {name}: " + ", ".join(f"{key} {value}" for key, value in pairs))
-    said = "at the rate of NumPy's products on this host; jaxbert doctor times a layer"
+    said = "minutes are at the rate of NumPy's products here, which training does not reach"
     if jax.default_backend() != "cpu":
-        said = "is known only by compiling: jaxbert doctor times a layer"
-    print(f"nothing was compiled or written; time {said}")
-    print(describe_total(phases))
+        said = "minutes are not known without"
+    print(f"nothing was compiled or written; {said}: jaxbert doctor times a layer")
+    print(describe_total(phases, "at least"))

@@ -237,12 +237,12 @@ def describe_phase(phase: PhaseForecast) -> tuple[str, ...]:
     )
 
 
-def describe_total(phases: Sequence[PhaseForecast]) -> str:
-    """What a run needs, in a line."""
+def describe_total(phases: Sequence[PhaseForecast], about: str = "about") -> str:
+    """What a run needs, in a line; `about` says how its minutes are meant."""
     seconds, disk = sum(p.seconds for p in phases), sum(p.disk for p in phases)
     peak = max((p.memory for p in phases), default=0)
     return (
-        f"the run: about {_minutes(seconds)} minutes, {size_text(peak)} of memory a device, "
+        f"the run: {about} {_minutes(seconds)} minutes, {size_text(peak)} of memory a device, "
         f"{size_text(disk)} of disk at most"
     )
 

@@ -12,6 +12,7 @@ import pytest
 import small
 from small import fast_compilation  # noqa: F401
 
+from jaxbert.batch import Batch
 from jaxbert.evaluation import likeness
 from jaxbert.evaluation.likeness import linear_cka, measure, unexplained
 from jaxbert.interop.huggingface import Model
@@ -69,19 +70,18 @@ def models() -> tuple[Model, Model]:
     return teacher, student
 
 
+def packed(*, packing: bool = True) -> Batch:
+    """The same examples for all, so that little is compiled."""
+    return small.one_batch(small.examples([9, 14, 5, 17, 12]), packing=packing, row_length=24)
+
+
 def test_every_layer_is_measured_on_real_tokens(matmul_highest):
     teacher, student = models()
-    examples = small.examples([9, 14, 5, 17, 12])
-    found = measure(
-        teacher,
-        {"student": student},
-        [small.one_batch(examples, packing=True, row_length=24)],
-        ((1, 2), (2, 3)),
-    )["student"]
+    found = measure(teacher, {"student": student}, [packed()], ((1, 2), (2, 3)))["student"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["tokens"] == 57 and found["pairs"] == [[0, 0], [1, 2], [2, 3]]
     # One example a row, layer by layer, and the padding left out by hand.
-    batch = small.one_batch(examples, packing=False, row_length=24)
+    batch = packed(packing=False)
     hidden, scores = [], []
     for model in (student, teacher):
         layers = tuple(range(model.config.num_layers))
@@ -105,23 +105,22 @@ def test_every_layer_is_measured_on_real_tokens(matmul_highest):
 
 def test_a_model_is_its_own_likeness():
     teacher, _ = models()
-    batch = small.one_batch(small.examples([9, 14, 5]), packing=True, row_length=24)
-    found = measure(teacher, {"same": teacher}, [batch], ((1, 1), (2, 2), (3, 3)))["same"]
-    assert found["attention"] == [0, 0, 0]
-    assert found["cka"] == pytest.approx([1] * 4)
-    assert found["hidden"] == pytest.approx([0] * 4, abs=1e-9)
+    found = measure(teacher, {"same": teacher}, [packed()], ((2, 2), (3, 3)))["same"]
+    assert found["attention"] == [0, 0]
+    assert found["cka"] == pytest.approx([1] * 3)
+    assert found["hidden"] == pytest.approx([0] * 3, abs=1e-9)
 
 
 def test_reading_stops_in_time_and_heads_that_are_not_as_many_are_averaged(monkeypatch):
     teacher, student = models()
     student = Model(student.config.replace(num_heads=2), student.params, (), student.folder)
-    batch = small.one_batch(small.examples([9, 14, 5]), packing=True, row_length=24)
-    monkeypatch.setattr(likeness, "TOKENS", 40)
+    batch = packed()
+    monkeypatch.setattr(likeness, "TOKENS", 90)  # of 57 a batch
 
     def batches():
         yield from (batch, batch)
         raise AssertionError("read on")
 
     found = measure(teacher, {"student": student}, batches(), ((1, 2), (2, 3)))["student"]
-    assert found["tokens"] == 40
+    assert found["tokens"] == 90
     assert all(gap > 0 for gap in found["attention"])
