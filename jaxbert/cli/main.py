@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from jaxbert.cli import augment, doctor, predict, prepare, prune, report, rerun, sweep, verify
+from jaxbert.cli import augment, doctor, init, predict, prepare, prune, report, rerun, sweep, verify
 from jaxbert.errors import exit_on_user_error
 from jaxbert.stopping import resumable
 
 COMMANDS: dict[str, ModuleType] = {
+    "init": init,
     "doctor": doctor,
     "prepare": prepare,
     "augment": augment,

