@@ -43,8 +43,8 @@ def write_report(workdir: Path) -> Path:
             layers = compare_layers(workdir, records.config)
         except UserError as error:
             layers = {"absent": error.line}
-        except (KeyError, TypeError, ValueError) as error:
-            layers = {"absent": f"config.json is not as it was written ({error!r})"}
+        except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+            layers = {"absent": f"the run's files are not as they were written ({error!r})"}
     path = workdir / FILE
     page = render(records, layers)
     try:
