@@ -30,7 +30,8 @@ from jaxbert.files import check_seal, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import BertConfig, init_params
+from jaxbert.models.bert import DTYPES, BertConfig, init_params
+from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.objective import Objective
 from jaxbert.objectives.pretraining import Pretraining
@@ -134,7 +135,11 @@ class Run:
             "other_teachers": scores,
             "seed": self.config.seed,
             "config": self.config.to_dict(),
-            "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
+            "devices": {
+                "platform": jax.default_backend(),
+                "kind": jax.devices()[0].device_kind,
+                "count": jax.device_count(),
+            },
             "versions": versions(),
             "git_revision": _git_revision(),
         }
@@ -335,7 +340,10 @@ class Run:
         frozen: dict[str, Any] = {}
         if isinstance(objective, Distillation):
             frozen["teachers"] = tuple(
-                {group: teacher.params[group] for group in objective.groups_read(i)}
+                hold_operands(
+                    {group: teacher.params[group] for group in objective.groups_read(i)},
+                    DTYPES[objective.teachers[i].dtype],
+                )
                 for i, teacher in enumerate(teachers)
             )
         if isinstance(objective, Pretraining) and objective.encoder_frozen:
