@@ -100,7 +100,7 @@ class Run:
 
     def __init__(self, config: RunConfig, workdir: Path) -> None:
         self.config, self.workdir = config, workdir
-        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, config.mesh.fsdp)
         self.journal = Journal(workdir)
         self.library = Library(config, workdir)
         self.data = Datasets(config, self.library, workdir)
@@ -174,7 +174,7 @@ class Run:
         key = jax.random.key(self.config.seed)
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
-        batches = self.data.packed(phase, self.mesh.shape["data"] * phase.accumulation)
+        batches = self.data.packed(phase, sharding.row_multiple(self.mesh) * phase.accumulation)
         taught = None
         if isinstance(objective, Distillation) and len(teachers) == 1 and not phase.masks:
             taught = self._taught(name, objective, teachers[0], batches)

@@ -26,6 +26,7 @@ FREE = (
     "corpus_cache",
     "mesh.data",
     "mesh.model",
+    "mesh.fsdp",
     "checkpoint_every",
 )
 

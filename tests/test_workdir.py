@@ -24,6 +24,7 @@ FREE = {
     "corpus_cache",
     "mesh.data",
     "mesh.model",
+    "mesh.fsdp",
 }
 
 

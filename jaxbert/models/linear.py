@@ -28,12 +28,10 @@ def einsum(spec: str, x: Array, y: Array, dtype: Any) -> Array:
     x, y = x.astype(dtype), y.astype(dtype)
     inputs, out = spec.split("->")
     left, right = inputs.split(",")
-    shared = [letter for letter in left if letter in right]
-    lone = [letter for letter in shared if letter not in out]
-    if dtype == jnp.float32 or lone != shared or lone == [left[-1]]:
+    if dtype == jnp.float32 or (left[-1] in right and left[-1] not in out):
         return _product(spec, x, y)
     return jax.lax.platform_dependent(
-        x, y, cpu=functools.partial(_cut_product, spec), default=functools.partial(_product, spec)
+        x, y, cpu=functools.partial(_cpu_product, spec), default=functools.partial(_product, spec)
     )
 
 
@@ -41,16 +39,20 @@ def _product(spec: str, x: Array, y: Array) -> Array:
     return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
 
 
-def _cut_product(spec: str, x: Array, y: Array) -> Array:
-    """The sum of two halves of a product that contracts one letter, not the left operand's last.
+def _cpu_product(spec: str, x: Array, y: Array) -> Array:
+    """A product that contracts over another axis of the left operand than its last.
 
-    XLA's CPU backend has a fast bfloat16 product only where the left operand contracts over its
-    last axis. It would fold a transposition into the product, and leave that path again; a
-    transposition that is cut it does not.
+    XLA's CPU backend has a fast bfloat16 product for the last axis alone. It would fold a
+    transposition into the product, and leave that path again; one that is cut in two it does not.
+    Of batches of products there is none at all for some layouts: their rounded operands meet in
+    float32.
     """
     inputs, out = spec.split("->")
     left, right = inputs.split(",")
-    (letter,) = set(left) & set(right) - set(out)
+    shared = set(left) & set(right)
+    if shared & set(out):
+        return _product(spec, x.astype(jnp.float32), y.astype(jnp.float32))
+    (letter,) = shared
     last = left.replace(letter, "") + letter
     x = jnp.moveaxis(x, left.index(letter), -1)
     half = x.shape[-1] // 2
