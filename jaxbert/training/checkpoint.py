@@ -13,8 +13,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jaxbert.errors import UserError, warn
-from jaxbert.files import size_text
-from jaxbert.training.stored import Damaged, Stored, make_record
+from jaxbert.files import size_text, whole
+from jaxbert.training.record import Record, host_leaves, sealed
+from jaxbert.training.stored import JUDGEMENT, Damaged, Stored
 
 _TRASH, _DAMAGED = "deleted", "damaged"
 
@@ -39,15 +40,19 @@ class Checkpoints:
         )
         self._clear()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        finished = self._manager.all_steps()
+        finished, bests = self._manager.all_steps(), dict[int, float]()
         for child in [child for child in folder.iterdir() if child.name.isdigit()]:
             step = int(child.name)
             try:
                 if step not in finished:
                     raise Damaged(child, "it was not finished")
-                self._metrics[step] = Stored(child).metric
+                stored = Stored(child)
             except Damaged as error:
                 self._set_aside(step, error)
+                continue
+            self._metrics[step] = stored.metric
+            bests.update([stored.best] if stored.best else [])
+        self._metrics.update(bests)  # each knows the best so far
 
     def check_room(self, state: Any) -> None:
         """Checks that a checkpoint can be written beside those that are kept.
@@ -62,14 +67,14 @@ class Checkpoints:
             fix = "make room, or give another --workdir"
             raise UserError(what, str(self._folder), fix)
 
-    def save(self, step: int, state: Any, metric: float | None, note: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Any, note: Mapping[str, Any], due: bool = False) -> None:
         """Writes the state in the background; waits for an earlier write first.
 
         Args:
           step: updates made.
-          state: a tree of arrays, copied before this returns.
-          metric: the development metric at this step, larger is better; None if not measured.
+          state: a tree of arrays, which may be given away once this returns.
           note: JSON kept beside the state.
+          due: whether the state is to be evaluated, and its metric given to ``judge``.
 
         Raises:
           UserError: a leaf is not finite, or an earlier write has failed.
@@ -77,20 +82,35 @@ class Checkpoints:
         self.wait()
         if step in self._manager.all_steps():
             return
-        metrics = {**self._metrics, step: metric}
-        best = _best(metrics, list(metrics)) or step
         try:
-            record = make_record(state, metric, best, note)
+            leaves = host_leaves(state)
         except FloatingPointError as error:
             fix = "lower the learning rate and give another --workdir"
             raise UserError(str(error), f"{self._folder}, step {step}", fix) from error
         self._clear()
-        self._metrics[step] = metric
+        best = _best(self._metrics, self._manager.all_steps())
+        content = {"best": best and [best, self._metrics[best]], "note": note, "due": due}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+            state=ocp.args.StandardSave(state), record=Record(leaves, content)
         )
         with self._said():
             self._manager.save(step, args=args)
+
+    def judge(self, step: int, metric: float | None, note: Mapping[str, Any]) -> None:
+        """Writes the development metric of a step that was saved; waits until it is.
+
+        Args:
+          step: updates made.
+          metric: larger is better; None if undefined.
+          note: takes the place of the one that was saved.
+
+        Raises:
+          UserError: the step or this cannot be written.
+        """
+        self.wait()
+        with self._said(), whole(self._folder / str(step) / "record" / JUDGEMENT) as file:
+            file.write(sealed({"metric": metric, "note": note}))
+        self._metrics[step] = metric
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -107,8 +127,20 @@ class Checkpoints:
         return {
             "best_step": best,
             "best_dev": None if best is None else self._metrics[best],
-            "last_dev": None if latest is None else self._metrics[latest],
+            "last_dev": None if latest is None else self.metric(latest),
         }
+
+    def due(self, step: int) -> bool:
+        """Whether a step was saved to be evaluated, and was not."""
+        return self._at(step).due
+
+    def judged(self, step: int) -> bool:
+        """Whether a step has been evaluated."""
+        return self._at(step).judged
+
+    def metric(self, step: int) -> float | None:
+        """The development metric of a step; None if undefined or not measured."""
+        return self._metrics.get(step)
 
     def note(self, step: int) -> dict[str, Any]:
         """The JSON kept beside the state of a step."""
@@ -140,8 +172,9 @@ class Checkpoints:
             except Damaged as error:
                 self._set_aside(step, error)
                 continue
-            if (best := self._at(step).best) != step:
-                self._at(best).verify()
+            best = self._at(step).best
+            if best is not None and best[0] != step:
+                self._at(best[0]).verify()
             return step, state
         if (self._folder / _DAMAGED).is_dir():
             warn(f"no checkpoint in {self._folder} can be read: the phase begins anew")
@@ -216,5 +249,5 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
 
 def _best(metrics: dict[int, float | None], steps: Sequence[int]) -> int | None:
     """The step with the highest metric, the later of equals; None if none has one."""
-    scored = [(metrics[step], step) for step in steps if metrics[step] is not None]
+    scored = [(metric, step) for step in steps if (metric := metrics.get(step)) is not None]
     return max(scored)[1] if scored else None
