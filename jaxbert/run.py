@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.taught import Taught
 from jaxbert.data.tokenizer import excerpt
 from jaxbert.datasets import Datasets
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, memory_advice
 from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
@@ -203,7 +203,7 @@ class Run:
             },
         )
         try:
-            with _memory_advice(name, phase):
+            with step_advice(name, phase):
                 state, totals, values = train(
                     plan,
                     step,
@@ -215,7 +215,7 @@ class Run:
                     sharding.rows(self.mesh),
                     checkpoints,
                     self.journal,
-                    self._evaluator(phase, objective, config, frozen) if phase.eval_every else None,
+                    self._evaluator(name, objective, config, frozen) if phase.eval_every else None,
                     lambda step: self._examples(batches, step),
                 )
             development = checkpoints.development()
@@ -301,9 +301,23 @@ class Run:
         )
 
     def _evaluator(
-        self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
+        self, name: str, objective: Objective, config: BertConfig, frozen: Any
     ) -> Callable[[Any], float | None]:
         """From trained parameters to the metric that selects, on what is not trained on."""
+        measured = self._measurement(name, objective, config, frozen)
+        size = self.config.eval_batch_size
+
+        def evaluate(params: Any) -> float | None:
+            fix = f"give --config.eval_batch_size={max(size // 2, 1)} and run again, which goes on"
+            with memory_advice(f"evaluation in phase {name}, {size} examples at once", fix):
+                return measured(params)
+
+        return evaluate
+
+    def _measurement(
+        self, name: str, objective: Objective, config: BertConfig, frozen: Any
+    ) -> Callable[[Any], float | None]:
+        phase = self.config.sections[name]
         if isinstance(objective, Pretraining):
             text = self.data.measured(phase)
             return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
@@ -323,12 +337,9 @@ class Run:
             stride=task.stride,
             always=all_answered(self.data.task.train),
         )
-
-        def evaluate(params: Any) -> float | None:
-            found = score_rows(task, rows, predict(config, params), (task.metric,))
-            return found[task.metric].value
-
-        return evaluate
+        return lambda params: (
+            score_rows(task, rows, predict(config, params), (task.metric,))[task.metric].value
+        )
 
     def _frozen(self, start: Model, teachers: Sequence[Model], objective: Objective) -> Any:
         """On the devices, the parameters that the objective reads and does not train."""
@@ -343,21 +354,13 @@ class Run:
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
 
 
-@contextlib.contextmanager
-def _memory_advice(name: str, phase: PhaseConfig) -> Iterator[None]:
-    """Says what a user can do when a device has not the memory that a phase needs."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        what = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
-        raise UserError(
-            f"out of memory: {what}",
-            f"phase {name}, {phase.batch_size} examples in {phase.accumulation} micro-batches",
-            f"give --config.{name}.accumulation={2 * phase.accumulation}, which halves what a step "
-            "needs, or a smaller max_length, and another --workdir",
-        ) from error
+def step_advice(name: str, phase: PhaseConfig) -> contextlib.AbstractContextManager[None]:
+    """What to do when a device has not the memory that a step of a phase needs."""
+    return memory_advice(
+        f"phase {name}, {phase.batch_size} examples in {phase.accumulation} micro-batches",
+        f"give --config.{name}.accumulation={2 * phase.accumulation}, which halves what a step "
+        "needs, or a smaller max_length, and another --workdir",
+    )
 
 
 def stale(objective: Objective) -> tuple[str, ...]:
