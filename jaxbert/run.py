@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbert import teaching
+from jaxbert import processes, teaching
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
@@ -21,7 +21,7 @@ from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.taught import Taught
 from jaxbert.data.tokenizer import excerpt
 from jaxbert.datasets import Datasets
-from jaxbert.errors import UserError, memory_advice
+from jaxbert.errors import memory_advice
 from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
@@ -77,16 +77,16 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: whatever the user can fix.
     """
-    if jax.process_count() > 1:
-        what = f"{jax.process_count()} processes write one workdir"
-        raise UserError(what, "jax.distributed", "start one: several are not supported yet")
     check_claim(workdir, config)
     job = Run(config, workdir)
-    job.inspection.check()
+    processes.in_turn(job.inspection.check)
     trusted = job.inspection.trust_teachers()
     scores = {reference: score.facts() for reference, score in trusted.items()}
-    with claim(workdir, config):
-        return job.train(scores)
+    with claim(workdir, config) if processes.first() else contextlib.nullcontext():
+        processes.barrier()
+        summary = job.train(scores)
+        processes.barrier()
+        return summary
 
 
 class Run:
@@ -115,7 +115,7 @@ class Run:
         Returns:
           What summary.json holds.
         """
-        self.library.keep_vocabulary()
+        processes.in_turn(self.library.keep_vocabulary)
         finished = {}
         for index, name in enumerate(self.config.phases):
             if self.skips(self.config.sections[name]):
@@ -142,8 +142,9 @@ class Run:
         if students:
             summary["parameter_hash"] = students[-1]["parameter_hash"]
         summary |= self.data.facts()
-        write_json(self.workdir / "summary.json", summary)
-        seal(self.workdir, SEALED)
+        if processes.first():
+            write_json(self.workdir / "summary.json", summary)
+            seal(self.workdir, SEALED)
         return summary
 
     def skips(self, phase: PhaseConfig) -> bool:
@@ -161,18 +162,19 @@ class Run:
             check_seal(folder, again)
             print(f"{name}: finished before, in {folder}", flush=True)
             return json.loads(record.read_text(encoding="utf-8"))
-        start = self.library.start(phase)
-        teachers = [self.library.get(teacher) for teacher in phase.teachers]
+        start = processes.in_turn(lambda: self.library.start(phase))
+        teachers = processes.in_turn(lambda: [self.library.get(name) for name in phase.teachers])
         objective = self.objectives.make(phase, start, teachers)
         config = objective.model
         absent = tuple(g for g in objective.groups if g not in start.params)
         key = jax.random.key(self.config.seed)
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
-        batches = self.data.packed(phase, self.mesh.shape["data"] * phase.accumulation)
+        multiple = self.mesh.shape["data"] * phase.accumulation
+        batches = processes.in_turn(lambda: self.data.packed(phase, multiple))
         taught = None
         if isinstance(objective, Distillation) and len(teachers) == 1 and not phase.masks:
-            taught = self._taught(name, objective, teachers[0], batches)
+            taught = processes.in_turn(lambda: self._taught(name, objective, teachers[0], batches))
         source, stream = batches.source, self.data.stream(phase, batches, taught)
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
@@ -221,7 +223,8 @@ class Run:
             development = checkpoints.development()
         finally:
             checkpoints.close()
-        trained = jax.tree.map(np.asarray, jax.device_get(state.params))
+        params = sharding.on_host(state.params)
+        trained = jax.tree.map(np.asarray, params)
         outdated = stale(objective)
         trained = {g: v for g, v in start.params.items() if g not in outdated} | trained
         result = {
@@ -249,13 +252,14 @@ class Run:
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }
         if isinstance(objective, Pretraining):
-            result["held_out"] = measure(objective, state.params, frozen, self.data.measured(phase))
+            result["held_out"] = measure(objective, params, frozen, self.data.measured(phase))
         # A classifier that is carried through a run on a task without one keeps its own names.
         named = self.data.reads("task", "augmentation") and self.data.task.task.kind != SIMILARITY
         labels = self.data.task.labels if named else start.labels
         labels = labels if "classifier" in trained else ()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
+        processes.barrier()
         print(
             f"{name}: {phase.steps:,} steps, {totals.real_tokens:,} real tokens "
             f"({batches.fill:.1%} of positions), {totals.seconds / 60:.1f} min -> {folder}",
@@ -296,7 +300,7 @@ class Run:
             phase,
             batches,
             self.workdir / "cache" / f"taught_{name}",
-            self.mesh,
+            self.mesh if processes.count() == 1 else sharding.own_mesh(),
             read=read,
         )
 
@@ -310,7 +314,9 @@ class Run:
         def evaluate(params: Any) -> float | None:
             fix = f"give --config.eval_batch_size={max(size // 2, 1)} and run again, which goes on"
             with memory_advice(f"evaluation in phase {name}, {size} examples at once", fix):
-                return measured(params)
+                if processes.count() == 1:
+                    return measured(params)
+                return processes.agree(measured(sharding.on_host(params)))
 
         return evaluate
 

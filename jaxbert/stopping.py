@@ -103,6 +103,11 @@ def interruptible() -> Iterator[None]:
         _holds.set()
 
 
+def request() -> None:
+    """Tells the program to stop, as a signal does inside ``saving``."""
+    _requested.set()
+
+
 def requested() -> bool:
     """Whether the program was told to stop."""
     return _requested.is_set()

@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jaxbert import processes
 from jaxbert.errors import UserError, warn
 from jaxbert.files import size_text, whole
 from jaxbert.training.record import Record, host_leaves, sealed
@@ -39,20 +40,27 @@ class Checkpoints:
             todelete_subdir=_TRASH,
         )
         self._clear()
+        processes.barrier()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        finished, bests = self._manager.all_steps(), dict[int, float]()
-        for child in [child for child in folder.iterdir() if child.name.isdigit()]:
+        self._metrics.update(processes.agree(self._survey() if processes.first() else []))
+        self._manager.reload()
+
+    def _survey(self) -> list[tuple[int, float | None]]:
+        """Steps and their metrics, of what can be read; the rest is set aside."""
+        finished, found = self._manager.all_steps(), dict[int, float | None]()
+        bests = dict[int, float | None]()
+        for child in [child for child in self._folder.iterdir() if child.name.isdigit()]:
             step = int(child.name)
             try:
                 if step not in finished:
                     raise Damaged(child, "it was not finished")
                 stored = Stored(child)
             except Damaged as error:
-                self._set_aside(step, error)
+                self._move_aside(error)
                 continue
-            self._metrics[step] = stored.metric
+            found[step] = stored.metric
             bests.update([stored.best] if stored.best else [])
-        self._metrics.update(bests)  # each knows the best so far
+        return list((found | bests).items())  # each knows the best so far
 
     def check_room(self, state: Any) -> None:
         """Checks that a checkpoint can be written beside those that are kept.
@@ -108,8 +116,10 @@ class Checkpoints:
           UserError: the step or this cannot be written.
         """
         self.wait()
-        with self._said(), whole(self._folder / str(step) / "record" / JUDGEMENT) as file:
-            file.write(sealed({"metric": metric, "note": note}))
+        if processes.first():
+            path = self._folder / str(step) / "record" / JUDGEMENT
+            with self._said(), whole(path) as file:
+                file.write(sealed({"metric": metric, "note": note}))
         self._metrics[step] = metric
 
     def latest(self) -> int | None:
@@ -167,10 +177,13 @@ class Checkpoints:
           UserError: the best is damaged or gone, or the state is that of something else.
         """
         while (step := self.latest()) is not None:
+            damage = None
             try:
                 state = self.restore(step, like)
             except Damaged as error:
-                self._set_aside(step, error)
+                damage = error
+            if processes.any_of(damage is not None):
+                self._set_aside(step, damage)
                 continue
             best = self._at(step).best
             if best is not None and best[0] != step:
@@ -218,18 +231,26 @@ class Checkpoints:
 
     def _clear(self) -> None:
         """Removes what is to be deleted, and what a write that did not end has left."""
+        if not processes.first():
+            return
         shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
         for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _set_aside(self, step: int, error: Damaged) -> None:
-        aside = self._folder / _DAMAGED / str(step)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        error.folder.rename(aside)
+    def _set_aside(self, step: int, damage: Damaged | None) -> None:
+        if processes.first():
+            folder = self._folder / str(step)
+            self._move_aside(damage or Damaged(folder, "another process cannot read it"))
+        processes.barrier()
         self._metrics.pop(step, None)
         self._manager.reload()
-        warn(f"{error.what}; moved to {aside}")
+
+    def _move_aside(self, damage: Damaged) -> None:
+        aside = self._folder / _DAMAGED / damage.folder.name
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        damage.folder.rename(aside)
+        warn(f"{damage.what}; moved to {aside}")
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):

@@ -12,6 +12,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxbert import processes
 from jaxbert.errors import warn
 from jaxbert.files import whole
 
@@ -19,7 +20,7 @@ PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Journal:
-    """metrics.jsonl and tensorboard/ of a workdir.
+    """metrics.jsonl and tensorboard/ of a workdir, which process 0 alone writes.
 
     Args:
       workdir: the run's folder.
@@ -43,7 +44,7 @@ class Journal:
           Whether the step's evaluation is there.
         """
         self._starts[phase] = step
-        if not self._path.exists():
+        if not processes.first() or not self._path.exists():
             return False
         kept, found, bad = [], False, list[int]()
         lines = self._path.read_bytes().split(b"\n")
@@ -71,6 +72,8 @@ class Journal:
 
     def write(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
         """Adds one object: phase, step and the values."""
+        if not processes.first():
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
         if phase not in self._writers:

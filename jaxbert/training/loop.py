@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxbert import stopping
+from jaxbert import processes, stopping
 from jaxbert.batch import Batch
 from jaxbert.errors import UserError
 from jaxbert.training.checkpoint import Checkpoints
@@ -182,7 +182,7 @@ def train(
             watch.add(done, metrics)
             log.totals = log.totals.seen(batch, waited)
             progress.advance(done)
-            stops = stopping.requested()
+            stops = _told(plan, done)
             if done % plan.log_every == 0 or plan.saves(done):
                 log.write(done, progress)
             if plan.saves(done) or stops:
@@ -190,13 +190,29 @@ def train(
             if stops:
                 break
             if evaluate is not None and plan.evaluates(done):
-                with stopping.interruptible():
+                with _interruptible():
                     metric = evaluate(state.params)
                 log.judge(done, metric, progress)
     best = checkpoints.best()
     if plan.select == "best" and best is not None and best != plan.steps:
         state = checkpoints.restore(best, state)
     return state, log.totals, log.values
+
+
+def _told(plan: Plan, step: int) -> bool:
+    """Whether the program is to stop, in all of its processes after the same step."""
+    # The question waits for the step: on an accelerator it is not asked at each one.
+    often = 1 if jax.default_backend() == "cpu" else max(plan.log_every // 10, 1)
+    if processes.count() > 1 and step % often and not plan.saves(step):
+        return False
+    if told := processes.any_of(stopping.requested()):
+        stopping.request()
+    return told
+
+
+def _interruptible() -> contextlib.AbstractContextManager[None]:
+    """One process may leave an evaluation; several leave together, behind it."""
+    return stopping.interruptible() if processes.count() == 1 else contextlib.nullcontext()
 
 
 class _Log:

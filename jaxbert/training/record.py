@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.future import CommitFutureAwaitingContractedSignals, Future
 
+from jaxbert import processes
 from jaxbert.training.hashing import ALGORITHM, leaf_hash, named_leaves
+from jaxbert.training.sharding import on_host
 
 RECORD = "metadata"  # a file of the item's folder
 _CHUNK = 1 << 20  # elements that are looked at together, so that a cache holds them
@@ -26,12 +27,10 @@ Leaf = tuple[str, np.ndarray]
 def host_leaves(state: Any) -> list[Leaf]:
     """(path, leaf) of a tree of arrays, sorted by path, as the host sees them.
 
-    Views where host and device share memory: jax gives no buffer away that one looks at.
-
     Raises:
       FloatingPointError: naming a leaf that is not finite.
     """
-    leaves = list(named_leaves(jax.device_get(state)))
+    leaves = list(named_leaves(on_host(state)))
     for name, leaf in leaves:
         flat = leaf.reshape(-1)
         for start in range(0, flat.size, _CHUNK):
@@ -80,7 +79,7 @@ class _RecordHandler(ocp.AsyncCheckpointHandler):
 
     async def async_save(self, directory: Path, args: Record) -> list[Future]:  # type: ignore[override]
         """Begins."""
-        if jax.process_index() != 0:
+        if not processes.first():
             return []
         return [CommitFutureAwaitingContractedSignals(self._write(directory, args), name="record")]
 
