@@ -48,6 +48,7 @@ def joined(group: Group | None) -> Iterator[None]:
     if group is None:
         yield
         return
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     try:
         jax.distributed.initialize(
             group.coordinator,
@@ -62,11 +63,11 @@ def joined(group: Group | None) -> Iterator[None]:
         fix = "start all of them within a minute, each with its own --process, with one --processes"
         raise UserError(f"the processes did not come together ({error})", where, fix) from error
     if not first():
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not _LOST.search(str(error)):
+        if not lost(error):
             _leave_with(1)
             raise
         print(GONE, file=sys.stderr)
@@ -93,6 +94,12 @@ def count() -> int:
 def first() -> bool:
     """Whether this is process 0, which alone writes what all share."""
     return jax.process_index() == 0
+
+
+def lost(error: BaseException) -> bool:
+    """Whether something went wrong because another process is gone."""
+    known = isinstance(error, jax.errors.JaxRuntimeError) and count() > 1
+    return known and bool(_LOST.search(str(error)))
 
 
 def barrier(seconds: int = _LONG) -> None:

@@ -221,6 +221,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
+            if processes.lost(error):
+                raise
             self._clear()
             free = size_text(shutil.disk_usage(self._folder).free)
             raise UserError(
