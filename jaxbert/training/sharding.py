@@ -102,3 +102,19 @@ def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(
         *(a if a is None or size % math.prod([mesh.shape[a]]) == 0 else None for a, size in axes)
     )
+
+
+def on_host(tree: Any) -> Any:
+    """A tree of arrays as NumPy arrays; every process gets the whole of each.
+
+    Views where host and device share memory: jax gives no buffer away that one looks at.
+    """
+    if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    places = jax.tree.map(lambda leaf: replicated(leaf.sharding.mesh), tree)
+    return jax.device_get(jax.jit(lambda tree: tree, out_shardings=places)(tree))
+
+
+def own_mesh() -> Mesh:
+    """A mesh of the devices of this process alone, with all of them along ``data``."""
+    return lay_out(jax.local_devices(), jax.local_device_count())
