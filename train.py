@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from jaxbert import launch
 from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
 from jaxbert.recipe import load_recipe, read_overrides, resolve
@@ -34,6 +35,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
     parser.add_argument("--dry-run", action="store_true", help="say what it would be, do nothing")
     parser.add_argument("--debug", action="store_true", help="show where an error was raised")
+    launch.add_arguments(parser)
     flags, rest = parser.parse_known_args(argv)
     return flags, read_overrides(rest, "--config, --workdir, --dry-run, --debug")
 
@@ -48,13 +50,18 @@ def main(argv: list[str]) -> None:
 
             dry_run(config, flags.workdir)
             return
-        from jaxbert.run import run  # imports jax: only once the config is known to be good
+        group = launch.read_group(flags)
+        # They import jax: only once the config is known to be good.
+        from jaxbert.processes import joined
+        from jaxbert.run import run
 
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", module="orbax")
-        run(config, flags.workdir)
+        with joined(group):
+            run(config, flags.workdir)
 
 
 if __name__ == "__main__":
     use_huge_pages()
+    launch.supervise(sys.argv[1:])
     main(sys.argv[1:])
