@@ -1,0 +1,39 @@
+"""Trains the phases of a recipe: a file, or the name of one that comes with jaxbert.
+
+Any key of the config is overridden by ``--config.KEY=VALUE``. The same command again continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+from jaxbert.recipe import load_recipe, read_overrides, resolve
+
+HELP = "train the phases of a recipe"
+USAGE = "--config=RECIPE --workdir=DIR [--config.KEY=VALUE ...] [--debug]"
+OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    hint = "a recipe: NAME or PATH.py, and :ARGUMENT"
+    parser.add_argument("--config", required=True, metavar="RECIPE", help=hint)
+    parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+      UserError: what the user can fix.
+    """
+    overrides = read_overrides(args.overrides, "--config, --workdir, --debug")
+    config = resolve(load_recipe(args.config), overrides)
+    from jaxbert.run import run as train  # imports jax: only once the config is known to be good
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="orbax")
+    train(config, args.workdir)
