@@ -6,8 +6,6 @@ Any key of the config is overridden by ``--config.KEY=VALUE``. The same command 
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from pathlib import Path
 
 from jaxbert.recipe import load_recipe, read_overrides, resolve
@@ -32,8 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """
     overrides = read_overrides(args.overrides, "--config, --workdir, --debug")
     config = resolve(load_recipe(args.config), overrides)
-    from jaxbert.run import run as train  # imports jax: only once the config is known to be good
+    from jaxbert import run as training  # imports jax: only once the config is known to be good
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module="orbax")
-    train(config, args.workdir)
+    training.quieten()
+    training.run(config, args.workdir)
