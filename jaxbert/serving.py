@@ -148,8 +148,7 @@ class TextModel:
                 stride=self._asking.stride,
                 always=self._asking.always,
             )
-            run = self._embedders[True] if self.kind == SIMILARITY else self._predict
-            found = read(self._ask(run, examples, self.kind, batch_size))
+            found = read(self.ask(examples, batch_size=batch_size))
             for index, one in zip(ids, describe(self.kind, self.labels, rows, found), strict=True):
                 said[index] = one
         return said
@@ -189,6 +188,20 @@ class TextModel:
         rows = Rows(texts, None, None)
         examples = encode_rows(self._tokenizer, rows, max_length=self.max_length)
         return self._ask(run, examples, "", batch_size)
+
+    def ask(self, examples: Examples, *, batch_size: int = 32) -> np.ndarray:
+        """What the model says of examples that are encoded already.
+
+        Args:
+          examples: as `encode_for` of the model's kind makes them.
+          batch_size: examples at a time, at most.
+
+        Returns:
+          float32 [items, C], the head's logits as `jaxbert.evaluation.predict.predict` orders them;
+          of similarity and without a head the embeddings of length 1, [N, D].
+        """
+        run = self._embedders[True] if self.kind in ("", SIMILARITY) else self._predict
+        return self._ask(run, examples, self.kind, batch_size)
 
     def _rows(self, items: Sequence[Any]) -> Iterator[tuple[list[int], Rows]]:
         """The items as rows, single texts and pairs apart, and which they are."""

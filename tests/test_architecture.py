@@ -20,7 +20,7 @@ FLOORS = (
     ("datasets",),
     ("phases",),
     ("inspection",),
-    ("run",),
+    ("run", "export"),
     ("doctor", "notebook"),
     ("cli",),
     ("__main__",),

@@ -10,7 +10,18 @@ from __future__ import annotations
 import argparse
 from types import ModuleType
 
-from jaxbert.cli import augment, doctor, predict, prepare, prune, rerun, sweep, train, verify
+from jaxbert.cli import (
+    augment,
+    doctor,
+    export,
+    predict,
+    prepare,
+    prune,
+    rerun,
+    sweep,
+    train,
+    verify,
+)
 from jaxbert.cli import eval as evaluate
 from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
@@ -23,6 +34,7 @@ COMMANDS: dict[str, ModuleType] = {
     "prepare": prepare,
     "augment": augment,
     "predict": predict,
+    "export": export,
     "prune": prune,
     "rerun": rerun,
     "sweep": sweep,
