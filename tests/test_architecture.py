@@ -20,7 +20,7 @@ FLOORS = (
     ("datasets",),
     ("phases",),
     ("inspection",),
-    ("run", "export"),
+    ("run", "export", "bench"),
     ("doctor", "notebook"),
     ("cli",),
     ("__main__",),

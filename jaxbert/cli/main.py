@@ -12,6 +12,7 @@ from types import ModuleType
 
 from jaxbert.cli import (
     augment,
+    bench,
     doctor,
     export,
     predict,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, ModuleType] = {
     "augment": augment,
     "predict": predict,
     "export": export,
+    "bench": bench,
     "prune": prune,
     "rerun": rerun,
     "sweep": sweep,

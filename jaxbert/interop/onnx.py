@@ -88,15 +88,17 @@ class Session:
     Args:
       path: the file.
       threads: of one operator; 0 = as many as there are cores.
+      spinning: whether threads without work wait busily, as onnxruntime has it by default.
 
     Raises:
       UserError: onnxruntime is not installed, or the file is none that it reads.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    def __init__(self, path: Path, threads: int = 0, *, spinning: bool = True) -> None:
         library = _library("onnxruntime")
         options = library.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         try:
             self._session = library.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
