@@ -110,6 +110,7 @@ def export(
             "kind": subject.served.kind,
             "labels": list(subject.model.labels),
             "max_length": subject.served.max_length,
+            "asking": dataclasses.asdict(subject.asking),
             "formats": found,
         }
         card = model_card(

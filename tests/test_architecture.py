@@ -21,7 +21,7 @@ FLOORS = (
     ("phases",),
     ("inspection",),
     ("run", "export", "bench"),
-    ("doctor", "notebook"),
+    ("doctor", "notebook", "service"),
     ("cli",),
     ("__main__",),
 )

@@ -2,12 +2,14 @@
 
 A command is a module of this package with ``HELP``, one line; ``add_arguments(parser)``; and
 ``run(args)``, which imports what is heavy only then. One with ``OVERRIDES`` takes further words,
-``--config.KEY=VALUE``, as ``args.overrides``. One with ``USAGE`` is a script of the checkout, too.
+``--config.KEY=VALUE``, as ``args.overrides``. One with ``USAGE`` is a script of the checkout, too;
+one with ``OWN_SIGNALS`` is not stopped as those that go on when they are run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from types import ModuleType
 
 from jaxbert.cli import (
@@ -19,6 +21,7 @@ from jaxbert.cli import (
     prepare,
     prune,
     rerun,
+    serve,
     sweep,
     train,
     verify,
@@ -37,6 +40,7 @@ COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
     "export": export,
     "bench": bench,
+    "serve": serve,
     "prune": prune,
     "rerun": rerun,
     "sweep": sweep,
@@ -92,5 +96,6 @@ def _run(
     if rest and not hasattr(module, "OVERRIDES"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
-    with exit_on_user_error(debug=args.debug), resumable():
+    signals = contextlib.nullcontext() if hasattr(module, "OWN_SIGNALS") else resumable()
+    with exit_on_user_error(debug=args.debug), signals:
         module.run(args)
