@@ -96,7 +96,7 @@ def export(
     if unknown or not formats:
         what = f"unknown format {unknown[0]!r}" if unknown else "no format"
         raise UserError(what, "flag --format", f"give some of {','.join(FORMATS)}")
-    folder = Path(folder)
+    folder = Path(folder).expanduser().resolve()
     if folder.exists() and not (folder / REPORT).is_file() and any(folder.iterdir()):
         fix = "give a new one, or one that an earlier export has written"
         raise UserError("the folder holds something else", str(folder), fix)

@@ -177,11 +177,11 @@ def run(tmp_path_factory, tokenizer) -> Path:
     write_model(workdir / "models" / "student", config, params, ("up", "down"), tokenizer)
     task = {"name": "mine", "source": f"tsv:{workdir}/rows.tsv"}
     task |= {"columns": ["text"], "labels": ["down", "up"]}
-    said = {"task": task, "max_length": 20, "teacher": "pkg:some-teacher==1.0", "seed": 3}
+    said = {"task": task, "max_length": 20, "teacher": "hf:some/teacher@v1", "seed": 3}
     (workdir / "config.json").write_text(json.dumps(said), encoding="utf-8")
     summary = {
         "phases": {"prediction": {"steps": 1400, "real_tokens": 52_000}},
-        "teacher": {"reference": "pkg:some-teacher==1.0", "hash": "abc"},
+        "teacher": {"reference": "hf:some/teacher@v1", "hash": "abc"},
         "git_revision": "0123abc",
         "versions": {"jax": "0.10.2"},
     }
@@ -230,11 +230,37 @@ def test_int8_without_rows_is_refused_unless_forced(exported, tmp_path):
     assert report["formats"]["onnx-int8"]["metric"] == "cosine"
 
 
+def test_a_run_of_likeness_is_exported_as_its_encoder(run, tmp_path):
+    """Held against its pairs, whatever head the student has."""
+    likes = tmp_path / "likes"
+    (likes / "models").mkdir(parents=True)
+    (likes / "models" / "student").symlink_to(run / "models" / "student")
+    rows = [f"a film {i}\tfilm number {i * 7 % 10}\t{i % 6}" for i in range(100)]
+    text = "\n".join(["first\tsecond\tlabel", *rows]) + "\n"
+    (tmp_path / "pairs.tsv").write_text(text, encoding="utf-8")
+    task = {"name": "likes", "source": f"tsv:{tmp_path}/pairs.tsv", "kind": "similarity"}
+    task |= {"columns": ["first", "second"]}
+    said = {"task": task, "max_length": 20}
+    (likes / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    (likes / "summary.json").write_text("{}", encoding="utf-8")
+    report = export(str(likes), tmp_path / "to", ("huggingface", "onnx-int8"), max_loss=2.0)
+    assert report["kind"] == "similarity"
+    assert report["formats"]["onnx-int8"]["metric"] == "spearman"
+    assert set(read_model(tmp_path / "to").params) == {"embeddings", "encoder", "pooler"}
+
+
 def test_the_card_says_what_the_run_knows(run, tmp_path):
     export(str(run), tmp_path / "to", ("huggingface",), license="mit")
     card = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
     for part in (
-        *("license: mit", "pkg:some-teacher==1.0", "0123abc", "jax 0.10.2", "rows.tsv"),
+        *(
+            "license: mit",
+            "base_model: some/teacher\n",
+            "teacher: hf:some/teacher@v1",
+            "0123abc",
+            "jax 0.10.2",
+            "rows.tsv",
+        ),
         *("1,400 steps", "| student | 0.8125 | 1,234,567 |", "31 examples of mine"),
         "Texts are cut after 20 word pieces",
     ):

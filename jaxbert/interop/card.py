@@ -46,8 +46,10 @@ def model_card(
     """
     tag = _TAGS.get(kind, _SENTENCES)
     licensed = f"license: {license}" if license else "license: other\nlicense_name: unknown"
+    teacher = str(run["config"].get("teacher", "")) if run else ""
+    base = f"base_model: {teacher[3:].partition('@')[0]}"
     head = [
-        *("---", licensed, f"pipeline_tag: {tag}"),
+        *("---", licensed, f"pipeline_tag: {tag}", *[base] * teacher.startswith("hf:")),
         f"library_name: {'transformers' if tag in _CLASSES else 'sentence-transformers'}",
         *("tags:", "- jaxbert", "- bert", "- distillation", "---"),
     ]
