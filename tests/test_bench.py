@@ -30,6 +30,7 @@ def models(tmp_path_factory) -> list[Path]:
     return [root / "one", root / "two"]
 
 
+@pytest.mark.slow
 def test_models_are_counted_and_timed_where_they_can_read_the_text(models, capsys):
     words = ["--lengths=16,128", "--rounds=3", "--batch=2", "--backends=jax,onnx-int8", "--json"]
     main(["bench", *map(str, models), *words])
