@@ -23,12 +23,19 @@ def load_recipe(reference: str) -> dict[str, Any]:
     """Runs a recipe file's ``get_config``.
 
     Args:
-      reference: ``PATH.py`` or ``PATH.py:ARGUMENT``.
+      reference: a path or the name of one of `named_recipes`, and ``:ARGUMENT`` behind it.
 
     Raises:
       UserError: if there is no such file, or it does not run.
     """
-    path, _, argument = reference.partition(":")
+    name, _, argument = reference.partition(":")
+    known = named_recipes()
+    if name == Path(name).stem and not Path(name).is_file() and name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        fix = f"did you mean {near[0]}? " if near else ""
+        fix += f"The recipes are {', '.join(known)}; any other is given by its path"
+        raise UserError(f"there is no recipe {name!r}", "flag --config", fix)
+    path = name if Path(name).is_file() else str(known.get(name, name))
     return run_file(
         path,
         lambda module: dict(module.get_config(argument).to_dict()),
@@ -36,6 +43,14 @@ def load_recipe(reference: str) -> dict[str, Any]:
         where="flag --config",
         example="a recipe such as configs/tinybert_general.py",
     )
+
+
+def named_recipes() -> dict[str, Path]:
+    """The recipes that come with jaxbert, name -> file: installed with it, or in its checkout."""
+    here = Path(__file__).parent
+    installed, checkout = here / "configs", here.parent / "configs"
+    folder = installed if installed.is_dir() else checkout
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
 def run_file(path: str, read: Callable[[Any], T], kind: str, *, where: str, example: str) -> T:

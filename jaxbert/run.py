@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import subprocess
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,12 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
         summary = job.train(scores)
         processes.barrier()
         return summary
+
+
+def quieten() -> None:
+    """Leaves out what libraries say while they work as they should; for commands and notebooks."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="orbax")
 
 
 class Run:

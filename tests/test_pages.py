@@ -71,6 +71,23 @@ def test_the_readme_ships_a_student(place, cache):
 
 
 @pytest.mark.slow
+def test_the_readme_exports_what_is_asked_from_python(place, cache):
+    pytest.importorskip("onnxruntime")
+    # Two steps leave a student whose int8 may cost anything.
+    say(place, [*command(README, "jaxbert export"), "--force"], cache)
+    shipped = place / "shipped"
+    assert set(commands.read(shipped / "export.json")["formats"]) == {
+        *("huggingface", "onnx", "onnx-int8"),
+    }
+    text = (commands.ROOT / README).read_text(encoding="utf-8")
+    lines = re.findall(r"^    (import jaxbert\n)    (jaxbert\.load.*)$", text, re.M)
+    code = "".join(lines[0]).replace("jaxbert.load(", "print(jaxbert.load(", 1) + ")"
+    for folder in ("runs/task", "shipped"):
+        said = say(place, ["-c", code.replace("runs/task", folder)], cache)
+        assert json.loads(said.replace("'", '"'))[0]["label"] in {"negative", "positive"}
+
+
+@pytest.mark.slow
 def test_any_key_of_a_recipe_is_a_flag(place, cache):
     say(place, command(README, "runs/mine"), cache, "--config.intermediate.steps=3")
     config = commands.read(place / "runs" / "mine" / "config.json")

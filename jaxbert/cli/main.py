@@ -1,25 +1,51 @@
-"""``jaxbert COMMAND``: what is done before and after training.
+"""``jaxbert COMMAND``: training, and what is done before and after it.
 
 A command is a module of this package with ``HELP``, one line; ``add_arguments(parser)``; and
 ``run(args)``, which imports what is heavy only then. One with ``OVERRIDES`` takes further words,
-``--config.KEY=VALUE``, as ``args.overrides``.
+``--config.KEY=VALUE``, as ``args.overrides``. One with ``USAGE`` is a script of the checkout, too;
+one with ``OWN_SIGNALS`` is not stopped as those that go on when they are run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from types import ModuleType
 
-from jaxbert.cli import augment, doctor, init, predict, prepare, prune, report, rerun, sweep, verify
+from jaxbert import launch
+from jaxbert.cli import (
+    augment,
+    bench,
+    doctor,
+    export,
+    init,
+    predict,
+    prepare,
+    prune,
+    report,
+    rerun,
+    serve,
+    sweep,
+    train,
+    verify,
+)
+from jaxbert.cli import eval as evaluate
 from jaxbert.errors import exit_on_user_error
+from jaxbert.memory import use_huge_pages
 from jaxbert.stopping import resumable
 
 COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "eval": evaluate,
     "init": init,
     "doctor": doctor,
     "prepare": prepare,
     "augment": augment,
     "predict": predict,
+    "export": export,
+    "bench": bench,
+    "serve": serve,
     "prune": prune,
     "report": report,
     "rerun": rerun,
@@ -34,15 +60,50 @@ def main(argv: list[str] | None = None) -> None:
     Args:
       argv: the words behind ``jaxbert``; those of the command line if None.
     """
+    if argv is None:
+        use_huge_pages()
+        launch.supervise(sys.argv[1:])
     parser = argparse.ArgumentParser(prog="jaxbert", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
-        words = commands.add_parser(name, help=module.HELP, description=module.__doc__)
-        words.add_argument("--debug", action="store_true", help="show where an error was raised")
-        module.add_arguments(words)
+        words = commands.add_parser(
+            name, help=module.HELP, description=module.__doc__, allow_abbrev=False
+        )
+        _add_arguments(words, module)
     args, rest = parser.parse_known_args(argv)
-    if rest and not hasattr(COMMANDS[args.command], "OVERRIDES"):
+    _run(COMMANDS[args.command], parser, args, rest)
+
+
+def run_script(name: str, argv: list[str] | None = None) -> None:
+    """Runs a command as the script of its name, ``python NAME.py``.
+
+    Args:
+      name: the command's.
+      argv: the words behind the script; those of the command line if None.
+    """
+    if argv is None:
+        use_huge_pages()
+        launch.supervise(sys.argv[1:])
+    module = COMMANDS[name]
+    usage = f"python {name}.py {module.USAGE}"
+    parser = argparse.ArgumentParser(
+        prog="jaxbert", usage=usage, description=module.__doc__, allow_abbrev=False
+    )
+    _add_arguments(parser, module)
+    _run(module, parser, *parser.parse_known_args(argv))
+
+
+def _add_arguments(parser: argparse.ArgumentParser, module: ModuleType) -> None:
+    parser.add_argument("--debug", action="store_true", help="show where an error was raised")
+    module.add_arguments(parser)
+
+
+def _run(
+    module: ModuleType, parser: argparse.ArgumentParser, args: argparse.Namespace, rest: list[str]
+) -> None:
+    if rest and not hasattr(module, "OVERRIDES"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
-    with exit_on_user_error(debug=args.debug), resumable():
-        COMMANDS[args.command].run(args)
+    signals = contextlib.nullcontext() if hasattr(module, "OWN_SIGNALS") else resumable()
+    with exit_on_user_error(debug=args.debug), signals:
+        module.run(args)

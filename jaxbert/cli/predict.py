@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from jaxbert.evaluation.predictions import Predictions
 
 HELP = "predict rows with a trained model"
-_DIGITS = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,37 +159,13 @@ class _Model:
 
 def _lines(task: Task, rows: Rows, found: Predictions) -> Iterator[dict[str, Any]]:
     """One object a row: its texts, and what is predicted."""
-    from jaxbert.data.tasks import NUMBERS
+    from jaxbert.evaluation.predictions import describe
 
     names = ("question", "context") if task.kind == "spans" else ("text", "pair")
-    for index, value in enumerate(found.values):
+    for index, said in enumerate(describe(task.kind, task.classes, rows, found)):
         texts = (rows.texts[index], *([rows.pairs[index]] if rows.pairs else []))
-        line: dict[str, Any] = dict(zip(names, texts, strict=False))
-        scores: Any = None if found.scores is None else found.scores[index]
-        if task.kind == "classification":
-            line |= {"label": task.classes[value], "scores": _named(task, scores)}
-        elif task.kind == "multi_label":
-            chosen = [name for name, one in zip(task.classes, value, strict=True) if one]
-            line |= {"labels": chosen, "scores": _named(task, scores)}
-        elif task.kind in NUMBERS:
-            line["score"] = round(float(value), _DIGITS)
-        elif task.kind == "tagging":
-            assert rows.words is not None
-            # A word that was cut off has no tag.
-            tags = [task.classes[tag] if tag >= 0 else None for tag in value]
-            chances = [round(float(score), _DIGITS) for score in scores]
-            line = {"words": list(rows.words[index]), "tags": tags, "scores": chances}
-        else:
-            line["answer"] = value.text if value else None
-            line["start"] = value.start if value else None
-            # A context without a piece holds no answer at all.
-            line["score"] = round(float(scores), _DIGITS) if math.isfinite(scores) else None
-        yield line
-
-
-def _named(task: Task, scores: Any) -> dict[str, float]:
-    pairs = zip(task.classes, scores, strict=True)
-    return {name: round(float(score), _DIGITS) for name, score in pairs}
+        given = {} if task.kind == "tagging" else dict(zip(names, texts, strict=False))
+        yield given | said
 
 
 def _glue(args: argparse.Namespace, predict: _Model) -> Iterator[tuple[Path, int]]:

@@ -18,17 +18,23 @@ ENCODER = ("embeddings", "encoder")  # the parameter groups that are read
 
 
 @functools.cache
-def embedder(config: BertConfig) -> Callable[[Params, Batch], jax.Array]:
-    """The jitted (params, batch) -> embeddings float32 [B, S, D] of length 1, dropout off.
+def embedder(config: BertConfig, *, normalize: bool = True) -> Callable[[Params, Batch], jax.Array]:
+    """The jitted (params, batch) -> embeddings float32 [B, S, D], dropout off.
 
     An embedding is the mean of the last hidden state over an example's tokens (Reimers and Gurevych
-    2019), divided by its length; 0 for an empty slot.
+    2019); 0 for an empty slot.
+
+    Args:
+      config: the model.
+      normalize: divide each by its length, so that it is of length 1.
     """
 
     def embed(params: Params, batch: Batch) -> jax.Array:
         hidden = encode(config, params, batch).last_hidden
         assert hidden is not None
         means = mean_states(hidden, batch.segments, batch.starts.shape[1])
+        if not normalize:
+            return means
         norms = jnp.linalg.norm(means, axis=2, keepdims=True)
         return means / jnp.maximum(norms, 1e-12)
 

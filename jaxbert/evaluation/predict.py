@@ -102,6 +102,29 @@ def all_answered(train: Rows) -> bool:
     return bool(train.answers) and all(train.answers or ())
 
 
+def encode_for(
+    kind: str,
+    tokenizer: Tokenizer,
+    rows: Rows,
+    *,
+    max_length: int,
+    stride: int = 0,
+    always: bool = False,
+) -> tuple[Examples, Callable[[np.ndarray], Predictions]]:
+    """Rows as a model of a kind of task reads them, and how its logits for them are read.
+
+    Arguments are those of `RowPredictor`, and what is returned its ``examples`` and ``read``.
+    """
+    if kind == "spans":
+        windows = encode_windows(tokenizer, rows, max_length=max_length, stride=stride)
+        return windows.examples, lambda x: predictions.read_answers(x, windows, always=always)
+    texts = rows.single_texts if kind == SIMILARITY else rows
+    examples = encode_rows(tokenizer, texts, max_length=max_length)
+    if kind == "tagging":
+        return examples, lambda logits: predictions.read_tags(logits, rows, examples)
+    return examples, _READERS[kind]
+
+
 class RowPredictor:
     """Predicts the same rows with one set of parameters after the other.
 
@@ -133,12 +156,9 @@ class RowPredictor:
         always: bool = False,
     ) -> None:
         self._kind = kind
-        if kind == "spans":
-            windows = encode_windows(tokenizer, rows, max_length=max_length, stride=stride)
-            self.examples: Examples = windows.examples
-        else:
-            texts = rows.single_texts if kind == SIMILARITY else rows
-            self.examples = encode_rows(tokenizer, texts, max_length=max_length)
+        self.examples, self.read = encode_for(
+            kind, tokenizer, rows, max_length=max_length, stride=stride, always=always
+        )
         self.batches = PackedBatches(
             self.examples,
             batch_size=batch_size,
@@ -147,15 +167,6 @@ class RowPredictor:
             shuffle=False,
             epochs=1,
         )
-
-        def read(logits: np.ndarray) -> Predictions:
-            if kind == "spans":
-                return predictions.read_answers(logits, windows, always=always)
-            if kind == "tagging":
-                return predictions.read_tags(logits, rows, self.examples)
-            return _READERS[kind](logits)
-
-        self.read = read
 
     def __call__(
         self, config: BertConfig, params: Params, order: Sequence[int] | None = None

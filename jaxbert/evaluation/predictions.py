@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from jaxbert.data.labels import Answer
 from jaxbert.data.packing import Examples
 from jaxbert.data.rows import Rows
 
+_DIGITS = 6
 LONGEST_ANSWER = 30  # word pieces, as google-research/bert has it (run_squad.py)
 
 
@@ -105,3 +108,46 @@ def read_answers(logits: np.ndarray, windows: Windows, *, always: bool) -> Predi
         begin, end = int(windows.starts[place]), int(windows.ends[lasts[place]])
         answers.append(Answer(begin, windows.contexts[index][begin:end]))
     return Predictions(answers, top - none)
+
+
+def describe(
+    kind: str, classes: Sequence[str], rows: Rows, found: Predictions
+) -> Iterator[dict[str, Any]]:
+    """What is predicted of each row, by the names of its classes, as JSON types.
+
+    Of classification ``label`` and ``scores``, a probability for each class; of multi_label
+    ``labels`` and ``scores``; of regression and similarity ``score``; of tagging ``words``,
+    ``tags`` and ``scores``, a tag of None for a word that was cut off; of spans ``answer``,
+    ``start`` (None where there is none) and ``score``. Numbers have six decimals.
+
+    Args:
+      kind: of the task.
+      classes: their names, in the order of the logits.
+      rows: what was predicted.
+      found: the predictions.
+    """
+
+    def named(scores: Any) -> dict[str, float]:
+        pairs = zip(classes, scores, strict=True)
+        return {name: round(float(score), _DIGITS) for name, score in pairs}
+
+    for index, value in enumerate(found.values):
+        scores: Any = None if found.scores is None else found.scores[index]
+        if kind == "classification":
+            yield {"label": classes[value], "scores": named(scores)}
+        elif kind == "multi_label":
+            chosen = [name for name, one in zip(classes, value, strict=True) if one]
+            yield {"labels": chosen, "scores": named(scores)}
+        elif kind == "tagging":
+            assert rows.words is not None
+            # A word that was cut off has no tag.
+            tags = [classes[tag] if tag >= 0 else None for tag in value]
+            chances = [round(float(score), _DIGITS) for score in scores]
+            yield {"words": list(rows.words[index]), "tags": tags, "scores": chances}
+        elif kind == "spans":
+            # A context without a piece holds no answer at all.
+            score = round(float(scores), _DIGITS) if math.isfinite(scores) else None
+            text, start = (value.text, value.start) if value else (None, None)
+            yield {"answer": text, "start": start, "score": score}
+        else:
+            yield {"score": round(float(value), _DIGITS)}

@@ -1,0 +1,48 @@
+"""Trains the phases of a recipe: a file, or the name of one that comes with jaxbert.
+
+Any key of the config is overridden by ``--config.KEY=VALUE``. The same command again continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jaxbert import launch
+from jaxbert.recipe import load_recipe, read_overrides, resolve
+
+HELP = "train the phases of a recipe"
+USAGE = "--config=RECIPE --workdir=DIR [--config.KEY=VALUE ...] [--dry-run] [--debug]"
+OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    hint = "a recipe: NAME or PATH.py, and :ARGUMENT"
+    parser.add_argument("--config", required=True, metavar="RECIPE", help=hint)
+    parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would be, do nothing")
+    launch.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+      UserError: what the user can fix.
+    """
+    overrides = read_overrides(args.overrides, "--config, --workdir, --dry-run, --debug")
+    config = resolve(load_recipe(args.config), overrides)
+    if args.dry_run:
+        from jaxbert.doctor.dry_run import dry_run
+
+        dry_run(config, args.workdir)
+        return
+    group = launch.read_group(args)
+    # They import jax: only once the config is known to be good.
+    from jaxbert import run as training
+    from jaxbert.processes import joined
+
+    training.quieten()
+    with joined(group):
+        training.run(config, args.workdir)

@@ -1,0 +1,294 @@
+"""A model to ask from Python: ``jaxbert.load("runs/task").predict(["an utter delight"])``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbert.data.encoding import encode_rows
+from jaxbert.data.examples import bounds, stretches
+from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.rows import Rows
+from jaxbert.data.tasks import SIMILARITY
+from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.errors import UserError
+from jaxbert.evaluation.embeddings import ENCODER, embedder
+from jaxbert.evaluation.predict import collect, encode_for, predictor
+from jaxbert.evaluation.predictions import describe
+from jaxbert.files import read_object
+from jaxbert.interop import hub
+from jaxbert.interop.huggingface import Model, read_model
+from jaxbert.models.bert import Params, scored_groups
+
+SHORTEST = 16  # word pieces of the least row; each further one is twice as long
+FEW = (1, 8)  # rows of the batches for what is left over
+
+
+def load(reference: str | Path, *, max_length: int = 0) -> TextModel:
+    """A model that is ready to be asked.
+
+    Args:
+      reference: a model folder, the workdir of a run (its student is meant), or one of
+        ``run:WORKDIR[#MODEL]``, ``pkg:NAME[==VERSION]`` and ``hf:ORG/NAME@REVISION``.
+      max_length: word pieces at which texts are cut; 0 = those of the run, else as many as the
+        model has positions.
+
+    Raises:
+      UserError: there is no such model.
+    """
+    model = read_model(hub.resolve(str(reference)))
+    return TextModel(model, read_asking(reference, max_length))
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """How a model is asked, beyond what its folder says.
+
+    Attributes:
+      max_length: word pieces at which texts are cut; 0 = the model's positions.
+      similarity: whether predictions are cosines of embeddings.
+      stride: of spans, as in ``Task``.
+      always: of spans, whether every question has an answer.
+    """
+
+    max_length: int = 0
+    similarity: bool = False
+    stride: int = 0
+    always: bool = False
+
+
+def read_asking(reference: str | Path, max_length: int = 0) -> Asking:
+    """How the run that a reference names asks its models; without one, the defaults."""
+    workdir = Path(str(reference).removeprefix("run:").partition("#")[0]).expanduser()
+    if not (hub.is_workdir(workdir) and (workdir / "config.json").is_file()):
+        return Asking(max_length)
+    config, summary = (
+        read_object(path, "restore the file") if path.is_file() else {}
+        for path in (workdir / "config.json", workdir / "summary.json")
+    )
+    task = config.get("task") or {}
+    return Asking(
+        max_length or config.get("max_length", 0),
+        task.get("kind") == SIMILARITY,
+        task.get("stride", 0),
+        summary.get("task", {}).get("all_answered", False),
+    )
+
+
+class TextModel:
+    """A model that is asked for predictions and embeddings, from any number of threads.
+
+    Texts are sorted into rows of a few lengths (16, 32, ... word pieces) and batches of a few
+    sizes: what was compiled for one list of texts serves the next. Everything is computed in
+    float32.
+
+    Args:
+      model: as read from its folder.
+      asking: how it is asked.
+
+    Attributes:
+      kind: of its predictions: that of its head, ``similarity``, or empty where it has none.
+      labels: the names of its classes, in the order of its logits.
+      max_length: word pieces at which texts are cut.
+      folder: where the model was read from.
+    """
+
+    def __init__(self, model: Model, asking: Asking = Asking()) -> None:
+        positions = model.config.max_position_embeddings
+        self.max_length = min(asking.max_length or positions, positions)
+        self.labels, self.folder = model.labels, model.folder
+        self.kind = model.config.head if "classifier" in model.params else ""
+        if asking.similarity:
+            self.kind = SIMILARITY
+        self._asking, self._tokenizer = asking, load_tokenizer(model.folder)
+        config = model.config.replace(dtype="float32")
+        groups = ENCODER if self.kind in ("", SIMILARITY) else scored_groups(config)
+        self._params: Params = jax.device_put({group: model.params[group] for group in groups})
+        self._predict, self._config = predictor(config), config
+        self._embedders = {wanted: embedder(config, normalize=wanted) for wanted in (False, True)}
+        lengths = [SHORTEST]
+        while lengths[-1] < self.max_length:
+            lengths.append(2 * lengths[-1])
+        self._lengths = np.array([*lengths[:-1], self.max_length])
+
+    def __repr__(self) -> str:
+        return f"<jaxbert {self.kind or 'encoder'} from {self.folder}>"
+
+    def predict(self, texts: Iterable[Any], *, batch_size: int = 32) -> list[dict[str, Any]]:
+        """What the model says of texts.
+
+        Args:
+          texts: N texts; of pairs, and of questions and contexts, two each. A sentence to tag is a
+            text, whose words have blanks between them, or a list of words.
+          batch_size: texts at a time, at most.
+
+        Returns:
+          For each text what `jaxbert.evaluation.predictions.describe` says of it: of classification
+          ``{"label": NAME, "scores": {NAME: PROBABILITY, ...}}``.
+
+        Raises:
+          UserError: the model has no head, or something that is no text.
+        """
+        if not self.kind:
+            fix = "fine-tune or distil one, or ask it to encode"
+            raise UserError("the model has no classifier", str(self.folder), fix)
+        items = _listed(texts)
+        said: list[dict[str, Any]] = [{"words": [], "tags": [], "scores": []} for _ in items]
+        for ids, rows in self._rows(items):
+            examples, read = encode_for(
+                self.kind,
+                self._tokenizer,
+                rows,
+                max_length=self.max_length,
+                stride=self._asking.stride,
+                always=self._asking.always,
+            )
+            found = read(self.ask(examples, batch_size=batch_size))
+            for index, one in zip(ids, describe(self.kind, self.labels, rows, found), strict=True):
+                said[index] = one
+        return said
+
+    def encode(
+        self,
+        sentences: Iterable[Any],
+        normalize: bool = False,
+        *,
+        batch_size: int = 32,
+        task_name: str | None = None,
+        prompt_type: Any = None,
+        **others: Any,
+    ) -> np.ndarray:
+        """The embeddings of texts: the mean of the last hidden state over a text's tokens.
+
+        This is also what MTEB asks an encoder for.
+
+        Args:
+          sentences: N texts, or batches of them, ``{"text": [...]}``.
+          normalize: divide each embedding by its length; so does ``normalize_embeddings``.
+          batch_size: texts at a time, at most.
+          task_name: not read: every text is encoded in one way.
+          prompt_type: not read.
+          others: further words of MTEB, not read.
+
+        Returns:
+          float32 [N, D].
+
+        Raises:
+          UserError: something that is no text.
+        """
+        texts = _flat(_listed(sentences))
+        if not texts:
+            return np.zeros((0, self._config.hidden_size), np.float32)
+        run = self._embedders[bool(normalize or others.get("normalize_embeddings"))]
+        rows = Rows(texts, None, None)
+        examples = encode_rows(self._tokenizer, rows, max_length=self.max_length)
+        return self._ask(run, examples, "", batch_size)
+
+    def ask(self, examples: Examples, *, batch_size: int = 32) -> np.ndarray:
+        """What the model says of examples that are encoded already.
+
+        Args:
+          examples: as `encode_for` of the model's kind makes them.
+          batch_size: examples at a time, at most.
+
+        Returns:
+          float32 [items, C], the head's logits as `jaxbert.evaluation.predict.predict` orders them;
+          of similarity and without a head the embeddings of length 1, [N, D].
+        """
+        run = self._embedders[True] if self.kind in ("", SIMILARITY) else self._predict
+        return self._ask(run, examples, self.kind, batch_size)
+
+    def _rows(self, items: Sequence[Any]) -> Iterator[tuple[list[int], Rows]]:
+        """The items as rows, single texts and pairs apart, and which they are."""
+        pairs = self.kind in ("spans", SIMILARITY)
+        if self.kind == "tagging":
+            words = [tuple(x.split() if isinstance(x, str) else _flat(x)) for x in items]
+            ids = [index for index, sentence in enumerate(words) if sentence]
+            chosen = [words[index] for index in ids]
+            tags = [np.zeros(len(sentence), np.int32) for sentence in chosen]
+            if ids:
+                yield ids, Rows([" ".join(w) for w in chosen], None, None, chosen, tags)
+            return
+        two = [index for index, item in enumerate(items) if not isinstance(item, str)]
+        one = [index for index, item in enumerate(items) if isinstance(item, str)]
+        wrong = [index for index in two if len(_flat(items[index])) != 2] + one * pairs
+        if wrong:
+            fix = "give two texts, (first, second)" if pairs else "give a text, or two of a pair"
+            raise UserError("neither a text nor two", f"item {wrong[0]}", fix)
+        if one:
+            yield one, Rows([items[index] for index in one], None, None)
+        if two:
+            firsts, seconds = ([_flat(items[i])[place] for i in two] for place in (0, 1))
+            answers: list[tuple] | None = [()] * len(two) if self.kind == "spans" else None
+            yield two, Rows(firsts, seconds, None, answers=answers)
+
+    def _ask(
+        self, run: Callable[..., jax.Array], examples: Examples, kind: str, batch_size: int
+    ) -> np.ndarray:
+        """What a function says of examples, as `collect` gives it, in batches of few shapes."""
+        sizes = np.ones(len(examples), np.int64)
+        if kind == "spans":
+            sizes = examples.lengths
+        elif examples.marks is not None:
+            sizes = np.diff(examples.marks.offsets)
+        starts = bounds(sizes)
+        found: np.ndarray | None = None
+        bucket = np.searchsorted(self._lengths, examples.lengths)
+        with jax.default_matmul_precision("highest"):
+            for place in np.unique(bucket):
+                ids = np.flatnonzero(bucket == place)
+                for part, rows in _batches(ids, max(1, batch_size)):
+                    batches = PackedBatches(
+                        examples.gather(part),
+                        batch_size=rows,
+                        row_length=int(self._lengths[place]),
+                        seed=0,
+                        packing=False,
+                        shuffle=False,
+                        epochs=1,
+                    )
+                    values = collect(run, self._params, batches, kind)
+                    if found is None:
+                        found = np.empty((starts[-1], values.shape[1]), np.float32)
+                    found[stretches(starts[part], sizes[part])] = values
+        assert found is not None
+        return found
+
+
+def _batches(ids: np.ndarray, largest: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Cuts ids into what fills batches of the largest size, and a rest in one that is large enough.
+
+    Yields:
+      The ids, and the rows of their batches.
+    """
+    full = len(ids) - len(ids) % largest
+    if full:
+        yield ids[:full], largest
+    if full < len(ids):
+        rest = ids[full:]
+        sizes = (*(rows for rows in FEW if rows < largest), largest)
+        yield rest, next(rows for rows in sizes if len(rest) <= rows)
+
+
+def _listed(texts: Iterable[Any]) -> list[Any]:
+    if isinstance(texts, str):
+        raise UserError("one text instead of several", "texts", "give a list: [text]")
+    return list(texts)
+
+
+def _flat(texts: Iterable[Any]) -> list[str]:
+    """The texts, those of batches among them, each of which is one."""
+    found: list[Any] = []
+    for item in texts:
+        batch = item.get("text", [item]) if isinstance(item, Mapping) else [item]
+        found += [batch] if isinstance(batch, str) else batch
+    for index, text in enumerate(found):
+        if not isinstance(text, str):
+            what = f"a {type(text).__name__} instead of text"
+            raise UserError(what, f"text {index}", "give texts")
+    return found

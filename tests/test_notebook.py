@@ -1,0 +1,76 @@
+"""jaxbert.distill: the job of the commands, from Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import commands
+import pytest
+
+from jaxbert.errors import UserError
+from jaxbert.notebook import distill
+
+CODE = """
+import jaxbert
+job = jaxbert.distill(
+    teacher="teacher",
+    data="rotten_tomatoes",
+    student={"num_layers": 2, "hidden_size": 48},
+    workdir="mine",
+    corpus="text:texts.txt",
+    argument="smoke",
+    overrides={"dtype": "float32", "max_length": 48, "num_documents": 40, "general.steps": 3},
+)
+print(job.workdir, job.student.predict(["an utter delight"])[0]["label"])
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_makes_the_student_of_the_commands(tmp_path, cache):
+    commands.write_small_teacher(tmp_path / "teacher")
+    text = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
+    (tmp_path / "texts.txt").write_text(text, encoding="utf-8")
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=commands.environment(cache=cache),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for _ in range(2):  # the second goes on, with nothing to do
+        where, label = run("-c", CODE).splitlines()[-1].split()
+        assert where == "mine/task" and label in ("negative", "positive")
+    shape = ["--config.student.num_layers=2", "--config.student.hidden_size=48"]
+    train = ["-m", "jaxbert", "train", "--config.teacher=teacher", *commands.SMALL, *shape]
+    corpus = ["--config.corpus=text:texts.txt", "--config.general.steps=3"]
+    run(*train, "--config=tinybert_general:smoke", "--workdir=general", *corpus)
+    start = "--config.init_from=general"
+    run(*train, "--config=tinybert_task:smoke", "--workdir=task", start)
+    run("-m", "jaxbert", "eval", "--workdir=task")
+    for stage in ("general", "task"):
+        summaries = [commands.read(tmp_path / f / "summary.json") for f in (f"mine/{stage}", stage)]
+        assert summaries[0]["parameter_hash"] == summaries[1]["parameter_hash"]
+    models = [commands.read(tmp_path / f / "task" / "eval.json")["models"] for f in ("mine", ".")]
+    assert models[0]["student"]["accuracy"] == models[1]["student"]["accuracy"]
+
+
+def test_mistakes_are_those_of_the_commands_and_nothing_is_written(tmp_path):
+    for given, said in (
+        ({"student": "tinybert5"}, "config key student.preset"),
+        ({"data": "no_task"}, "unknown task 'no_task'"),
+        ({"data": {"name": "x", "source": "tsv:x", "columns": ("text",)}}, "0 labels"),
+        ({"overrides": {"prediction.stesp": 3}}, "did you mean steps?"),
+        ({"overrides": {"predicton.steps": 3}}, "config key predicton"),
+        ({"argument": "tiny"}, "does not know the argument 'tiny'"),
+    ):
+        with pytest.raises(UserError, match=said.replace("?", r"\?")):
+            distill(workdir=tmp_path / "run", **given)
+    assert not list(tmp_path.iterdir())
