@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 ERROR_PREFIX = "jaxbert: error: "
+_LESS = "give smaller batches (eval_batch_size, batch_size) or a smaller model, or more memory"
 
 
 class UserError(Exception):
@@ -59,10 +60,33 @@ def warn(text: str) -> None:
 
 
 @contextlib.contextmanager
+def memory_advice(where: str, fix: str) -> Iterator[None]:
+    """Says what a user can do when a device, or the host, has not the memory that is asked for.
+
+    Args:
+      where: what needs it.
+      fix: what would need less.
+
+    Raises:
+      UserError: in the place of what JAX or Python raise then.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(f"out of memory: {error}", where, fix) from error
+    except RuntimeError as error:  # what JAX raises is one; this module does not import it
+        _, found, what = str(error).partition("RESOURCE_EXHAUSTED: ")
+        if not found:
+            raise
+        what = what.partition("\n")[0]
+        raise UserError(f"out of memory: {what}", where, fix) from error
+
+
+@contextlib.contextmanager
 def exit_on_user_error(*, debug: bool = False) -> Iterator[None]:
     """What stands around a command: says what a UserError says, on stderr, and leaves with 2.
 
-    A full file system is the user's to mend, wherever it is met.
+    A full file system and too little memory are the user's to mend, wherever they are met.
 
     Args:
       debug: show where it was raised, too.
@@ -72,7 +96,8 @@ def exit_on_user_error(*, debug: bool = False) -> Iterator[None]:
     """
     try:
         try:
-            yield
+            with memory_advice("", _LESS):
+                yield
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxbert import processes
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
@@ -95,7 +96,7 @@ class Library:
         """Writes a vocabulary that was trained to the workdir, if it is not there."""
         config, folder = self._config, self._workdir / _VOCABULARY
         given = self.has_teacher or config.vocabulary or config.init_from
-        if not given and not folder.is_dir():
+        if not given and not folder.is_dir() and processes.first():
             write_vocabulary(folder, self.tokenizer.pieces)
 
     @property
@@ -283,6 +284,8 @@ class Library:
     ) -> None:
         """Writes a model in the plain layout where that can hold it, else in TinyBERT's.
 
+        Of several processes the first one writes it.
+
         Args:
           name: what phases call it.
           config: its shape.
@@ -290,6 +293,8 @@ class Library:
           labels: the classes' names.
           extra: further files of its folder, name -> text.
         """
+        if not processes.first():
+            return
         # The rates of its training are the phase's; what stays is what BERT is fine-tuned with.
         config = config.replace(hidden_dropout=0.1, attention_dropout=0.1)
         layout = layout_for(config, params)

@@ -8,14 +8,14 @@ import json
 import logging
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxbert import teaching
+from jaxbert import processes, teaching
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
@@ -23,7 +23,7 @@ from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.taught import Taught
 from jaxbert.data.tokenizer import excerpt
 from jaxbert.datasets import Datasets
-from jaxbert.errors import UserError
+from jaxbert.errors import memory_advice
 from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
@@ -32,7 +32,8 @@ from jaxbert.files import check_seal, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import BertConfig, init_params
+from jaxbert.models.bert import DTYPES, BertConfig, init_params
+from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.objective import Objective
 from jaxbert.objectives.pretraining import Pretraining
@@ -79,16 +80,16 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: whatever the user can fix.
     """
-    if jax.process_count() > 1:
-        what = f"{jax.process_count()} processes write one workdir"
-        raise UserError(what, "jax.distributed", "start one: several are not supported yet")
     check_claim(workdir, config)
     job = Run(config, workdir)
-    job.inspection.check()
+    processes.in_turn(job.inspection.check)
     trusted = job.inspection.trust_teachers()
     scores = {reference: score.facts() for reference, score in trusted.items()}
-    with claim(workdir, config):
-        return job.train(scores)
+    with claim(workdir, config) if processes.first() else contextlib.nullcontext():
+        processes.barrier()
+        summary = job.train(scores)
+        processes.barrier()
+        return summary
 
 
 def quieten() -> None:
@@ -107,7 +108,7 @@ class Run:
 
     def __init__(self, config: RunConfig, workdir: Path) -> None:
         self.config, self.workdir = config, workdir
-        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, config.mesh.fsdp)
         self.journal = Journal(workdir)
         self.library = Library(config, workdir)
         self.data = Datasets(config, self.library, workdir)
@@ -123,7 +124,7 @@ class Run:
         Returns:
           What summary.json holds.
         """
-        self.library.keep_vocabulary()
+        processes.in_turn(self.library.keep_vocabulary)
         finished = {}
         for index, name in enumerate(self.config.phases):
             if self.skips(self.config.sections[name]):
@@ -142,7 +143,11 @@ class Run:
             "other_teachers": scores,
             "seed": self.config.seed,
             "config": self.config.to_dict(),
-            "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
+            "devices": {
+                "platform": jax.default_backend(),
+                "kind": jax.devices()[0].device_kind,
+                "count": jax.device_count(),
+            },
             "versions": versions(),
             "git_revision": _git_revision(),
         }
@@ -150,8 +155,9 @@ class Run:
         if students:
             summary["parameter_hash"] = students[-1]["parameter_hash"]
         summary |= self.data.facts()
-        write_json(self.workdir / "summary.json", summary)
-        seal(self.workdir, SEALED)
+        if processes.first():
+            write_json(self.workdir / "summary.json", summary)
+            seal(self.workdir, SEALED)
         return summary
 
     def skips(self, phase: PhaseConfig) -> bool:
@@ -169,18 +175,19 @@ class Run:
             check_seal(folder, again)
             print(f"{name}: finished before, in {folder}", flush=True)
             return json.loads(record.read_text(encoding="utf-8"))
-        start = self.library.start(phase)
-        teachers = [self.library.get(teacher) for teacher in phase.teachers]
+        start = processes.in_turn(lambda: self.library.start(phase))
+        teachers = processes.in_turn(lambda: [self.library.get(name) for name in phase.teachers])
         objective = self.objectives.make(phase, start, teachers)
         config = objective.model
         absent = tuple(g for g in objective.groups if g not in start.params)
         key = jax.random.key(self.config.seed)
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
-        batches = self.data.packed(phase, self.mesh.shape["data"] * phase.accumulation)
+        multiple = sharding.row_multiple(self.mesh) * phase.accumulation
+        batches = processes.in_turn(lambda: self.data.packed(phase, multiple))
         taught = None
         if isinstance(objective, Distillation) and len(teachers) == 1 and not phase.masks:
-            taught = self._taught(name, objective, teachers[0], batches)
+            taught = processes.in_turn(lambda: self._taught(name, objective, teachers[0], batches))
         source, stream = batches.source, self.data.stream(phase, batches, taught)
         optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
         state = init_state(params, optimizer, self.mesh)
@@ -211,7 +218,7 @@ class Run:
             },
         )
         try:
-            with _memory_advice(name, phase):
+            with step_advice(name, phase):
                 state, totals, values = train(
                     plan,
                     step,
@@ -223,13 +230,14 @@ class Run:
                     sharding.rows(self.mesh),
                     checkpoints,
                     self.journal,
-                    self._evaluator(phase, objective, config, frozen) if phase.eval_every else None,
+                    self._evaluator(name, objective, config, frozen) if phase.eval_every else None,
                     lambda step: self._examples(batches, step),
                 )
             development = checkpoints.development()
         finally:
             checkpoints.close()
-        trained = jax.tree.map(np.asarray, jax.device_get(state.params))
+        params = sharding.on_host(state.params)
+        trained = jax.tree.map(np.asarray, params)
         outdated = stale(objective)
         trained = {g: v for g, v in start.params.items() if g not in outdated} | trained
         result = {
@@ -257,13 +265,14 @@ class Run:
             "compilations": step._cache_size(),  # type: ignore[attr-defined]
         }
         if isinstance(objective, Pretraining):
-            result["held_out"] = measure(objective, state.params, frozen, self.data.measured(phase))
+            result["held_out"] = measure(objective, params, frozen, self.data.measured(phase))
         # A classifier that is carried through a run on a task without one keeps its own names.
         named = self.data.reads("task", "augmentation") and self.data.task.task.kind != SIMILARITY
         labels = self.data.task.labels if named else start.labels
         labels = labels if "classifier" in trained else ()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
+        processes.barrier()
         print(
             f"{name}: {phase.steps:,} steps, {totals.real_tokens:,} real tokens "
             f"({batches.fill:.1%} of positions), {totals.seconds / 60:.1f} min -> {folder}",
@@ -304,14 +313,30 @@ class Run:
             phase,
             batches,
             self.workdir / "cache" / f"taught_{name}",
-            self.mesh,
+            self.mesh if processes.count() == 1 else sharding.own_mesh(),
             read=read,
         )
 
     def _evaluator(
-        self, phase: PhaseConfig, objective: Objective, config: BertConfig, frozen: Any
+        self, name: str, objective: Objective, config: BertConfig, frozen: Any
     ) -> Callable[[Any], float | None]:
         """From trained parameters to the metric that selects, on what is not trained on."""
+        measured = self._measurement(name, objective, config, frozen)
+        size = self.config.eval_batch_size
+
+        def evaluate(params: Any) -> float | None:
+            fix = f"give --config.eval_batch_size={max(size // 2, 1)} and run again, which goes on"
+            with memory_advice(f"evaluation in phase {name}, {size} examples at once", fix):
+                if processes.count() == 1:
+                    return measured(params)
+                return processes.agree(measured(sharding.on_host(params)))
+
+        return evaluate
+
+    def _measurement(
+        self, name: str, objective: Objective, config: BertConfig, frozen: Any
+    ) -> Callable[[Any], float | None]:
+        phase = self.config.sections[name]
         if isinstance(objective, Pretraining):
             text = self.data.measured(phase)
             return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
@@ -331,19 +356,19 @@ class Run:
             stride=task.stride,
             always=all_answered(self.data.task.train),
         )
-
-        def evaluate(params: Any) -> float | None:
-            found = score_rows(task, rows, predict(config, params), (task.metric,))
-            return found[task.metric].value
-
-        return evaluate
+        return lambda params: (
+            score_rows(task, rows, predict(config, params), (task.metric,))[task.metric].value
+        )
 
     def _frozen(self, start: Model, teachers: Sequence[Model], objective: Objective) -> Any:
         """On the devices, the parameters that the objective reads and does not train."""
         frozen: dict[str, Any] = {}
         if isinstance(objective, Distillation):
             frozen["teachers"] = tuple(
-                {group: teacher.params[group] for group in objective.groups_read(i)}
+                hold_operands(
+                    {group: teacher.params[group] for group in objective.groups_read(i)},
+                    DTYPES[objective.teachers[i].dtype],
+                )
                 for i, teacher in enumerate(teachers)
             )
         if isinstance(objective, Pretraining) and objective.encoder_frozen:
@@ -351,21 +376,13 @@ class Run:
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
 
 
-@contextlib.contextmanager
-def _memory_advice(name: str, phase: PhaseConfig) -> Iterator[None]:
-    """Says what a user can do when a device has not the memory that a phase needs."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        what = str(error).partition("RESOURCE_EXHAUSTED: ")[2].partition("\n")[0]
-        raise UserError(
-            f"out of memory: {what}",
-            f"phase {name}, {phase.batch_size} examples in {phase.accumulation} micro-batches",
-            f"give --config.{name}.accumulation={2 * phase.accumulation}, which halves what a step "
-            "needs, or a smaller max_length, and another --workdir",
-        ) from error
+def step_advice(name: str, phase: PhaseConfig) -> contextlib.AbstractContextManager[None]:
+    """What to do when a device has not the memory that a step of a phase needs."""
+    return memory_advice(
+        f"phase {name}, {phase.batch_size} examples in {phase.accumulation} micro-batches",
+        f"give --config.{name}.accumulation={2 * phase.accumulation}, which halves what a step "
+        "needs, or a smaller max_length, and another --workdir",
+    )
 
 
 def stale(objective: Objective) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ it does not.
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import contextlib
 import os
@@ -29,7 +28,8 @@ _SOON = 0.05  # seconds
 _DEAF = 1.0  # seconds after which the main thread is taken to be in a compiler
 
 _heard = threading.Event()  # the main thread knows
-_saves = threading.Event()  # it saves, and must not be interrupted anywhere
+_saves = threading.Event()  # it saves before it stops
+_holds = threading.Event()  # and must not be interrupted anywhere meanwhile
 _requested = threading.Event()
 
 
@@ -76,12 +76,35 @@ def saving() -> Iterator[None]:
       KeyboardInterrupt: in the end, if it was told to stop.
     """
     _saves.set()
+    _holds.set()
     try:
         yield
     finally:
+        _holds.clear()
         _saves.clear()
     if requested():
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Stands, inside ``saving``, around work before which all is saved, if not yet written.
+
+    Raises:
+      KeyboardInterrupt: it was told to stop.
+    """
+    _holds.clear()
+    try:
+        if requested():
+            raise KeyboardInterrupt
+        yield
+    finally:
+        _holds.set()
+
+
+def request() -> None:
+    """Tells the program to stop, as a signal does inside ``saving``."""
+    _requested.set()
 
 
 def requested() -> bool:
@@ -92,7 +115,7 @@ def requested() -> bool:
 def _stop(number: int, frame: FrameType | None) -> None:
     _heard.set()
     _requested.set()
-    if not _saves.is_set():
+    if not _holds.is_set():
         raise KeyboardInterrupt
 
 
@@ -105,7 +128,9 @@ def _deafen() -> None:
 def _again(lost: sys.UnraisableHookArgs, hook: Callable[[sys.UnraisableHookArgs], Any]) -> None:
     """Interrupts once more where Python drops it, as in callbacks of the garbage collector."""
     if lost.exc_type is KeyboardInterrupt:
-        threading.Timer(_SOON, _thread.interrupt_main, (_AGAIN,)).start()
+        # A signal, and not _thread.interrupt_main: it wakes a main thread that sleeps, too.
+        main = threading.main_thread().ident
+        threading.Timer(_SOON, signal.pthread_kill, (main, _AGAIN)).start()
     else:
         hook(lost)
 

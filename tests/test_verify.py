@@ -9,11 +9,12 @@ from pathlib import Path
 import commands
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxbert.config import PhaseConfig
-from jaxbert.errors import UserError
-from jaxbert.run import _memory_advice
+from jaxbert.errors import UserError, exit_on_user_error
+from jaxbert.run import step_advice
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,17 @@ def test_out_of_memory_says_what_would_need_less():
     )
     with (
         pytest.raises(UserError, match=said),
-        _memory_advice("general", PhaseConfig(accumulation=2)),
+        step_advice("general", PhaseConfig(accumulation=2)),
     ):
         jax.block_until_ready(jnp.zeros((2**46,), jnp.float32))
+
+
+@pytest.mark.parametrize("where", ["device", "host"])
+def test_out_of_memory_anywhere_is_one_line_of_ours(where, capsys):
+    with pytest.raises(SystemExit) as caught, exit_on_user_error():
+        if where == "device":
+            jax.block_until_ready(jnp.zeros((2**46,), jnp.float32))
+        np.zeros(2**60, np.uint8)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxbert: error: out of memory: ") and "give smaller batches" in line

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from jaxbert import launch
 from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 HELP = "train the phases of a recipe"
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hint = "a recipe: NAME or PATH.py, and :ARGUMENT"
     parser.add_argument("--config", required=True, metavar="RECIPE", help=hint)
     parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
+    launch.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,7 +32,11 @@ def run(args: argparse.Namespace) -> None:
     """
     overrides = read_overrides(args.overrides, "--config, --workdir, --debug")
     config = resolve(load_recipe(args.config), overrides)
-    from jaxbert import run as training  # imports jax: only once the config is known to be good
+    group = launch.read_group(args)
+    # They import jax: only once the config is known to be good.
+    from jaxbert import run as training
+    from jaxbert.processes import joined
 
     training.quieten()
-    training.run(config, args.workdir)
+    with joined(group):
+        training.run(config, args.workdir)

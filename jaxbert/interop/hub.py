@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import contextlib
 import hashlib
 import importlib.metadata
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import UserError
+from jaxbert.files import read_object
 from jaxbert.interop.tensors import INDEX, WEIGHTS
 
 FORMS = (
@@ -67,7 +69,12 @@ def resolve(reference: str) -> Path:
 
 def is_workdir(path: Path) -> bool:
     """Whether a folder is the working directory of a run, finished or not."""
-    return any((Path(path) / name).exists() for name in ("models", "checkpoints", "metrics.jsonl"))
+    marks = ("models", "checkpoints", "metrics.jsonl")
+    if any((Path(path) / name).exists() for name in marks):
+        return True
+    with contextlib.suppress(UserError):  # a run that was killed as it began
+        return "phases" in read_object(Path(path) / "config.json", "")
+    return False
 
 
 def _run(rest: str) -> Path:
@@ -85,7 +92,7 @@ def _run(rest: str) -> Path:
     raise UserError(
         f"no model {model!r} among {', '.join(there) or 'none'}",
         f"in {folder}",
-        "the run has not finished that phase: run its command again"
+        f"the run has not finished that phase: run its command again (--workdir={name})"
         + (f", or give run:{name}#MODEL with a model there is" if there else ""),
     )
 

@@ -12,9 +12,11 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from jaxbert import processes
 from jaxbert.errors import UserError, warn
-from jaxbert.files import size_text
-from jaxbert.training.stored import Damaged, Stored, make_record
+from jaxbert.files import size_text, whole
+from jaxbert.training.record import Record, host_leaves, sealed
+from jaxbert.training.stored import JUDGEMENT, Damaged, Stored
 
 _TRASH, _DAMAGED = "deleted", "damaged"
 
@@ -38,16 +40,27 @@ class Checkpoints:
             todelete_subdir=_TRASH,
         )
         self._clear()
+        processes.barrier()
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        finished = self._manager.all_steps()
-        for child in [child for child in folder.iterdir() if child.name.isdigit()]:
+        self._metrics.update(processes.agree(self._survey() if processes.first() else []))
+        self._manager.reload()
+
+    def _survey(self) -> list[tuple[int, float | None]]:
+        """Steps and their metrics, of what can be read; the rest is set aside."""
+        finished, found = self._manager.all_steps(), dict[int, float | None]()
+        bests = dict[int, float | None]()
+        for child in [child for child in self._folder.iterdir() if child.name.isdigit()]:
             step = int(child.name)
             try:
                 if step not in finished:
                     raise Damaged(child, "it was not finished")
-                self._metrics[step] = Stored(child).metric
+                stored = Stored(child)
             except Damaged as error:
-                self._set_aside(step, error)
+                self._move_aside(error)
+                continue
+            found[step] = stored.metric
+            bests.update([stored.best] if stored.best else [])
+        return list((found | bests).items())  # each knows the best so far
 
     def check_room(self, state: Any) -> None:
         """Checks that a checkpoint can be written beside those that are kept.
@@ -62,14 +75,14 @@ class Checkpoints:
             fix = "make room, or give another --workdir"
             raise UserError(what, str(self._folder), fix)
 
-    def save(self, step: int, state: Any, metric: float | None, note: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Any, note: Mapping[str, Any], due: bool = False) -> None:
         """Writes the state in the background; waits for an earlier write first.
 
         Args:
           step: updates made.
-          state: a tree of arrays, copied before this returns.
-          metric: the development metric at this step, larger is better; None if not measured.
+          state: a tree of arrays, which may be given away once this returns.
           note: JSON kept beside the state.
+          due: whether the state is to be evaluated, and its metric given to ``judge``.
 
         Raises:
           UserError: a leaf is not finite, or an earlier write has failed.
@@ -77,20 +90,37 @@ class Checkpoints:
         self.wait()
         if step in self._manager.all_steps():
             return
-        metrics = {**self._metrics, step: metric}
-        best = _best(metrics, list(metrics)) or step
         try:
-            record = make_record(state, metric, best, note)
+            leaves = host_leaves(state)
         except FloatingPointError as error:
             fix = "lower the learning rate and give another --workdir"
             raise UserError(str(error), f"{self._folder}, step {step}", fix) from error
         self._clear()
-        self._metrics[step] = metric
+        best = _best(self._metrics, self._manager.all_steps())
+        content = {"best": best and [best, self._metrics[best]], "note": note, "due": due}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+            state=ocp.args.StandardSave(state), record=Record(leaves, content)
         )
         with self._said():
             self._manager.save(step, args=args)
+
+    def judge(self, step: int, metric: float | None, note: Mapping[str, Any]) -> None:
+        """Writes the development metric of a step that was saved; waits until it is.
+
+        Args:
+          step: updates made.
+          metric: larger is better; None if undefined.
+          note: takes the place of the one that was saved.
+
+        Raises:
+          UserError: the step or this cannot be written.
+        """
+        self.wait()
+        if processes.first():
+            path = self._folder / str(step) / "record" / JUDGEMENT
+            with self._said(), whole(path) as file:
+                file.write(sealed({"metric": metric, "note": note}))
+        self._metrics[step] = metric
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -107,8 +137,20 @@ class Checkpoints:
         return {
             "best_step": best,
             "best_dev": None if best is None else self._metrics[best],
-            "last_dev": None if latest is None else self._metrics[latest],
+            "last_dev": None if latest is None else self.metric(latest),
         }
+
+    def due(self, step: int) -> bool:
+        """Whether a step was saved to be evaluated, and was not."""
+        return self._at(step).due
+
+    def judged(self, step: int) -> bool:
+        """Whether a step has been evaluated."""
+        return self._at(step).judged
+
+    def metric(self, step: int) -> float | None:
+        """The development metric of a step; None if undefined or not measured."""
+        return self._metrics.get(step)
 
     def note(self, step: int) -> dict[str, Any]:
         """The JSON kept beside the state of a step."""
@@ -135,13 +177,17 @@ class Checkpoints:
           UserError: the best is damaged or gone, or the state is that of something else.
         """
         while (step := self.latest()) is not None:
+            damage = None
             try:
                 state = self.restore(step, like)
             except Damaged as error:
-                self._set_aside(step, error)
+                damage = error
+            if processes.any_of(damage is not None):
+                self._set_aside(step, damage)
                 continue
-            if (best := self._at(step).best) != step:
-                self._at(best).verify()
+            best = self._at(step).best
+            if best is not None and best[0] != step:
+                self._at(best[0]).verify()
             return step, state
         if (self._folder / _DAMAGED).is_dir():
             warn(f"no checkpoint in {self._folder} can be read: the phase begins anew")
@@ -175,6 +221,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
+            if processes.lost(error):
+                raise
             self._clear()
             free = size_text(shutil.disk_usage(self._folder).free)
             raise UserError(
@@ -185,18 +233,26 @@ class Checkpoints:
 
     def _clear(self) -> None:
         """Removes what is to be deleted, and what a write that did not end has left."""
+        if not processes.first():
+            return
         shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
         for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _set_aside(self, step: int, error: Damaged) -> None:
-        aside = self._folder / _DAMAGED / str(step)
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        error.folder.rename(aside)
+    def _set_aside(self, step: int, damage: Damaged | None) -> None:
+        if processes.first():
+            folder = self._folder / str(step)
+            self._move_aside(damage or Damaged(folder, "another process cannot read it"))
+        processes.barrier()
         self._metrics.pop(step, None)
         self._manager.reload()
-        warn(f"{error.what}; moved to {aside}")
+
+    def _move_aside(self, damage: Damaged) -> None:
+        aside = self._folder / _DAMAGED / damage.folder.name
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        damage.folder.rename(aside)
+        warn(f"{damage.what}; moved to {aside}")
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
@@ -216,5 +272,5 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
 
 def _best(metrics: dict[int, float | None], steps: Sequence[int]) -> int | None:
     """The step with the highest metric, the later of equals; None if none has one."""
-    scored = [(metrics[step], step) for step in steps if metrics[step] is not None]
+    scored = [(metric, step) for step in steps if (metric := metrics.get(step)) is not None]
     return max(scored)[1] if scored else None

@@ -8,8 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import xxhash
 
 from jaxbert.training.optimizer import path_name
+
+ALGORITHM = "xxh3_128"  # of a checkpoint's leaves
 
 
 def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
@@ -31,8 +34,12 @@ def parameter_hash(tree: Any) -> str:
 
 
 def leaf_hash(name: str, leaf: np.ndarray) -> str:
-    """SHA-256 over what ``parameter_hash`` takes of one leaf."""
-    digest = hashlib.sha256()
+    """XXH3-128 over what ``parameter_hash`` takes of one leaf.
+
+    It finds what befalls a disk, at the speed of memory. It holds off nobody who means harm: who
+    can write a leaf can write its hash, too.
+    """
+    digest = xxhash.xxh3_128()
     _add(digest, name, leaf)
     return digest.hexdigest()
 

@@ -12,13 +12,15 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxbert import processes
+from jaxbert.errors import warn
 from jaxbert.files import whole
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Journal:
-    """metrics.jsonl and tensorboard/ of a workdir.
+    """metrics.jsonl and tensorboard/ of a workdir, which process 0 alone writes.
 
     Args:
       workdir: the run's folder.
@@ -30,30 +32,48 @@ class Journal:
         self._writers: dict[str, Any] = {}
         self._starts: dict[str, int] = {}
 
-    def rewind(self, phase: str, step: int) -> None:
+    def rewind(self, phase: str, step: int, evaluated: bool = False) -> bool:
         """Forgets what was written of a phase after a step, and any half-written last line.
 
         Args:
           phase: the phase that continues.
           step: the step it continues from.
+          evaluated: whether the step's evaluation is to be kept, too.
+
+        Returns:
+          Whether the step's evaluation is there.
         """
         self._starts[phase] = step
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").split("\n"):
+        if not processes.first() or not self._path.exists():
+            return False
+        kept, found, bad = [], False, list[int]()
+        lines = self._path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                keeps = entry["phase"] != phase or entry["step"] <= step
-            except (ValueError, KeyError, TypeError):
+                mine, at = entry["phase"] == phase, int(entry["step"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                if number < len(lines):  # behind the last line break lies nothing, or half a line
+                    bad.append(number)
                 continue
-            if keeps:
-                kept.append(line + "\n")
+            if mine and (at > step or (at == step and "dev" in entry and not evaluated)):
+                continue
+            found |= mine and at == step and "dev" in entry
+            kept.append(line.decode() + "\n")
+        if bad:
+            many = f" and {len(bad) - 1} more" * (len(bad) > 1)
+            warn(
+                f"{self._path}:{bad[0]} is not as it was written{many}, and is left out from here "
+                "on; training does not read it"
+            )
         with whole(self._path) as file:
             file.writelines(kept)
+        return found
 
     def write(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
         """Adds one object: phase, step and the values."""
+        if not processes.first():
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
         if phase not in self._writers:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxbert import stopping
+from jaxbert import processes, stopping
 from jaxbert.batch import Batch
 from jaxbert.errors import UserError
 from jaxbert.training.checkpoint import Checkpoints
@@ -172,6 +172,8 @@ def train(
     with PhaseProgress(plan.name, start, plan.steps) as progress, contextlib.ExitStack() as stack:
         if start:
             progress.say(f"{plan.name}: continues at step {start}")
+            if evaluate is not None and checkpoints.due(start):
+                log.judge(start, evaluate(state.params), progress)
         stream = feed(batches(start, plan.steps), sharding)
         for done, (batch, placed, waited) in enumerate(stream, start + 1):
             state, metrics = step(state, frozen, placed)
@@ -180,23 +182,37 @@ def train(
             watch.add(done, metrics)
             log.totals = log.totals.seen(batch, waited)
             progress.advance(done)
-            stops = stopping.requested()
+            stops = _told(plan, done)
             if done % plan.log_every == 0 or plan.saves(done):
                 log.write(done, progress)
             if plan.saves(done) or stops:
-                metric = None
-                if evaluate is not None and plan.evaluates(done):
-                    metric = evaluate(state.params)
-                    journal.write(plan.name, done, {"dev": metric})
-                    said = "undefined" if metric is None else f"{metric:.4f}"
-                    progress.say(f"{plan.name} {done}/{plan.steps} · development {said}")
-                log.save(done, state, metric)
+                log.save(done, state, due=evaluate is not None and plan.evaluates(done))
             if stops:
                 break
+            if evaluate is not None and plan.evaluates(done):
+                with _interruptible():
+                    metric = evaluate(state.params)
+                log.judge(done, metric, progress)
     best = checkpoints.best()
     if plan.select == "best" and best is not None and best != plan.steps:
         state = checkpoints.restore(best, state)
     return state, log.totals, log.values
+
+
+def _told(plan: Plan, step: int) -> bool:
+    """Whether the program is to stop, in all of its processes after the same step."""
+    # The question waits for the step: on an accelerator it is not asked at each one.
+    often = 1 if jax.default_backend() == "cpu" else max(plan.log_every // 10, 1)
+    if processes.count() > 1 and step % often and not plan.saves(step):
+        return False
+    if told := processes.any_of(stopping.requested()):
+        stopping.request()
+    return told
+
+
+def _interruptible() -> contextlib.AbstractContextManager[None]:
+    """One process may leave an evaluation; several leave together, behind it."""
+    return stopping.interruptible() if processes.count() == 1 else contextlib.nullcontext()
 
 
 class _Log:
@@ -224,7 +240,9 @@ class _Log:
             _check_sources(self._plan, note.get("sources", {}))
             self.totals, self.values = Totals(**note["totals"]), note["values"]
             self._watch.go_on(self.totals.bad_steps, note["pending"])
-        self._journal.rewind(self._plan.name, start)
+        judged = found is not None and self._checkpoints.judged(start)
+        if not self._journal.rewind(self._plan.name, start, judged) and judged:
+            self._journal.write(self._plan.name, start, {"dev": self._checkpoints.metric(start)})
         self._mark, self._written = time.monotonic(), self.totals
         return start, state
 
@@ -244,19 +262,32 @@ class _Log:
         self._journal.write(self._plan.name, step, entry | self.values)
         progress.show(step, self.values, used.real_tokens / max(used.seconds, 1e-9))
 
-    def save(self, step: int, state: TrainState, metric: float | None) -> None:
+    def save(self, step: int, state: TrainState, due: bool) -> None:
         """Saves a checkpoint with all that another process needs to go on."""
         self._tick()
-        note = {
+        began = time.monotonic()
+        self._checkpoints.save(step, state, self._note(), due)
+        self._tick(saving=self.totals.saving + time.monotonic() - began)
+        self._written = self.totals  # what saving took slows no step down
+
+    def judge(self, step: int, metric: float | None, progress: PhaseProgress) -> None:
+        """Writes what an evaluation of a saved step has come to, and says it."""
+        self._tick()
+        began = time.monotonic()
+        self._checkpoints.judge(step, metric, self._note())
+        self._tick(saving=self.totals.saving + time.monotonic() - began)
+        self._written = self.totals
+        self._journal.write(self._plan.name, step, {"dev": metric})
+        said = "undefined" if metric is None else f"{metric:.4f}"
+        progress.say(f"{self._plan.name} {step}/{self._plan.steps} · development {said}")
+
+    def _note(self) -> dict[str, Any]:
+        return {
             "totals": dataclasses.asdict(self.totals),
             "values": self.values,
             "pending": self._watch.pending(),
             "sources": dict(self._plan.sources),
         }
-        began = time.monotonic()
-        self._checkpoints.save(step, state, metric, note)
-        self._tick(saving=self.totals.saving + time.monotonic() - began)
-        self._written = self.totals  # what evaluation and saving took slows no step down
 
     def _tick(self, **changes: Any) -> None:
         """Counts the seconds until now."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +10,11 @@ import numpy as np
 import tensorstore
 
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.training.hashing import leaf_hash, named_leaves
+from jaxbert.training.hashing import ALGORITHM, leaf_hash, named_leaves
 from jaxbert.training.optimizer import path_name
+from jaxbert.training.record import RECORD, unsealed
 
-_THREADS = 8
-
-
-def make_record(
-    state: Any, metric: float | None, best: int, note: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What is written beside a state: its leaves with their hashes, and a hash of all this.
-
-    Args:
-      state: a tree of arrays.
-      metric: the development metric, None if not measured.
-      best: the step that is the best so far.
-      note: JSON.
-
-    Raises:
-      FloatingPointError: naming a leaf that is not finite.
-    """
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:  # hashlib lets them run at once
-        leaves = dict(pool.map(_describe, *zip(*named_leaves(state), strict=True)))
-    content = {"leaves": leaves, "metric": metric, "best": best, "note": note}
-    return {"content": content, "sha256": _seal(content)}
-
-
-def _describe(name: str, leaf: Any) -> tuple[str, dict[str, Any]]:
-    array = np.asarray(jax.device_get(leaf))
-    if not np.isfinite(array).all():
-        raise FloatingPointError(f"{name} is not finite")
-    sha256 = leaf_hash(name, array)
-    return name, {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": sha256}
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+JUDGEMENT = "judgement"  # a file beside the record, once the step is evaluated
 
 
 class Damaged(UserError):
@@ -76,6 +41,14 @@ class Stored:
     Args:
       folder: named by its step.
 
+    Attributes:
+      note: JSON kept beside the state.
+      leaves: path -> dtype, shape and hash.
+      due: whether an evaluation of the state is to come before another step.
+      judged: whether that was made.
+      metric: the development metric of the state; None if it is undefined or not measured.
+      best: the step that is the best so far, and its metric; None if there is none.
+
     Raises:
       Damaged: its record cannot be read, or is not as it was written.
     """
@@ -83,17 +56,26 @@ class Stored:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            record = json.loads((folder / "record" / "metadata").read_text(encoding="utf-8"))
-            content, wanted = record["content"], record["sha256"]
-            good = _seal(content) == wanted
+            content = self._unsealed(RECORD)
+            self.note: dict[str, Any] = content["note"]
+            self.leaves: dict[str, dict[str, Any]] = content["leaves"]
+            self.due: bool = content["due"]
+            self.best: tuple[int, float] | None = content["best"] and tuple(content["best"])
+            self.metric: float | None = None
+            self.judged = (folder / "record" / JUDGEMENT).exists()
+            if self.judged:
+                content = self._unsealed(JUDGEMENT)
+                self.due, self.metric, self.note = False, content["metric"], content["note"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise Damaged(folder, f"its record cannot be read ({error!r})") from error
-        if not good:
-            raise Damaged(folder, "its record is not as it was written")
-        self.best: int = content["best"]
-        self.metric: float | None = content["metric"]
-        self.note: dict[str, Any] = content["note"]
-        self.leaves: dict[str, dict[str, Any]] = content["leaves"]
+        if self.metric is not None and (self.best is None or self.metric >= self.best[1]):
+            self.best = int(folder.name), self.metric
+
+    def _unsealed(self, name: str) -> dict[str, Any]:
+        content = unsealed((self.folder / "record" / name).read_text(encoding="utf-8"))
+        if content is None:
+            raise Damaged(self.folder, "its record is not as it was written")
+        return content
 
     def read(self, name: str) -> np.ndarray:
         """A leaf by its path.
@@ -113,7 +95,7 @@ class Stored:
         except (ValueError, OSError) as error:
             kind = str(error).partition(":")[0]
             raise Damaged(self.folder, f"{name} cannot be read ({kind})") from error
-        if leaf_hash(name, leaf) != wanted["sha256"]:
+        if leaf_hash(name, leaf) != wanted[ALGORITHM]:
             raise Damaged(self.folder, f"the hash of {name} does not match")
         return leaf
 

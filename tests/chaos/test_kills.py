@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -32,10 +33,25 @@ def one_more(folder: Path, pattern: str) -> Reached:
     return lambda: bool(set(folder.glob(pattern)) - before)
 
 
+def to_be_evaluated(workdir: Path) -> Reached:
+    """Once a step is saved that is to be evaluated, and is not yet."""
+
+    def reached() -> bool:
+        for record in workdir.glob("checkpoints/*/[0-9]*/record/metadata"):
+            with contextlib.suppress(FileNotFoundError):  # a step that is given up
+                due = '"due": true' in record.read_text(encoding="utf-8")
+                if due and not record.with_name("judgement").exists():
+                    return True
+        return False
+
+    return reached
+
+
 # Moments of a run, by what can be seen of them in its folder.
 MOMENTS: dict[str, Callable[[Path], Reached]] = {
     "inside a save": lambda workdir: one_more(workdir, "checkpoints/*/*.orbax-checkpoint-tmp*"),
     "behind a save": lambda workdir: one_more(workdir, "checkpoints/*/[0-9]*"),
+    "before an evaluation": to_be_evaluated,
     "while a model is written": lambda workdir: one_more(workdir, "models/.*.partial"),
     "between phases": lambda workdir: one_more(workdir, "models/*/phase.json"),
     "in the stage hand-over": lambda workdir: one_more(workdir, "config.json"),

@@ -69,12 +69,14 @@ def test_a_checkpoint_comes_back_as_it_was_or_the_one_before_it_does(tmp_path, t
     good, spoiled = tmp_path / "good", tmp_path / "spoiled"
     checkpoints = Checkpoints(good)
     for step, state in states.items():  # the first is the best, so that both are kept
-        checkpoints.save(step, state, 1.0 / step, {"totals": {"seconds": float(step)}})
+        note = {"totals": {"seconds": float(step)}}
+        checkpoints.save(step, state, note, due=True)
+        checkpoints.judge(step, 1.0 / step, note)
     checkpoints.close()
     hashes = {step: parameter_hash(state) for step, state in states.items()}
     shutil.copytree(good, spoiled)
 
-    def read() -> tuple[int, Any, float] | None:
+    def read() -> tuple[int, Any, float, int | None] | None:
         # Damaged checkpoints are moved aside: each time a folder of its own.
         folder = tmp_path / "read"
         shutil.rmtree(folder, ignore_errors=True)
@@ -82,15 +84,18 @@ def test_a_checkpoint_comes_back_as_it_was_or_the_one_before_it_does(tmp_path, t
         checkpoints = Checkpoints(folder)
         try:
             found = checkpoints.restore_newest(states[3])
-            return found and (*found, checkpoints.note(found[0])["totals"]["seconds"])
+            seconds = found and checkpoints.note(found[0])["totals"]["seconds"]
+            return found and (*found, seconds, checkpoints.best())
         finally:
             checkpoints.close()
 
-    def right(found: tuple[int, Any, float] | None) -> bool:
+    def right(found: tuple[int, Any, float, int | None] | None) -> bool:
         if found is None:
             raise LookupError("nothing was restored, though another checkpoint was good")
-        step, state, seconds = found
-        return parameter_hash(state) == hashes[step] and seconds == step
+        step, state, seconds, best = found
+        # A step whose judgement is gone is judged again before another one.
+        good = parameter_hash(state) == hashes[step] and seconds == step
+        return good and best == 3
 
     for step in states:
         spoil(spoiled / str(step), "a checkpoint", read, tally, right)

@@ -78,10 +78,11 @@ def test_a_model_that_no_phase_has_finished_says_which_there_are(tmp_path):
         assert "partial" not in caught.value.line
 
 
-@pytest.mark.parametrize("left", ["checkpoints", "metrics.jsonl"])
+@pytest.mark.parametrize("left", ["checkpoints", "metrics.jsonl", "nothing else"])
 def test_a_run_interrupted_before_its_first_model_is_recognised(tmp_path, left):
     (tmp_path / left).mkdir()
-    (tmp_path / "config.json").write_text("{}")
+    content = '{"phases": ["general"]}' if left == "nothing else" else "{}"
+    (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"among none,.*run its command again"):
         hub.resolve(str(tmp_path))
 

@@ -33,7 +33,9 @@ def written(folder: Path, *steps: tuple[int, float | None]) -> Any:
     """Checkpoints of small states at some steps, with metrics."""
     checkpoints = Checkpoints(folder)
     for step, metric in steps:
-        checkpoints.save(step, {"w": jnp.full(3, float(step))}, metric, NOTE)
+        checkpoints.save(step, {"w": jnp.full(3, float(step))}, NOTE, due=metric is not None)
+        if metric is not None:
+            checkpoints.judge(step, metric, NOTE)
     checkpoints.close()
 
 
@@ -76,7 +78,7 @@ def test_hash_does_not_depend_on_where_the_leaves_lie():
 def test_state_comes_back_bit_for_bit_on_any_mesh(shape, tmp_path):
     state = state_on(2, 2)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, state, 0.5, NOTE)
+    checkpoints.save(3, state, NOTE)
     checkpoints.close()
 
     again = Checkpoints(tmp_path)
@@ -96,7 +98,7 @@ def test_save_takes_a_copy_before_the_state_is_given_away(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = {"w": jnp.arange(1_000_000, dtype=jnp.float32)}
     wanted = np.array(state["w"])
-    checkpoints.save(1, state, None, NOTE)
+    checkpoints.save(1, state, NOTE)
     for _ in range(3):
         state = overwrite(state)
     np.testing.assert_array_equal(checkpoints.restore(1, state)["w"], wanted)
@@ -107,7 +109,7 @@ def test_whatever_becomes_of_a_file_the_state_is_the_same_or_is_refused(tmp_path
     """Each file flipped at three places, cut, emptied and removed; nothing is silent."""
     state = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(50, 20)), jnp.float32)}
     checkpoints = Checkpoints(tmp_path / "whole")
-    checkpoints.save(4, state, None, NOTE)
+    checkpoints.save(4, state, NOTE)
     checkpoints.close()
     files = [path for path in (tmp_path / "whole" / "4").rglob("*") if path.is_file()]
     told = 0
@@ -140,7 +142,7 @@ def test_the_run_goes_on_from_the_newest_that_can_be_read(item, tmp_path, capsys
     said = capsys.readouterr().err
     assert "warning: the checkpoint of step 6 is damaged: " in said
     assert f"moved to {tmp_path}/damaged/6" in said and len(said.splitlines()) == 1
-    checkpoints.save(6, {"w": jnp.full(3, 6.0)}, 0.5, NOTE)
+    checkpoints.save(6, {"w": jnp.full(3, 6.0)}, NOTE)
     checkpoints.close()
     assert kept(tmp_path) == [4, 6]
 
@@ -179,7 +181,7 @@ def test_values_that_are_not_those_written_are_told_by_their_parameter(tmp_path)
     """A file that reads well and holds other numbers: only the hash can tell."""
     written(tmp_path / "a", (4, None))
     checkpoints = Checkpoints(tmp_path / "b")
-    checkpoints.save(4, {"w": jnp.full(3, 5.0)}, None, NOTE)
+    checkpoints.save(4, {"w": jnp.full(3, 5.0)}, NOTE)
     checkpoints.close()
     (tmp_path / "a" / "4" / "state").rename(tmp_path / "good")
     (tmp_path / "b" / "4" / "state").rename(tmp_path / "a" / "4" / "state")
@@ -190,7 +192,7 @@ def test_values_that_are_not_those_written_are_told_by_their_parameter(tmp_path)
 def test_a_metric_that_was_changed_is_told(tmp_path):
     """It would choose another step."""
     written(tmp_path, (4, 0.25))
-    path = tmp_path / "4" / "record" / "metadata"
+    path = tmp_path / "4" / "record" / "judgement"
     path.write_text(path.read_text().replace('"metric": 0.25', '"metric": 0.75'))
     with pytest.raises(UserError, match="its record is not as it was written"):
         Stored(tmp_path / "4")
@@ -199,7 +201,7 @@ def test_a_metric_that_was_changed_is_told(tmp_path):
 def test_the_state_of_something_else_names_every_parameter(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = {name: jnp.zeros(3) for name in ("gone", "same", "shape", "type")}
-    checkpoints.save(4, state, None, NOTE)
+    checkpoints.save(4, state, NOTE)
     like = {"new": jnp.zeros(3), "same": jnp.zeros(3), "shape": jnp.zeros((3, 1))}
     like["type"] = jnp.zeros(3, jnp.int32)
     with pytest.raises(UserError) as caught:
@@ -217,7 +219,7 @@ def test_the_state_of_something_else_names_every_parameter(tmp_path):
 def test_a_state_that_is_not_finite_is_not_written(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(UserError, match="b is not finite"):
-        checkpoints.save(1, {"a": jnp.zeros(2), "b": jnp.array([0.0, jnp.inf])}, None, NOTE)
+        checkpoints.save(1, {"a": jnp.zeros(2), "b": jnp.array([0.0, jnp.inf])}, NOTE)
     assert checkpoints.latest() is None
     checkpoints.close()
 
@@ -258,6 +260,42 @@ def test_without_metrics_the_latest_is_best(tmp_path):
     written(tmp_path, (1, None), (2, None), (3, None))
     assert kept(tmp_path) == [2, 3]
     assert Checkpoints(tmp_path).best() == 3
+
+
+def test_a_step_waits_for_its_evaluation_until_it_is_judged(tmp_path):
+    written(tmp_path, (2, 0.9))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, {"w": jnp.full(3, 4.0)}, NOTE, due=True)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)  # as after a kill
+    assert [checkpoints.due(step) for step in (2, 4)] == [False, True]
+    assert (checkpoints.best(), checkpoints.judged(4)) == (2, False)
+    checkpoints.judge(4, 0.95, {"judged": True})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.due(4), checkpoints.judged(4), checkpoints.metric(4)) == (False, True, 0.95)
+    assert (checkpoints.best(), checkpoints.note(4)) == (4, {"judged": True})
+    checkpoints.close()
+
+
+def test_a_judgement_that_is_gone_is_known_by_the_next_step_or_made_again(tmp_path):
+    written(tmp_path, (2, 0.9), (4, 0.5))
+    for step in ("2", "4"):
+        (tmp_path / step / "record" / "judgement").unlink()
+    checkpoints = Checkpoints(tmp_path)
+    assert (checkpoints.best(), checkpoints.metric(2), checkpoints.due(4)) == (2, 0.9, True)
+    checkpoints.close()
+
+
+def test_the_one_before_a_damaged_one_is_taken_where_it_was_the_best(tmp_path, capsys):
+    """Its own record names the best before it, which is gone."""
+    written(tmp_path, (2, 0.1), (4, 0.9), (6, None))
+    assert kept(tmp_path) == [4, 6]
+    (tmp_path / "6" / "state" / "manifest.ocdbt").unlink()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore_newest({"w": jnp.zeros(3)})[0] == 4
+    checkpoints.close()
+    assert "step 6 is damaged" in capsys.readouterr().err
 
 
 def test_empty_folder_has_no_checkpoint(tmp_path):

@@ -162,6 +162,76 @@ def test_told_to_stop_it_saves_within_the_step_and_goes_on_to_the_same_bits(at, 
     assert journal_of(tmp_path, dev=True) == journal_of(wanted_dir, dev=True)
 
 
+def broken_off(at: int, how: Callable[[], Any]) -> Callable[[Any], float]:
+    """An evaluation that is broken off, at one of its calls."""
+    calls = itertools.count(1)
+
+    def evaluate(params: Any) -> float:
+        if next(calls) == at:
+            how()
+        return first_bias(params)
+
+    return evaluate
+
+
+def interrupt() -> None:
+    raise Interruption
+
+
+@pytest.mark.parametrize("how", ["killed", "told"])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_step_whose_evaluation_is_broken_off_is_saved_and_evaluated_later(
+    how, at, unbroken, tmp_path
+):
+    wanted_dir, (wanted, wanted_totals, wanted_values) = unbroken
+    stop = interrupt if how == "killed" else lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interruption if how == "killed" else SystemExit) as caught, resumable():
+        run(tmp_path, evaluate=broken_off(at, stop))
+    assert how == "killed" or caught.value.code == 75
+    step = 4 * at
+    assert str(step) in checkpoints_in(tmp_path)
+    assert [e["step"] for e in journal_of(tmp_path, dev=True)] == list(range(4, step, 4))
+    state, totals, values = run(tmp_path, evaluate=first_bias)
+    assert parameter_hash(state) == parameter_hash(wanted)
+    assert (totals.real_tokens, values) == (wanted_totals.real_tokens, wanted_values)
+    assert journal_of(tmp_path) == journal_of(wanted_dir)
+    assert journal_of(tmp_path, dev=True) == journal_of(wanted_dir, dev=True)
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the line", "the judgement"])
+def test_an_evaluation_is_in_the_journal_once_whatever_was_written_of_it(lost, unbroken, tmp_path):
+    wanted_dir, _ = unbroken
+    with pytest.raises(Interruption):
+        run(tmp_path, broken_at(5), evaluate=first_bias)
+    path = tmp_path / "metrics.jsonl"
+    if lost == "the line":
+        lines = path.read_text().splitlines(keepends=True)
+        assert '"dev"' in lines[-1]
+        path.write_text("".join(lines[:-1]))
+    if lost == "the judgement":
+        (tmp_path / "checkpoints" / "4" / "record" / "judgement").unlink()
+    run(tmp_path, evaluate=first_bias)
+    assert journal_of(tmp_path) == journal_of(wanted_dir)
+    assert journal_of(tmp_path, dev=True) == journal_of(wanted_dir, dev=True)
+
+
+def test_a_damaged_line_of_the_journal_is_said_and_a_half_written_last_one_is_not(tmp_path, capsys):
+    journal, path = Journal(tmp_path), tmp_path / "metrics.jsonl"
+    lines = [
+        '{"phase": "a", "step": 1}',
+        '{"phase": "a", "step"',
+        "[]",
+        '{"phase": "a", "step": 2}',
+    ]
+    path.write_text("\n".join([*lines, '{"phase": "b", "st']), encoding="utf-8")
+    journal.rewind("b", 0)
+    assert path.read_text() == lines[0] + "\n" + lines[3] + "\n"
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {path}:2 is not as it was written and 1 more, and is left")
+    journal.rewind("a", 1)
+    assert path.read_text() == lines[0] + "\n" and not capsys.readouterr().err
+
+
 def test_journal_has_each_logged_step_once_with_what_scripts_read(unbroken):
     workdir, (_, totals, _) = unbroken
     entries = journal_of(workdir)
