@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     """
     if argv is None:
         use_huge_pages()
-        launch.supervise(sys.argv[1:])
+        if sys.argv[1:2] == ["train"]:
+            launch.supervise(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="jaxbert", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
@@ -83,7 +84,8 @@ def run_script(name: str, argv: list[str] | None = None) -> None:
     """
     if argv is None:
         use_huge_pages()
-        launch.supervise(sys.argv[1:])
+        if name == "train":
+            launch.supervise(sys.argv[1:])
     module = COMMANDS[name]
     usage = f"python {name}.py {module.USAGE}"
     parser = argparse.ArgumentParser(
