@@ -100,7 +100,7 @@ def _wrong(
         value: Any = part.get(key) if isinstance(part, dict) else None
         known = type(value) in types  # a bool is no number here
         if not known or (isinstance(value, int | float) and not 0 <= value < 1 << 62):
-            yield f"{where}.{key}".lstrip("."), f"{value!r:.60}"
+            yield f"{where}.{key}".lstrip("."), "it is missing" if value is None else repr(value)
 
 
 def _verify(path: Path, sha256: str) -> None:
