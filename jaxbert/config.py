@@ -47,12 +47,14 @@ class MeshConfig:
     """How devices are laid out.
 
     Attributes:
-      data: devices along the rows of a batch; -1 = all that ``model`` leaves.
+      data: devices along the rows of a batch; -1 = all that the others leave.
       model: devices along the widths of the parameters.
+      fsdp: devices along the rows, too, of which each holds a part of parameters and optimiser.
     """
 
     data: int = option(-1, low=-1)
     model: int = option(1, low=1)
+    fsdp: int = option(1, low=1)
 
 
 @dataclasses.dataclass(frozen=True)

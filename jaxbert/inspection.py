@@ -16,6 +16,7 @@ from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
 from jaxbert.models.bert import POOLED
 from jaxbert.phases import Objectives
+from jaxbert.training.sharding import row_multiple
 
 
 class Inspection:
@@ -65,7 +66,7 @@ class Inspection:
                 self._check_outside(name, phase)
             except UserError as error:
                 errors.append(error)
-            devices = self.mesh.shape["data"] * phase.accumulation
+            devices = row_multiple(self.mesh) * phase.accumulation
             if phase.compat and phase.batch_size % devices:
                 what = f"padded means over {phase.batch_size} rows cannot be cut into {devices}"
                 fix = "give a multiple: empty rows would change them"

@@ -30,7 +30,8 @@ from jaxbert.files import check_seal, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import BertConfig, init_params
+from jaxbert.models.bert import DTYPES, BertConfig, init_params
+from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.objective import Objective
 from jaxbert.objectives.pretraining import Pretraining
@@ -99,7 +100,7 @@ class Run:
 
     def __init__(self, config: RunConfig, workdir: Path) -> None:
         self.config, self.workdir = config, workdir
-        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
+        self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, config.mesh.fsdp)
         self.journal = Journal(workdir)
         self.library = Library(config, workdir)
         self.data = Datasets(config, self.library, workdir)
@@ -134,7 +135,11 @@ class Run:
             "other_teachers": scores,
             "seed": self.config.seed,
             "config": self.config.to_dict(),
-            "devices": {"platform": jax.default_backend(), "count": jax.device_count()},
+            "devices": {
+                "platform": jax.default_backend(),
+                "kind": jax.devices()[0].device_kind,
+                "count": jax.device_count(),
+            },
             "versions": versions(),
             "git_revision": _git_revision(),
         }
@@ -170,7 +175,7 @@ class Run:
         key = jax.random.key(self.config.seed)
         fresh = init_params(config, key, absent) if absent else {}
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
-        multiple = self.mesh.shape["data"] * phase.accumulation
+        multiple = sharding.row_multiple(self.mesh) * phase.accumulation
         batches = processes.in_turn(lambda: self.data.packed(phase, multiple))
         taught = None
         if isinstance(objective, Distillation) and len(teachers) == 1 and not phase.masks:
@@ -352,7 +357,10 @@ class Run:
         frozen: dict[str, Any] = {}
         if isinstance(objective, Distillation):
             frozen["teachers"] = tuple(
-                {group: teacher.params[group] for group in objective.groups_read(i)}
+                hold_operands(
+                    {group: teacher.params[group] for group in objective.groups_read(i)},
+                    DTYPES[objective.teachers[i].dtype],
+                )
                 for i, teacher in enumerate(teachers)
             )
         if isinstance(objective, Pretraining) and objective.encoder_frozen:

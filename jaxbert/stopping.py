@@ -7,7 +7,6 @@ it does not.
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import contextlib
 import os
@@ -129,7 +128,9 @@ def _deafen() -> None:
 def _again(lost: sys.UnraisableHookArgs, hook: Callable[[sys.UnraisableHookArgs], Any]) -> None:
     """Interrupts once more where Python drops it, as in callbacks of the garbage collector."""
     if lost.exc_type is KeyboardInterrupt:
-        threading.Timer(_SOON, _thread.interrupt_main, (_AGAIN,)).start()
+        # A signal, and not _thread.interrupt_main: it wakes a main thread that sleeps, too.
+        main = threading.main_thread().ident
+        threading.Timer(_SOON, signal.pthread_kill, (main, _AGAIN)).start()
     else:
         hook(lost)
 

@@ -127,7 +127,7 @@ def ask(
         packing=phase.packing,
         shuffle=False,
         epochs=1,
-        multiple=mesh.shape["data"],
+        multiple=sharding.row_multiple(mesh),
         vocab_size=model.vocab_size,
     )
     writer = TaughtWriter(folder, outputs, sizes)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jaxbert
 from jaxbert.config import RunConfig
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.files import SEAL, hold, read_object, whole
@@ -25,6 +26,7 @@ FREE = (
     "corpus_cache",
     "mesh.data",
     "mesh.model",
+    "mesh.fsdp",
     "checkpoint_every",
 )
 
@@ -33,7 +35,6 @@ SEALED = ("config.json", "summary.json")
 
 # What a number may depend on.
 PACKAGES = (
-    "jaxbert",
     "jax",
     "jaxlib",
     "flax",
@@ -128,7 +129,9 @@ def _holder(lock: Path) -> str:
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that compute, for a run's records."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version()} | found
+    # Of a checkout that is run without being installed no package is known.
+    own = {"python": platform.python_version(), "jaxbert": jaxbert.__version__}
+    return own | found
 
 
 def write_json(path: Path, content: Any) -> None:

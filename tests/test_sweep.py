@@ -265,9 +265,9 @@ def sweep(tmp_path):
 def test_a_sweep_goes_on_after_a_stop_and_a_failure_and_runs_nothing_twice(
     sweep, tmp_path, tmp_path_factory, capsys, monkeypatch
 ):
-    def start() -> subprocess.Popen:
+    def start(*more: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "jaxbert", "sweep", *sweep],
+            [sys.executable, "-m", "jaxbert", "sweep", *sweep, *more],
             cwd=commands.ROOT,
             env=commands.environment(cache=commands.shared_cache(tmp_path_factory)),
             stdout=subprocess.PIPE,
@@ -294,7 +294,7 @@ def test_a_sweep_goes_on_after_a_stop_and_a_failure_and_runs_nothing_twice(
     assert list(found()) == ["teacher"]
     before = log("teacher").read_bytes()
 
-    said, warned = (again := start()).communicate(timeout=300)
+    said, warned = (again := start("--jobs=2")).communicate(timeout=300)
     assert again.returncode == 1, said + warned
     assert "] broken, seed 3: FAILED, train.py ended with 2:" in said
     assert "jaxbert: error: no file matches, none.tsv; " in said

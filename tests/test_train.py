@@ -142,7 +142,7 @@ def test_the_summary_says_what_ran_and_what_came_out(runs):
             "hash": parameter_hash(read_model(runs.teacher).params),
         }
         assert summary["seed"] == 0 and summary["versions"]["jax"] == jax.__version__
-        assert summary["devices"] == {"platform": "cpu", "count": 1}
+        assert summary["devices"] == {"platform": "cpu", "kind": "cpu", "count": 1}
         assert summary["git_revision"] is None or len(summary["git_revision"]) == 40
 
 

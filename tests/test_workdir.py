@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 
 import commands
 import pytest
 
+import jaxbert
 from jaxbert.errors import UserError
 from jaxbert.files import SEAL, check_seal, seal
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.workdir import SEALED, check_claim, claim, write_json
+from jaxbert.workdir import SEALED, check_claim, claim, versions, write_json
 
 FREE = {
     "log_every",
@@ -22,6 +24,7 @@ FREE = {
     "corpus_cache",
     "mesh.data",
     "mesh.model",
+    "mesh.fsdp",
 }
 
 
@@ -117,3 +120,15 @@ def test_files_that_others_are_writing_beside_the_run_stay(tmp_path):
     (tmp_path / ".eval.json.0123.partial").write_text("half")
     with claim(tmp_path, small_config()):
         assert (tmp_path / ".eval.json.0123.partial").exists()
+
+
+def test_a_checkout_that_is_not_installed_has_versions_too(monkeypatch):
+    def installed(name, known=importlib.metadata.version):
+        if name == "jaxbert":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    found = versions()
+    assert found["jaxbert"] == jaxbert.__version__
+    assert found["jax"] == installed("jax")

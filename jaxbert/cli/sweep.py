@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=PLACE", help="a place of the sweep"
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="cells that run at once, on a device with room for them"
+    )
     parser.add_argument("--keep", action="store_true", help="all checkpoints and models stay")
     parser.add_argument("--show", action="store_true", help="show the table, run nothing")
     parser.add_argument("--markdown", action="store_true", help="show it as Markdown")
@@ -64,10 +67,14 @@ def run(args: argparse.Namespace) -> None:
         show(read_results(path))
         return
     places = _places(args.set, sweep)
+    if args.jobs < 1:
+        raise UserError(f"{args.jobs} cells cannot run", "flag --jobs", "give 1 or more")
     if not Path("train.py").is_file():
         raise UserError("train.py is not here", f"{Path.cwd()}", "run it in jaxbert's checkout")
     with write_results(path) as results:
-        sweeper = Sweeper(name, cells, args.workdir, places, results, keep=args.keep)
+        sweeper = Sweeper(
+            name, cells, args.workdir, places, results, keep=args.keep, jobs=args.jobs
+        )
         failed = sweeper.run(sweeper.todo(chosen))
         show(results)
     if failed:

@@ -18,6 +18,7 @@ from jaxbert.interop.huggingface import Model
 from jaxbert.models.bert import BertConfig, count_parameters
 from jaxbert.run import OPTIMIZER, Run, stale
 from jaxbert.training.optimizer import make_optimizer
+from jaxbert.training.sharding import row_multiple
 
 _SAMPLE = 1_000  # training rows that are encoded
 _MEASURED = 1_000  # spans at most that pre-training is measured on
@@ -148,7 +149,7 @@ class Forecast:
         return self._rates[key]
 
     def _multiple(self, phase: PhaseConfig) -> int:
-        return self._job.mesh.shape["data"] * phase.accumulation
+        return row_multiple(self._job.mesh) * phase.accumulation
 
     def _batches(self, phase: PhaseConfig) -> PackedBatches:
         """Batches of the phase's shape: of a sample of its rows, of text as if all were full."""

@@ -26,22 +26,41 @@ def einsum(spec: str, x: Array, y: Array, dtype: Any) -> Array:
       dtype: what both are cast to before the product.
     """
     x, y = x.astype(dtype), y.astype(dtype)
-
-    def product(x: Array, y: Array) -> Array:
-        return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
-
     inputs, out = spec.split("->")
     left, right = inputs.split(",")
-    if left[-1] in right and left[-1] not in out:
-        return product(x, y)
-    # XLA's CPU backend has no fast bfloat16 product that contracts over any other axis of the
-    # left operand, and none at all for some layouts: there the rounded operands meet in float32.
+    if dtype == jnp.float32 or (left[-1] in right and left[-1] not in out):
+        return _product(spec, x, y)
     return jax.lax.platform_dependent(
-        x,
-        y,
-        cpu=lambda x, y: product(x.astype(jnp.float32), y.astype(jnp.float32)),
-        default=product,
+        x, y, cpu=functools.partial(_cpu_product, spec), default=functools.partial(_product, spec)
     )
+
+
+def _product(spec: str, x: Array, y: Array) -> Array:
+    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+
+def _cpu_product(spec: str, x: Array, y: Array) -> Array:
+    """A product that contracts over another axis of the left operand than its last.
+
+    XLA's CPU backend has a fast bfloat16 product for the last axis alone. It would fold a
+    transposition into the product, and leave that path again; one that is cut in two it does not.
+    Of batches of products there is none at all for some layouts: their rounded operands meet in
+    float32.
+    """
+    inputs, out = spec.split("->")
+    left, right = inputs.split(",")
+    shared = set(left) & set(right)
+    if shared & set(out):
+        return _product(spec, x.astype(jnp.float32), y.astype(jnp.float32))
+    (letter,) = shared
+    last = left.replace(letter, "") + letter
+    x = jnp.moveaxis(x, left.index(letter), -1)
+    half = x.shape[-1] // 2
+    halves = zip(
+        jnp.split(x, (half,), axis=-1), jnp.split(y, (half,), right.index(letter)), strict=True
+    )
+    first, second = (_product(f"{last},{right}->{out}", *pair) for pair in halves)
+    return first + second
 
 
 def _einsum_forward(spec: str, x: Array, y: Array, dtype: Any) -> tuple[Array, tuple]:
@@ -85,3 +104,19 @@ class Linear(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         out = einsum("nd,df->nf", flat, kernel, self.dtype) + bias
         return out.reshape(*x.shape[:-1], self.features)
+
+
+def hold_operands(params: Any, dtype: Any) -> Any:
+    """Frozen parameters whose matrices are held as the products read them.
+
+    The products are the same to the bit: they would cast these matrices at every step.
+
+    Args:
+      params: a tree of parameters; its leaves named ``kernel`` are only ever operands.
+      dtype: of the products' operands.
+    """
+
+    def hold(path: tuple[Any, ...], leaf: Any) -> Any:
+        return leaf.astype(dtype) if getattr(path[-1], "key", "") == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(hold, params)

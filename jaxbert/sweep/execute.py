@@ -1,7 +1,8 @@
-"""Runs the cells of a sweep one after another, each as a user would: train.py, then eval.py."""
+"""Runs the cells of a sweep, each as a user would: train.py, then eval.py."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import datetime
 import fcntl
 import json
@@ -11,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +35,7 @@ class Sweeper:
       places: name -> place.
       results: what is finished, and where more is added.
       keep: leave checkpoints, and models that no other cell needs.
+      jobs: cells that run at once, for a device that one of them does not fill.
     """
 
     def __init__(
@@ -44,9 +47,12 @@ class Sweeper:
         results: ResultsFile,
         *,
         keep: bool = False,
+        jobs: int = 1,
     ) -> None:
         self._name, self._root, self._places = name, root, places
-        self._results, self._keep = results, keep
+        self._results, self._keep, self._jobs = results, keep, jobs
+        self._processes = _Processes(jobs)
+        self._writing = threading.Lock()
         self._cells = {(cell.name, cell.seed): cell for cell in cells}
         self._needed = {need for cell in cells for need in cell.needs}
 
@@ -68,35 +74,65 @@ class Sweeper:
         return [cell for cell in self._cells.values() if cell in wanted]
 
     def run(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Runs cells; one that fails holds up only those that need it.
+        """Runs cells, each when what it needs is finished; one that fails holds up no others.
 
         Returns:
           Those without a result.
+
+        Raises:
+          KeyboardInterrupt: the sweep, or one of its runs, was told to stop; all have been.
         """
         failed: list[Cell] = []
-        for number, cell in enumerate(cells, 1):
-            title = f"[{number}/{len(cells)}] {cell.name}, seed {cell.seed}"
-            broken = [need.name for need in self._needs(cell) if need in failed]
-            if broken:
-                print(f"{title}: left out, it needs {', '.join(broken)}", flush=True)
-                failed.append(cell)
-                continue
-            print(f"{title}: {self._log(cell)}", flush=True)
-            log = self._log(cell)
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a", encoding="utf-8") as file:
-                _hold(file)  # until the folder is tidy
-                problem = self._train(cell, file)
-                if problem:
-                    print(f"{title}: FAILED, {problem}", flush=True)
-                    failed.append(cell)
-                    continue
-                record = make_record(self._name, cell, Path(cell.folder(self._root)))
+        waiting = dict(zip(cells, range(1, len(cells) + 1), strict=True))
+        running: dict[concurrent.futures.Future[bool], Cell] = {}
+        pool = concurrent.futures.ThreadPoolExecutor(self._jobs)
+        try:
+            while waiting or running:
+                for cell, number in list(waiting.items()):
+                    title = f"[{number}/{len(cells)}] {cell.name}, seed {cell.seed}"
+                    needs = self._needs(cell)
+                    broken = [need.name for need in needs if need in failed]
+                    if broken:
+                        print(f"{title}: left out, it needs {', '.join(broken)}", flush=True)
+                        failed.append(cell)
+                        del waiting[cell]
+                    elif len(running) < self._jobs and not any(
+                        need in waiting or need in running.values() for need in needs
+                    ):
+                        running[pool.submit(self._finish, cell, title)] = cell
+                        del waiting[cell]
+                done, _ = concurrent.futures.wait(
+                    running, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    cell = running.pop(future)
+                    if not future.result():
+                        failed.append(cell)
+        except BaseException:
+            self._processes.stop()
+            raise
+        finally:
+            pool.shutdown()
+        return failed
+
+    def _finish(self, cell: Cell, title: str) -> bool:
+        """Runs a cell and writes down what came of it; whether it did."""
+        print(f"{title}: {self._log(cell)}", flush=True)
+        log = self._log(cell)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            _hold(file)  # until the folder is tidy
+            problem = self._train(cell, file)
+            if problem:
+                print(f"{title}: FAILED, {problem}", flush=True)
+                return False
+            record = make_record(self._name, cell, Path(cell.folder(self._root)))
+            with self._writing:
                 if self._results.find(cell) is None:
                     self._results.add(record)
-                self._tidy(cell)
-            print(f"{title}: {_told(cell, record)}", flush=True)
-        return failed
+            self._tidy(cell)
+        print(f"{title}: {_told(cell, record)}", flush=True)
+        return True
 
     def _needs(self, cell: Cell) -> list[Cell]:
         return [self._cells[name, cell.seed] for name in cell.needs]
@@ -122,7 +158,7 @@ class Sweeper:
             commands.append(["eval.py", f"--workdir={cell.folder(self._root)}"])
         for words in commands:
             print(f"$ python {shlex.join(words)}", file=log, flush=True)
-            if code := _call(words, log):
+            if code := self._processes.call(words, log):
                 text = self._log(cell).read_text(encoding="utf-8", errors="replace")
                 return "\n    ".join(
                     [f"{words[0]} ended with {code}:", *text.splitlines()[-_TAIL:]]
@@ -151,23 +187,54 @@ def _hold(log: IO[str]) -> None:
         fcntl.flock(log, fcntl.LOCK_EX)
 
 
-def _call(words: Sequence[str], log: IO[str]) -> int:
-    """Runs a Python command; its exit code."""
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C is this process's to pass on
-    )
-    try:
-        if (code := process.wait()) == INTERRUPTED:  # told to stop, and not by this process
+class _Processes:
+    """The Python commands that are under way.
+
+    Args:
+      jobs: as many at once; they share a device's memory.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._stopped = threading.Lock(), False
+        share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.3f}"} if jobs > 1 else {}
+        self._environment = {**share, **os.environ}
+
+    def call(self, words: Sequence[str], log: IO[str]) -> int:
+        """Runs a command; its exit code.
+
+        Raises:
+          KeyboardInterrupt: it was told to stop.
+        """
+        with self._lock:
+            if self._stopped:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is the sweep's to pass on
+            )
+            self._running.add(process)
+        code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+            stopped = self._stopped
+        if code == INTERRUPTED or stopped:
             raise KeyboardInterrupt
         return code
-    except KeyboardInterrupt:  # it goes on from its newest checkpoint
-        process.terminate()
-        process.wait()
-        raise
+
+    def stop(self) -> None:
+        """Tells all to stop and waits for them; each goes on from its newest checkpoint."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
 
 
 def make_record(sweep: str, cell: Cell, folder: Path) -> Record:

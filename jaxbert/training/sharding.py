@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,50 +14,65 @@ from jax.sharding import PartitionSpec as P
 from jaxbert.errors import UserError
 from jaxbert.training.optimizer import path_name
 
-# Parameter path -> spec, first match wins; everything else is replicated. Layers L lead.
+AXES = ("data", "fsdp", "model")
+ROWS = ("data", "fsdp")
+
+# Parameter path -> spec, first match wins; everything else is replicated. Layers L lead. What
+# ``model`` splits is computed in parts; what ``fsdp`` splits is held in parts, and gathered where
+# it is read (Rajbhandari et al. 2020, "ZeRO", stage 3).
 RULES: tuple[tuple[str, P], ...] = (
-    (r"encoder/layers/attention/(query|key|value)/kernel$", P(None, None, "model")),  # [L, D, D]
+    (r"encoder/layers/attention/(query|key|value)/kernel$", P(None, "fsdp", "model")),  # [L, D, D]
     (r"encoder/layers/attention/(query|key|value)/bias$", P(None, "model")),  # [L, D]
-    (r"encoder/layers/attention/output/kernel$", P(None, "model", None)),  # [L, D, D]
-    (r"encoder/layers/intermediate/kernel$", P(None, None, "model")),  # [L, D, F]
+    (r"encoder/layers/attention/output/kernel$", P(None, "model", "fsdp")),  # [L, D, D]
+    (r"encoder/layers/intermediate/kernel$", P(None, "fsdp", "model")),  # [L, D, F]
     (r"encoder/layers/intermediate/bias$", P(None, "model")),  # [L, F]
-    (r"encoder/layers/output/kernel$", P(None, "model", None)),  # [L, F, D]
-    (r"embeddings/word$", P("model", None)),  # [V, D]
+    (r"encoder/layers/output/kernel$", P(None, "model", "fsdp")),  # [L, F, D]
+    (r"embeddings/word$", P("model", "fsdp")),  # [V, D]
 )
 
 
-def make_mesh(data: int = -1, model: int = 1) -> Mesh:
-    """A mesh of all devices with axes ``data`` (rows) and ``model`` (widths).
+def make_mesh(data: int = -1, model: int = 1, fsdp: int = 1) -> Mesh:
+    """A mesh of all devices with axes ``data``, ``fsdp`` and ``model``.
 
     Args:
       data: devices along the rows of a batch; -1 = as many as there are.
       model: devices along the widths of the parameters.
+      fsdp: devices along the rows, too, of which each holds a part of parameters and optimiser.
 
     Raises:
       UserError: if the devices cannot be laid out so.
     """
-    count = jax.device_count()
-    if data == -1 and model > 0:
-        data = max(count // model, 1)
+    count, rest = jax.device_count(), model * fsdp
+    if data == -1 and rest > 0:
+        data = max(count // rest, 1)
     if (
-        min(data, model) < 1
-        or data * model > count
-        or (data * model < count and jax.process_count() > 1)
+        min(data, model, fsdp) < 1
+        or data * rest > count
+        or (data * rest < count and jax.process_count() > 1)
     ):
         raise UserError(
-            f"mesh.data x mesh.model = {data} x {model} does not fit {count} devices",
+            f"mesh.data x mesh.fsdp x mesh.model = {data} x {fsdp} x {model} does not fit "
+            f"{count} devices",
             "config section mesh",
             f"give numbers whose product is {count}, or mesh.data=-1",
         )
-    devices = jax.devices()[: data * model]
-    return jax.make_mesh(
-        (data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices
-    )
+    return lay_out(jax.devices()[: data * rest], data, fsdp, model)
+
+
+def lay_out(devices: Sequence[Any], data: int, fsdp: int = 1, model: int = 1) -> Mesh:
+    """A mesh of some devices, as many as the product of the axes."""
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh((data, fsdp, model), AXES, axis_types=kinds, devices=devices)
+
+
+def row_multiple(mesh: Mesh) -> int:
+    """What the rows of a batch must be a multiple of."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-    """How batches are laid out: rows over ``data``."""
-    return NamedSharding(mesh, P("data"))
+    """How batches are laid out: rows over ``data`` and ``fsdp``."""
+    return NamedSharding(mesh, P(ROWS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -101,7 +117,4 @@ def on_host(tree: Any) -> Any:
 
 def own_mesh() -> Mesh:
     """A mesh of the devices of this process alone, with all of them along ``data``."""
-    devices = jax.local_devices()
-    return jax.make_mesh(
-        (len(devices), 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices
-    )
+    return lay_out(jax.local_devices(), jax.local_device_count())

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbert.models.linear import Linear, einsum
+from jaxbert.models.linear import Linear, einsum, hold_operands
 
 SHAPES = {
     "nd,df->nf": ((5, 3), (3, 4)),
+    "nd,nf->df": ((6, 3), (6, 4)),
     "nd,vd->nv": ((5, 3), (6, 3)),
     "bqhk,bthk->bhqt": ((2, 3, 2, 4), (2, 5, 2, 4)),
     "bhqt,bthk->bqhk": ((2, 2, 3, 5), (2, 5, 2, 4)),
@@ -92,3 +93,14 @@ def test_linear_starts_with_the_given_spread_and_no_bias():
     chex.assert_shape(params["params"]["kernel"], (300, 200))
     assert np.std(params["params"]["kernel"]) == pytest.approx(0.02, rel=0.02)
     assert not np.any(params["params"]["bias"])
+
+
+def test_matrices_held_as_operands_change_no_bit():
+    rng = np.random.default_rng(0)
+    layer = Linear(5, jnp.bfloat16)
+    x = rng.normal(size=(7, 4)).astype(np.float32)
+    params = layer.init(jax.random.key(0), x)
+    held = hold_operands(params, jnp.bfloat16)
+    assert held["params"]["kernel"].dtype == jnp.bfloat16
+    assert held["params"]["bias"].dtype == jnp.float32
+    np.testing.assert_array_equal(layer.apply(held, x), layer.apply(params, x))

@@ -62,9 +62,9 @@ def test_large_matrices_are_split_over_the_model_axis_and_the_rest_is_whole():
     params |= {f"{layer}/output/kernel", word}
     owners = ("params", "opt_state/1/mu", "opt_state/1/nu")
     assert split == {f"{owner}/{name}" for owner in owners for name in params}
-    assert found[f"params/{layer}/intermediate/kernel"].spec == P(None, None, "model")
-    assert found[f"params/{layer}/output/kernel"].spec == P(None, "model", None)
-    assert found[f"params/{word}"].spec == P("model", None)
+    assert found[f"params/{layer}/intermediate/kernel"].spec == P(None, "fsdp", "model")
+    assert found[f"params/{layer}/output/kernel"].spec == P(None, "model", "fsdp")
+    assert found[f"params/{word}"].spec == P("model", "fsdp")
     assert found[f"opt_state/1/mu/{layer}/output/bias"].spec == P()
 
 
@@ -74,7 +74,7 @@ def test_dimension_that_the_mesh_does_not_divide_is_replicated():
     place = sharding.tree_shardings(mesh, tree)["embeddings"]["word"]
     assert place.is_fully_replicated
     tree["embeddings"]["word"] = jax.ShapeDtypeStruct((30528, 312), np.float32)
-    assert sharding.tree_shardings(mesh, tree)["embeddings"]["word"].spec == P("model", None)
+    assert sharding.tree_shardings(mesh, tree)["embeddings"]["word"].spec == P("model", "fsdp")
 
 
 def test_split_halves_what_each_device_holds():
@@ -88,15 +88,25 @@ def test_split_halves_what_each_device_holds():
 
 @pytest.mark.parametrize(
     ("given", "shape"),
-    [((), (8, 1)), ((-1, 2), (4, 2)), ((1,), (1, 1)), ((2, 4), (2, 4)), ((-1, 8), (1, 8))],
+    [
+        ((), (8, 1, 1)),
+        ((-1, 2), (4, 1, 2)),
+        ((1,), (1, 1, 1)),
+        ((2, 4), (2, 1, 4)),
+        ((-1, 8), (1, 1, 8)),
+        ((-1, 2, 2), (2, 2, 2)),
+        ((1, 1, 8), (1, 8, 1)),
+    ],
 )
 def test_mesh_has_the_devices_asked_for(given, shape):
     mesh = sharding.make_mesh(*given)
-    assert mesh.axis_names == ("data", "model")
+    assert mesh.axis_names == ("data", "fsdp", "model")
     assert mesh.devices.shape == shape
 
 
-@pytest.mark.parametrize("given", [(3, 4), (-1, 16), (9, 1), (0, 1), (1, 0), (-1, 0), (-2, 1)])
+@pytest.mark.parametrize(
+    "given", [(3, 4), (-1, 16), (9, 1), (0, 1), (1, 0), (-1, 0), (-2, 1), (1, 1, 9), (1, 3, 3)]
+)
 def test_mesh_that_does_not_fit_is_refused(given):
     with pytest.raises(UserError, match="does not fit 8 devices, config section mesh"):
         sharding.make_mesh(*given)

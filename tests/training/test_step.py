@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from typing import Any
 
 import chex
@@ -59,13 +61,13 @@ def test_micro_batches_of_unequal_padding_are_one_batch(name, within):
 
 
 def test_more_devices_change_no_loss_and_nothing_is_compiled_twice(within):
-    """Fifty steps on 1, 8 (data) and 2 x 4 (data x model) devices."""
-    objective, steps = OBJECTIVES["layers"], 50
+    """On 1, 8 (data), 2 x 4 (data x model), 8 (fsdp) and 2 x 2 x 2 devices."""
+    objective, steps = OBJECTIVES["layers"], 30
     batches = PackedBatches(
         examples([9, 3, 12, 5, 7, 2, 4, 16] * 4), batch_size=16, row_length=16, seed=1, multiple=8
     )
     losses = {}
-    for shape in ((1, 1), (8, 1), (2, 4)):
+    for shape in ((1, 1), (8, 1), (2, 4), (1, 1, 8), (2, 2, 2)):
         mesh = sharding.make_mesh(*shape)
         with jax.default_matmul_precision("highest"):
             state, step = build(objective, trained(objective), mesh)
@@ -78,12 +80,47 @@ def test_more_devices_change_no_loss_and_nothing_is_compiled_twice(within):
                 seen.append(float(metrics["loss"].mean()))
             assert step._cache_size() == 1
         query = state.params["encoder"]["layers"]["attention"]["query"]["kernel"]
-        assert query.sharding.shard_shape(query.shape)[2] == 16 // shape[1]
+        fsdp = shape[2] if len(shape) == 3 else 1
+        assert query.sharding.shard_shape(query.shape)[1:] == (16 // fsdp, 16 // shape[1])
+        teacher = others["teachers"][0]["encoder"]["layers"]["output"]["kernel"]
+        assert teacher.sharding.shard_shape(teacher.shape)[2] == teacher.shape[2] // fsdp
         losses[shape] = np.array(seen)
     wanted = losses.pop((1, 1))
     assert wanted[-1] < 0.9 * wanted[0]
     for found in losses.values():
         within(found, wanted)
+
+
+def test_along_data_gradients_alone_are_exchanged_and_once_a_step():
+    """Of a compiled step on 8 devices: what its collectives move, in scalars."""
+    objective = OBJECTIVES["layers"]
+    sizes = {}
+    for count in (2, 8):
+        mesh = sharding.make_mesh(count)
+        state, step = build(objective, trained(objective), mesh)
+        others = jax.device_put(frozen(), sharding.tree_shardings(mesh, frozen()))
+        batch = PackedBatches(
+            examples([9, 3, 12, 5] * 8), batch_size=16, row_length=16, seed=1, multiple=8
+        )[0]
+        text = step.lower(state, others, place(batch, sharding.rows(mesh))).compile().as_text()
+        kinds = re.findall(r"= .* (all-reduce|all-gather|reduce-scatter|all-to-all|permute)", text)
+        kinds = [k for k in kinds if "-done" not in k]
+        assert set(kinds) == {"all-reduce"}
+        sizes[count] = [
+            sum(
+                math.prod(map(int, filter(None, dims.split(","))))
+                for dims in re.findall(r"f32\[([\d,]*)\]", line.split(" all-reduce")[0])
+            )
+            for line in text.splitlines()
+            if re.search(r"= .* all-reduce(-start)?\(", line)
+        ]
+    moved = sum(sizes[8])
+    gradients = sum(x.size for x in jax.tree.leaves(state.params))
+    # The shared projection's is exchanged for each of the three states that it projects, before
+    # these are added; beside gradients there are a few sums of losses and masks.
+    shared = 2 * sum(x.size for x in jax.tree.leaves(state.params["projection"]))
+    assert gradients + shared <= moved <= gradients + shared + 16
+    assert sum(sizes[2]) == moved, "whatever the number of devices"
 
 
 @dataclasses.dataclass(frozen=True)
