@@ -6,8 +6,10 @@ import collections
 import functools
 import hashlib
 import json
+import re
 import threading
 import tokenize
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,7 @@ def _problems(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for number, part in enumerate(manifest[key]):
             yield from _wrong(part, f"{key}[{number}]", fields)
     for number, shard in enumerate(manifest["shards"]):
-        if Path(shard["name"]).name != shard["name"] or "\0" in shard["name"]:
+        if not re.fullmatch(r"\w[\w.-]{0,99}", shard["name"]):
             yield f"shards[{number}]", "its name is that of no file of the folder"
 
 
@@ -258,7 +260,9 @@ class Corpus:
         """An index, mapped into memory."""
         path = self.folder / name
         try:
-            array = np.load(path, mmap_mode="r")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a header that is read as Python 2 wrote it
+                array = np.load(path, mmap_mode="r")
         except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
             raise UserError(f"it cannot be read ({error})", str(path), _AGAIN) from error
         if array.shape != (length,) or array.dtype.kind != "i":

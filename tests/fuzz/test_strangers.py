@@ -44,6 +44,7 @@ FOUND = [
     ("tokenizer", "tokenizer_config.json", b'{"do_lower_case": "yes"}'),
     ("tokenizer", "tokenizer.json", (b'"bad": 9', b'"bad": 2147483648')),
     ("corpus", "manifest.json", (b'"name": "', b'"name": "../')),
+    ("corpus", "manifest.json", (b'"name": "', b'"name": "' + b"9" * 5000)),
     ("corpus", "manifest.json", (b'"documents": ', b'"documents": 1e')),
     ("corpus", "manifest.json", (b'"dtype": "<u2"', b'"dtype": "O"')),
     ("corpus", "manifest.json", b'{"format": ' + b"[" * 5000),
