@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-full | test-beam | chaos | soak | bench | bench-check | lint | clean
+# make setup | quickstart | test | test-full | test-beam | chaos | soak | fuzz | bench | bench-check | lint | clean
 #
 # PYTHON picks the interpreter: python3.11 if it runs (a command that exists may still be a
 # version manager's empty shim), else python3.12, else python3. Another Python version gets an environment of its
@@ -20,7 +20,7 @@ endif
 # The tests allocate as train.py does.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup quickstart test test-full test-beam chaos soak bench bench-check lint clean
+.PHONY: setup quickstart test test-full test-beam chaos soak fuzz bench bench-check lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed-quickstart
@@ -50,6 +50,11 @@ chaos: $(VENV)/.installed-test
 SOAK ?= 200
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/chaos/test_soak.py -m chaos --soak=$(SOAK) --chaos-json=soak.json
+
+# Strangers' files, spoilt at random.
+SECONDS ?= 60
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/fuzz -m fuzz -rP -q --fuzz-seconds=$(SECONDS)
 
 # The same work by jaxbert and by PyTorch, in turns, on an idle machine; GLUE is a folder of its files.
 # bench adds a row for each pair to the ledger, bench-check fails below the floors.

@@ -24,7 +24,9 @@ _FLAGS = ("--coordinator", "--processes", "--process", "--distributed")
 _CHILD = "JAXBERT_PARENT_PIPE"  # environment: the parent's end of it closes when the parent ends
 _NATIVE = re.compile(r"[EWIF]\d{4} |E\d{4} |RPC: /|\[Gloo\]|Additional GRPC error")  # not Python's
 _FATAL = re.compile(r"F\d{4} |\*\*\* Check failure|Fatal Python error")
-GONE = "another process of this run has ended: run the same command again, in all of them"
+GONE = (
+    "another process of this run is not there any more: run the same command again, in all of them"
+)
 
 
 @dataclasses.dataclass(frozen=True)

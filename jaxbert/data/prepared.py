@@ -6,7 +6,11 @@ import collections
 import functools
 import hashlib
 import json
+import re
 import threading
+import tokenize
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +19,26 @@ import numpy as np
 from jaxbert.data.examples import bounds, stretches
 from jaxbert.data.manifest import FORMAT, LENGTHS, MANIFEST, RECORDS
 from jaxbert.errors import UserError
-from jaxbert.files import file_sha256
+from jaxbert.files import file_sha256, read_object
 
 _AGAIN = "copy the folder again, or prepare it again"
 _MOST_OPEN = 512  # shards, each of which holds a file open
-_FIELDS = (
-    "documents",
-    "dtype",
-    "lengths_sha256",
-    "record_pieces",
-    "shards",
-    "sources",
-    "tokenizer",
-)
+_MAX_MANIFEST = 1 << 28  # bytes: a shard takes some hundred of them
+_COUNT = (int,)
+# What is read of a manifest, of each of its shards and of each of its sources.
+_FIELDS = {
+    "documents": _COUNT,
+    "empty": _COUNT,
+    "duplicates": _COUNT,
+    "record_pieces": _COUNT,
+    "dtype": (str,),
+    "lengths_sha256": (str,),
+    "shards": (list,),
+    "sources": (list,),
+    "tokenizer": (dict,),
+}
+_SHARD = {"name": (str,), "size": _COUNT, "records": _COUNT, "sha256": (str,)}
+_SOURCE = {"weight": (int, float), "documents": _COUNT}
 _READER = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -42,19 +53,15 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
       UserError: no such folder, one of another format, or a damaged one; names the file.
     """
     path = Path(folder) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        known = manifest["format"]
-    except OSError as error:
+    if not path.is_file():
         fix = "give a folder that jaxbert prepare has finished"
-        raise UserError("no prepared corpus", str(folder), fix) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError("not a manifest", str(path), _AGAIN) from error
-    if known != FORMAT:
+        raise UserError("no prepared corpus", str(folder), fix)
+    manifest = read_object(path, _AGAIN, _MAX_MANIFEST)
+    if (known := manifest.get("format")) != FORMAT:
         what = f"its format is {known!r}, and this version reads {FORMAT}"
         raise UserError(what, str(path), "prepare the corpus again")
-    if missing := [field for field in _FIELDS if field not in manifest]:
-        raise UserError(f"not a manifest: it has no {missing[0]!r}", str(path), _AGAIN)
+    for at, problem in _problems(manifest):
+        raise UserError(f"not a manifest: {problem}", f"{path}, key {at}", _AGAIN)
     for shard in manifest["shards"]:
         file = Path(folder) / shard["name"]
         size = file.stat().st_size if file.is_file() else None
@@ -71,8 +78,38 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
     return corpus
 
 
+def _problems(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong with a manifest, which anyone may have written, and where."""
+    yield from _wrong(manifest, "", _FIELDS)
+    if manifest["dtype"] not in ("<u2", "<u4"):
+        yield "dtype", f"{manifest['dtype']!r} instead of <u2 or <u4"
+    if manifest["record_pieces"] < 1:
+        yield "record_pieces", "no piece in a record"
+    if not isinstance(manifest["tokenizer"].get("fingerprint"), str):
+        yield "tokenizer", "no fingerprint"
+    for key, fields in (("shards", _SHARD), ("sources", _SOURCE)):
+        for number, part in enumerate(manifest[key]):
+            yield from _wrong(part, f"{key}[{number}]", fields)
+    for number, shard in enumerate(manifest["shards"]):
+        if not re.fullmatch(r"\w[\w.-]{0,99}", shard["name"]):
+            yield f"shards[{number}]", "its name is that of no file of the folder"
+
+
+def _wrong(
+    part: Any, where: str, fields: Mapping[str, tuple[type, ...]]
+) -> Iterator[tuple[str, str]]:
+    for key, types in fields.items():
+        value: Any = part.get(key) if isinstance(part, dict) else None
+        known = type(value) in types  # a bool is no number here
+        if not known or (isinstance(value, int | float) and not 0 <= value < 1 << 62):
+            yield f"{where}.{key}".lstrip("."), "it is missing" if value is None else repr(value)
+
+
 def _verify(path: Path, sha256: str) -> None:
-    found = file_sha256(path)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise UserError(f"it cannot be read ({error.strerror})", str(path), _AGAIN) from error
     if found != sha256:
         raise UserError(f"it has changed: SHA-256 {found} instead of {sha256}", str(path), _AGAIN)
 
@@ -168,14 +205,28 @@ class Corpus:
         skipped, within = np.divmod(starts, self._size)
         first = self._records[documents] + skipped
         counts = (within + sizes - 1) // self._size + 1
+        if (
+            len(first)
+            and (
+                (sizes < 1) | (counts < 1) | (first < 0) | (first + counts > self._num_records)
+            ).any()
+        ):
+            raise self._unfit()
         records = stretches(first, counts)
         data = self._read_records(records)
         held = bounds(np.fromiter(map(len, data), np.int64, len(data)) // self._dtype.itemsize)
         begins = held[np.cumsum(counts) - counts] + within
+        if len(begins) and (begins + sizes > held[np.cumsum(counts)]).any():
+            raise self._unfit()
         wanted = stretches(begins, sizes)
-        if len(wanted) and (begins + sizes > held[np.cumsum(counts)]).any():
-            raise UserError("its shards do not fit its index", str(self.folder), _AGAIN)
         return np.frombuffer(b"".join(data), self._dtype)[wanted].astype(np.int32)
+
+    @property
+    def _num_records(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def _unfit(self) -> UserError:
+        return UserError("its shards do not fit its index", str(self.folder), _AGAIN)
 
     def _read_records(self, records: np.ndarray) -> list[bytes]:
         """Records by their number over all shards, in this order."""
@@ -209,9 +260,12 @@ class Corpus:
         """An index, mapped into memory."""
         path = self.folder / name
         try:
-            array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a header that is read as Python 2 wrote it
+                array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
             raise UserError(f"it cannot be read ({error})", str(path), _AGAIN) from error
-        if len(array) != length:
-            raise UserError(f"{len(array)} entries instead of {length}", str(path), _AGAIN)
+        if array.shape != (length,) or array.dtype.kind != "i":
+            what = f"{array.dtype} {list(array.shape)} instead of {length} numbers"
+            raise UserError(what, str(path), _AGAIN)
         return array

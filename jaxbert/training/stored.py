@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,40 @@ from jaxbert.training.optimizer import path_name
 from jaxbert.training.record import RECORD, unsealed
 
 JUDGEMENT = "judgement"  # a file beside the record, once the step is evaluated
+
+
+@dataclasses.dataclass
+class _Content:
+    """A record's content, whoever has written it."""
+
+    leaves: dict[str, dict[str, Any]]
+    note: dict[str, Any]
+    due: bool
+    best: tuple[int, float] | None
+
+    def __post_init__(self) -> None:
+        good = isinstance(self.note, dict) and type(self.due) is bool
+        if self.best is not None:
+            step, metric = self.best
+            good = good and type(step) is int and isinstance(metric, float | int)
+            self.best = step, metric
+        for leaf in self.leaves.values():
+            good = good and type(leaf["dtype"]) is type(leaf[ALGORITHM]) is str
+            good = good and all(type(size) is int for size in leaf["shape"])
+        if not good:
+            raise ValueError("it holds something else")
+
+
+@dataclasses.dataclass
+class _Judgement:
+    """A judgement's content."""
+
+    metric: float | None
+    note: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.metric, float | int | None) and isinstance(self.note, dict)):
+            raise ValueError("it holds something else")
 
 
 class Damaged(UserError):
@@ -56,17 +91,21 @@ class Stored:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            content = self._unsealed(RECORD)
-            self.note: dict[str, Any] = content["note"]
-            self.leaves: dict[str, dict[str, Any]] = content["leaves"]
-            self.due: bool = content["due"]
-            self.best: tuple[int, float] | None = content["best"] and tuple(content["best"])
-            self.metric: float | None = None
+            content = _Content(**self._unsealed(RECORD))
+            self.note, self.leaves, self.due = content.note, content.leaves, content.due
+            self.best, self.metric = content.best, None
             self.judged = (folder / "record" / JUDGEMENT).exists()
             if self.judged:
-                content = self._unsealed(JUDGEMENT)
-                self.due, self.metric, self.note = False, content["metric"], content["note"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                judged = _Judgement(**self._unsealed(JUDGEMENT))
+                self.due, self.metric, self.note = False, judged.metric, judged.note
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise Damaged(folder, f"its record cannot be read ({error!r})") from error
         if self.metric is not None and (self.best is None or self.metric >= self.best[1]):
             self.best = int(folder.name), self.metric

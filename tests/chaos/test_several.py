@@ -16,7 +16,9 @@ from stages import Command, Given, Struck, assert_same_run, same_run, values_of
 from test_kills import step_reached
 
 SECONDS = 30.0  # in which all have ended when one has
-GONE = "another process of this run has ended: run the same command again, in all of them"
+GONE = (
+    "another process of this run is not there any more: run the same command again, in all of them"
+)
 LONG = {"general__steps": 400, "general__checkpoint_every": 0}
 
 

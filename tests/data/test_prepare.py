@@ -427,9 +427,9 @@ def test_a_damaged_folder_is_refused_by_the_name_of_its_file(make, tmp_path):
     with pytest.raises(UserError, match=r"cannot be read.*lengths.npy"):
         open_corpus(corpus.folder)
     for content, message in (
-        ("{", "not a manifest"),
+        ("{", "not a JSON file"),
         ('{"format": 9}', "its format is 9"),
-        ('{"format": 1}', "not a manifest: it has no 'documents'"),
+        ('{"format": 1}', "not a manifest: it is missing"),
     ):
         (corpus.folder / "manifest.json").write_text(content)
         with pytest.raises(UserError, match=f"{message}.*manifest.json"):

@@ -185,7 +185,7 @@ def test_a_vocabulary_without_a_special_piece_is_refused_with_file_and_piece(
         ("tokenizer.json", b'{"model": 3', "not a tokenizer file"),
         ("vocab.txt", b"[PAD]\n\xff\xfe", "not UTF-8"),
         ("spiece.model", b"nonsense", "not a SentencePiece model"),
-        ("tokenizer_config.json", b"[", "not a JSON object"),
+        ("tokenizer_config.json", b"[", "not a JSON file"),
     ],
 )
 def test_a_folder_without_a_readable_tokenizer_is_refused_in_one_line(
