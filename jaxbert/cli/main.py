@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 from jaxbert import launch
@@ -33,7 +35,7 @@ from jaxbert.cli import (
 from jaxbert.cli import eval as evaluate
 from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
-from jaxbert.stopping import resumable
+from jaxbert.stopping import INTERRUPTED, resumable
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -72,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         _add_arguments(words, module)
     args, rest = parser.parse_known_args(argv)
-    _run(COMMANDS[args.command], parser, args, rest)
+    with _leaving(argv is None):
+        _run(COMMANDS[args.command], parser, args, rest)
 
 
 def run_script(name: str, argv: list[str] | None = None) -> None:
@@ -92,7 +95,25 @@ def run_script(name: str, argv: list[str] | None = None) -> None:
         prog="jaxbert", usage=usage, description=module.__doc__, allow_abbrev=False
     )
     _add_arguments(parser, module)
-    _run(module, parser, *parser.parse_known_args(argv))
+    with _leaving(argv is None):
+        _run(module, parser, *parser.parse_known_args(argv))
+
+
+@contextlib.contextmanager
+def _leaving(process: bool) -> Iterator[None]:
+    """Ends the process, if it is ours, at once where a command was stopped and has saved.
+
+    Python would first wait for threads and take apart a runtime that is still at work: that has no
+    limit in time, and has crashed.
+    """
+    try:
+        yield
+    except SystemExit as leaving:
+        if not process or leaving.code != INTERRUPTED:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
 
 
 def _add_arguments(parser: argparse.ArgumentParser, module: ModuleType) -> None:
