@@ -33,7 +33,7 @@ quickstart: setup
 	python eval.py  --workdir=runs/task
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -23,6 +23,11 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole commands first: two workers that share files would else end with one long one."""
+    items.sort(key=lambda item: item.path.parent != commands.ROOT / "tests")
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of compiled programs and tokenised text for all tests."""

@@ -161,6 +161,7 @@ def trained(place, cache):
     return said
 
 
+@pytest.mark.slow
 def test_own_text_and_labels_become_a_student_and_a_table(place, trained):
     assert "corpus: " in trained[0] and "distilled student" in trained[2]
     config = commands.read(place / "runs" / "own" / "config.json")
@@ -231,6 +232,7 @@ def test_text_that_is_prepared_beforehand(place, cache):
     assert abs(shares[0] - 0.7) < 0.01 and sum(shares) == 1.0
 
 
+@pytest.mark.slow
 def test_rows_that_have_changed_since_the_run_are_not_evaluated(place, trained, cache):
     path = place / "reviews.tsv"
     before = path.read_bytes()
@@ -242,6 +244,7 @@ def test_rows_that_have_changed_since_the_run_are_not_evaluated(place, trained, 
     assert done.stderr.startswith(said)
 
 
+@pytest.mark.slow
 def test_a_bad_row_is_the_line_that_the_page_shows_and_skipped_when_told(place, trained, cache):
     text = (place / "reviews.tsv").read_text(encoding="utf-8").splitlines()
     text[3] = text[3].replace("\t0", "\tpostive")
@@ -259,6 +262,7 @@ def test_a_bad_row_is_the_line_that_the_page_shows_and_skipped_when_told(place, 
     assert "tsv:bad.tsv: 1 rows skipped: unknown label 'postive', bad.tsv:4:label" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_task_that_is_not_described_is_said_key_by_key(place, trained, cache):
     words = ["train.py", "--config=configs/tinybert_task.py", "--workdir=runs/none"]
     words += ["--config.init_from=runs/own_general", "--config.task.name=mine"]

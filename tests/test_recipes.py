@@ -79,6 +79,7 @@ def runs(tmp_path_factory, teacher, data_dir, cache):
     return SimpleNamespace(general=general, task=task)
 
 
+@pytest.mark.slow
 def test_the_general_recipe_distils_wikipedia_from_tfds_and_a_hugging_face_folder(runs, teacher):
     config = commands.read(runs.general / "config.json")
     assert config["corpus"] == "tfds:wikipedia/20230601.en:text"
@@ -90,6 +91,7 @@ def test_the_general_recipe_distils_wikipedia_from_tfds_and_a_hugging_face_folde
     assert student.params["projection"]["kernel"].shape == (48, 48)
 
 
+@pytest.mark.slow
 def test_the_task_recipe_distils_sst2_from_tfds(runs, data_dir):
     config = commands.read(runs.task / "config.json")
     assert (config["task"]["name"], config["max_length"]) == ("sst2", 64)

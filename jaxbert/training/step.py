@@ -120,16 +120,16 @@ def make_step(
             (value, terms), grads = gradient(state.params, frozen, batch, key, weights, None)
         else:
             (value, terms), grads = accumulate(state.params, frozen, batch, key, weights)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         norm = optax.tree.norm(grads)
-        # A bad step moves nothing but the number of the step: none is in a checkpoint.
+
+        def move() -> tuple[Any, Any]:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            return optax.apply_updates(state.params, updates), opt_state
+
+        # A bad step moves nothing but the number of the step: none is in a checkpoint. A branch,
+        # since to choose between old and new values would pass over all of them once more.
         good = jnp.isfinite(value) & jnp.isfinite(norm)
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old),
-            (params, opt_state),
-            (state.params, state.opt_state),
-        )
+        params, opt_state = jax.lax.cond(good, move, lambda: (state.params, state.opt_state))
         one = jnp.float32(1.0)
         metrics = terms | {
             "loss": Term(value, one),

@@ -62,6 +62,7 @@ def assert_same_losses(broken: Path, whole: Path, within) -> None:
     within(mine, theirs)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(given: Given, whole_general, tmp_path, within):
     run = given.general(tmp_path / "run")
     first, second = run_in_two(run)

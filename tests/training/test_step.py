@@ -60,14 +60,21 @@ def test_micro_batches_of_unequal_padding_are_one_batch(name, within):
         assert_same_gradients(state.opt_state[1].mu, wanted.opt_state[1].mu)
 
 
-def test_more_devices_change_no_loss_and_nothing_is_compiled_twice(within):
-    """On 1, 8 (data), 2 x 4 (data x model), 8 (fsdp) and 2 x 2 x 2 devices."""
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param([(2, 2, 2)], id="all"),
+        pytest.param([(8, 1), (2, 4), (1, 1, 8)], id="each", marks=pytest.mark.slow),
+    ],
+)
+def test_more_devices_change_no_loss_and_nothing_is_compiled_twice(shapes, within):
+    """Devices along data, model and fsdp, against one."""
     objective, steps = OBJECTIVES["layers"], 30
     batches = PackedBatches(
         examples([9, 3, 12, 5, 7, 2, 4, 16] * 4), batch_size=16, row_length=16, seed=1, multiple=8
     )
     losses = {}
-    for shape in ((1, 1), (8, 1), (2, 4), (1, 1, 8), (2, 2, 2)):
+    for shape in ((1, 1), *shapes):
         mesh = sharding.make_mesh(*shape)
         with jax.default_matmul_precision("highest"):
             state, step = build(objective, trained(objective), mesh)
