@@ -114,15 +114,16 @@ def start(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Proces
     """The sides of a work."""
     work = str(folder)
     compiled = ["--compile"] * args.compile
+    pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # for all, as train.py has them
     sides = {
         way: Process(
-            ["opponents.py", work, f"--way={way}", f"--device={args.device}", *compiled], {}
+            ["opponents.py", work, f"--way={way}", f"--device={args.device}", *compiled], pages
         )
         for way in args.ways
     }
     mine = ["ours.py", work, f"--dtype={args.dtype}", *["--cached"] * (name == "predictions")]
     here = {"JAX_PLATFORMS": "cpu"} if args.device == "cpu" else {}
-    here |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    here |= pages
     here |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the GPU is shared with the other sides
     return {"jaxbert": Process(mine, here), **sides}
 

@@ -48,15 +48,21 @@ class Layer(nn.Module):
         self.intermediate = dense(width, inner)
         self.output = dense(inner, width, LayerNorm=nn.LayerNorm(width, eps=1e-12))
 
-    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """From x [B, T, D] to the layer's output and its scores [B, H, T, T]."""
+    def forward(
+        self, x: torch.Tensor, bias: torch.Tensor, scored: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """From x [B, T, D] to the layer's output and, if asked, its scores [B, H, T, T]."""
         own, out = self.attention["self"], self.attention["output"]
         q, k, v = (
             own[name](x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for name in ("query", "key", "value")
         )
-        scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + bias
-        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        if scored:
+            scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + bias
+            mixed = scores.softmax(-1) @ v
+        else:
+            scores, mixed = None, F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype))
+        mixed = mixed.transpose(1, 2).flatten(2)
         x = out["LayerNorm"](x + out["dense"](mixed))
         inner = self.output["dense"](F.gelu(self.intermediate["dense"](x)))
         return self.output["LayerNorm"](x + inner), scores
@@ -91,17 +97,17 @@ class Bert(nn.Module):
         self.load_state_dict({name: x for name, x in tensors.items() if name in self.state_dict()})
 
     def forward(
-        self, tokens: torch.Tensor, mask: torch.Tensor, depth: int
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Hidden states 0..depth [B, T, D] and scores of the first layers [B, H, T, T]."""
+        self, tokens: torch.Tensor, mask: torch.Tensor, scored: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+        """Hidden states 0..L [B, T, D] and, if asked, scores [B, H, T, T]."""
         e = self.embeddings
         places = torch.arange(tokens.shape[1], device=tokens.device)
         x = e["word_embeddings"](tokens) + e["position_embeddings"](places)
         x = e["LayerNorm"](x + e["token_type_embeddings"](torch.zeros_like(tokens)))
         bias = ((1.0 - mask.to(x.dtype)) * MASKED)[:, None, None]
         states, scores = [x], []
-        for layer in self.encoder["layer"][:depth]:
-            x, seen = layer(x, bias)
+        for layer in self.encoder["layer"]:
+            x, seen = layer(x, bias, scored)
             states.append(x)
             scores.append(seen)
         return states, scores
@@ -167,10 +173,12 @@ class Side:
     def loss(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Of a batch, a scalar."""
         mine, theirs = len(self.student.encoder["layer"]), len(self.teacher.encoder["layer"])
+        # The authors' models return their scores whether anybody reads them or not.
+        scored = not (self.expert and self.work.num_labels)
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.expert):
             with torch.no_grad():
-                t_states, t_scores = self.teacher(tokens, mask, theirs)
-            s_states, s_scores = self.student(tokens, mask, mine)
+                t_states, t_scores = self.teacher(tokens, mask, scored)
+            s_states, s_scores = self.student(tokens, mask, scored)
             if self.work.num_labels:
                 with torch.no_grad():
                     target = self.teacher.logits(t_states[-1]).float().softmax(-1)

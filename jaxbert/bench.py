@@ -91,7 +91,8 @@ def bench(
                     left_out[f"torch, {name}"] = "transformers does not load it"
                     continue
                 file = _prepare(model, backend, Path(scratch, f"{index}"))
-                size = file.stat().st_size
+                parts = file.parent.glob("*.safetensors") if file.suffix == ".json" else [file]
+                size = sum(part.stat().st_size for part in parts)
                 entries.append(_Entry(name, backend, str(folder), str(file), size))
         spec = {"entries": [dataclasses.asdict(e) for e in entries], "lengths": list(lengths)}
         one = _apart(scratch, spec | {"rows": 1, "rounds": rounds, "threads": 1})
@@ -266,6 +267,8 @@ def _torch(entry: dict[str, Any], threads: int) -> _Made:
     config = transformers.AutoConfig.from_pretrained(entry["folder"])
     # A published encoder may name no class: then there is no head.
     named = (config.architectures or ["BertModel"])[0]
+    if not (named.startswith("BertFor") and named.endswith(("Classification", "Answering"))):
+        named = "BertModel"  # without a head that the other libraries do not run
     model = getattr(transformers, named).from_pretrained(entry["folder"]).eval()
 
     def ask(ids: np.ndarray) -> Callable[[], Any]:
@@ -290,7 +293,8 @@ def _processor() -> str:
 
 def _versions(backends: Sequence[str]) -> dict[str, str]:
     names = {"jaxbert", "jax", "jaxlib", *(n for b in backends for n in _NEEDS.get(b, ()))}
-    return {name: importlib.metadata.version(name) for name in sorted(names)}
+    owners = importlib.metadata.packages_distributions()  # onnxruntime may be onnxruntime-gpu's
+    return {n: importlib.metadata.version(owners.get(n, [n])[0]) for n in sorted(names)}
 
 
 def main() -> None:

@@ -97,11 +97,15 @@ def export(
         what = f"unknown format {unknown[0]!r}" if unknown else "no format"
         raise UserError(what, "flag --format", f"give some of {','.join(FORMATS)}")
     folder = Path(folder).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UserError("it is a file", str(folder), "give a folder")
     if folder.exists() and not (folder / REPORT).is_file() and any(folder.iterdir()):
         fix = "give a new one, or one that an earlier export has written"
         raise UserError("the folder holds something else", str(folder), fix)
     subject = Subject(reference)
-    partial = folder.with_name(f".{folder.name}.export")
+    if folder == subject.model.folder.resolve():
+        raise UserError("the model itself lies there", str(folder), "give another folder")
+    partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("export", "before"))
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     try:
         found = _write(subject, partial, formats, max_loss=max_loss, force=force)
@@ -125,10 +129,13 @@ def export(
         (partial / "README.md").write_text(card, encoding="utf-8")
         write_json(partial / REPORT, report)
         for place in (partial, *(path for path in partial.iterdir() if path.is_dir())):
-            seal(place, [p.name for p in place.iterdir() if p.is_file() and p.name != SEAL])
+            kept = (SEAL, "README.md")  # the card is for its owner to edit
+            seal(place, [p.name for p in place.iterdir() if p.is_file() and p.name not in kept])
+        shutil.rmtree(before, ignore_errors=True)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(before)
         partial.rename(folder)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write there: {error}", str(folder), "give another") from error
     finally:

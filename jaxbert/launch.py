@@ -8,6 +8,7 @@ one line what has happened.
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import os
 import re
@@ -21,8 +22,10 @@ from jaxbert.errors import UserError, UserErrors
 from jaxbert.stopping import INTERRUPTED
 
 _FLAGS = ("--coordinator", "--processes", "--process", "--distributed")
+_LINES = 200  # of a child's last words that are kept
 _CHILD = "JAXBERT_PARENT_PIPE"  # environment: the parent's end of it closes when the parent ends
 _NATIVE = re.compile(r"[EWIF]\d{4} |E\d{4} |RPC: /|\[Gloo\]|Additional GRPC error")  # not Python's
+_PEER = re.compile(r"distributed service|coordination|heartbeat|another task|Gloo", re.I)
 _FATAL = re.compile(r"F\d{4} |\*\*\* Check failure|Fatal Python error")
 GONE = (
     "another process of this run is not there any more: run the same command again, in all of them"
@@ -111,26 +114,35 @@ def supervise(argv: Sequence[str]) -> None:
     os.close(theirs)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: child.send_signal(number))
-    aborted = _pass_on(child, quiet="--debug" not in argv)
+    kept, hidden = _pass_on(child, quiet="--debug" not in argv)
     code = child.wait()
     os.close(mine)
-    if code == -signal.SIGABRT or (aborted and code < 0):
+    if code < 0 and any(_PEER.search(line) for line in kept):
         print(GONE, file=sys.stderr)
         code = INTERRUPTED
+    elif code < 0:  # it is this one that has crashed
+        sys.stderr.writelines(hidden)
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _pass_on(child: subprocess.Popen[bytes], quiet: bool) -> bool:
-    """Hands on what a child says on stderr, without the runtime's own words; whether it aborts."""
+def _pass_on(child: subprocess.Popen[bytes], quiet: bool) -> tuple[list[str], list[str]]:
+    """Hands on what a child says on stderr, without the runtime's own words if it shall be quiet.
+
+    Returns:
+      The last lines of all, and those among them that were not handed on.
+    """
     assert child.stderr is not None
+    kept = collections.deque[tuple[str, bool]](maxlen=_LINES)
     aborted = False
     for line in child.stderr:
         text = line.decode(errors="replace")
         aborted = aborted or bool(_FATAL.match(text))
-        if not (quiet and (aborted or _NATIVE.match(text))):
+        hides = quiet and (aborted or bool(_NATIVE.match(text)))
+        kept.append((text, hides))
+        if not hides:
             sys.stderr.write(text)
             sys.stderr.flush()
-    return aborted
+    return [text for text, _ in kept], [text for text, hides in kept if hides]
 
 
 def _mourn(pipe: int) -> None:

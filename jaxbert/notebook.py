@@ -78,7 +78,7 @@ def distill(
     start = {"init_from": folders[GENERAL]} if corpus != "" else {}
     stages = {GENERAL: given | texts} if corpus != "" else {}
     stages[TASK] = given | start
-    phases = {name: set(recipe["phases"]) for name, recipe in recipes.items()}
+    phases = {name: set(recipes[name]["phases"]) for name in stages}
     configs = {}
     for name, words in stages.items():
         others = set().union(*phases.values()) - phases[name]

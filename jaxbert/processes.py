@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -75,7 +76,9 @@ def joined(group: Group | None) -> Iterator[None]:
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # they were told, too, or are not
-            barrier(_LEAVING)
+            barrier(_LEAVING, "leaving")
+            if first():
+                time.sleep(1)  # the others still hear the coordinator while they leave
         _leave_with(INTERRUPTED)
         raise
     except UserError:
@@ -102,13 +105,13 @@ def lost(error: BaseException) -> bool:
     return known and bool(_LOST.search(str(error)))
 
 
-def barrier(seconds: int = _LONG) -> None:
-    """Waits until all processes are here."""
+def barrier(seconds: int = _LONG, name: str = "") -> None:
+    """Waits until all processes are here, at the next barrier or at one that has a name."""
     if count() > 1:
         from orbax.checkpoint import multihost
 
         multihost.get_barrier_sync_fn()(  # type: ignore[misc]
-            key=f"jaxbert_{next(_turns)}", timeout_ms=seconds * 1000
+            key=f"jaxbert_{name or next(_turns)}", timeout_ms=seconds * 1000
         )
 
 

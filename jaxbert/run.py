@@ -126,12 +126,16 @@ class Run:
         """
         processes.in_turn(self.library.keep_vocabulary)
         finished = {}
-        for index, name in enumerate(self.config.phases):
-            if self.skips(self.config.sections[name]):
-                print(f"{name}: skipped, the given teacher has a classifier already", flush=True)
-                continue
-            finished[name] = self.finish(index, name)
-        self.journal.close()
+        try:
+            for index, name in enumerate(self.config.phases):
+                if self.skips(self.config.sections[name]):
+                    print(
+                        f"{name}: skipped, the given teacher has a classifier already", flush=True
+                    )
+                    continue
+                finished[name] = self.finish(index, name)
+        finally:  # what is told to stop leaves without Python's own end
+            self.journal.close()
         given: dict[str, str | None] = {"parameter_hash": None}
         dev = {"dev": scores.pop(self.config.teacher)} if self.config.teacher in scores else {}
         if self.library.has_teacher:

@@ -166,8 +166,10 @@ def make_app(model: TextModel, *, most: int, wait: float, room: int) -> fastapi.
     @app.middleware("http")
     async def limit(request: fastapi.Request, go_on: Any) -> Any:
         size = request.headers.get("content-length", "")
-        if request.method == "POST" and not (size.isdecimal() and int(size) <= MOST_BYTES):
-            code = 413 if size.isdecimal() else 411
+        # A chunked body may be longer than what it says, and is read to its end.
+        known = size.isdecimal() and "transfer-encoding" not in request.headers
+        if request.method == "POST" and not (known and int(size) <= MOST_BYTES):
+            code = 413 if known else 411
             said = {"detail": f"a request has a length, of at most {MOST_BYTES} bytes"}
             return fastapi.responses.JSONResponse(said, code)
         return await go_on(request)
@@ -208,9 +210,10 @@ def serve(app: fastapi.FastAPI, host: str, port: int) -> None:
     """
     try:
         listener = socket.create_server((host, port), backlog=2048)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         where = f"flags --host={host} --port={port}"
-        raise UserError(f"cannot listen there: {error.strerror}", where, "give others") from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot listen there: {why}", where, "give others") from error
     print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=20)
     with contextlib.suppress(KeyboardInterrupt):  # it raises the signal again when all is done

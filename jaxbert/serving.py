@@ -66,7 +66,7 @@ def read_asking(reference: str | Path, max_length: int = 0) -> Asking:
     """How the run that a reference names asks its models; without one, the defaults."""
     workdir = Path(str(reference).removeprefix("run:").partition("#")[0]).expanduser()
     if not (hub.is_workdir(workdir) and (workdir / "config.json").is_file()):
-        return Asking(max_length)
+        return _read_exported(workdir / "export.json", max_length)
     config, summary = (
         read_object(path, "restore the file") if path.is_file() else {}
         for path in (workdir / "config.json", workdir / "summary.json")
@@ -78,6 +78,19 @@ def read_asking(reference: str | Path, max_length: int = 0) -> Asking:
         task.get("stride", 0),
         summary.get("task", {}).get("all_answered", False),
     )
+
+
+def _read_exported(path: Path, max_length: int) -> Asking:
+    """How a model is asked that ``jaxbert export`` has written; the defaults for any other."""
+    if not path.is_file():
+        return Asking(max_length)
+    fix = "export it anew"
+    report = read_object(path, fix)
+    try:
+        asking = Asking(**report["asking"])
+        return dataclasses.replace(asking, max_length=max_length or report["max_length"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"not understood: {error!r}", str(path), fix) from error
 
 
 class TextModel:
@@ -205,6 +218,10 @@ class TextModel:
 
     def _rows(self, items: Sequence[Any]) -> Iterator[tuple[list[int], Rows]]:
         """The items as rows, single texts and pairs apart, and which they are."""
+        for index, item in enumerate(items):
+            if isinstance(item, Mapping | set) or not isinstance(item, Iterable):
+                what = f"a {type(item).__name__} instead of text"
+                raise UserError(what, f"item {index}", "give a text, or two: (first, second)")
         pairs = self.kind in ("spans", SIMILARITY)
         if self.kind == "tagging":
             words = [tuple(x.split() if isinstance(x, str) else _flat(x)) for x in items]

@@ -243,6 +243,13 @@ def test_a_run_of_likeness_is_exported_as_its_encoder(run, tmp_path):
     assert report["kind"] == "similarity"
     assert report["formats"]["onnx-int8"]["metric"] == "spearman"
     assert set(read_model(tmp_path / "to").params) == {"embeddings", "encoder", "pooler"}
+    # What is exported is asked as its run was, and never replaced by an export of itself.
+    again = jaxbert.load(tmp_path / "to")
+    assert (again.kind, again.max_length) == ("similarity", 20)
+    with pytest.raises(UserError, match="the model itself lies there"):
+        export(str(tmp_path / "to"), tmp_path / "to", ("onnx",))
+    (tmp_path / "to" / "README.md").write_text("mine")  # the card is for its owner to edit
+    jaxbert.load(tmp_path / "to")
 
 
 def test_the_card_says_what_the_run_knows(run, tmp_path):
@@ -288,6 +295,7 @@ def test_stablehlo_is_one_program_for_any_number_of_rows_of_any_length(exported,
         (["--format=tflite"], "unknown format 'tflite', flag --format; give some of huggingface,"),
         (["--format="], "no format, flag --format"),
         (["--to={here}"], "the folder holds something else"),
+        (["--to={here}/mine"], "it is a file"),
     ],
 )
 def test_mistakes_are_one_line(run, tmp_path, capsys, words, said):

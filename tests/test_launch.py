@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+import textwrap
 
+import commands
 import pytest
 
 from jaxbert import launch
@@ -38,3 +42,31 @@ def test_flags_that_are_missing_or_wrong_are_all_named(words, said):
         group(*words)
     for line, part in zip(caught.value.lines, said, strict=True):
         assert part in line
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "line"),
+    [
+        ("F0000 client.cc:1] another task died; distributed service", 75, f"{launch.GONE}\n"),
+        ("F0000 kernel.cc:1] Check failed: out of registers", 134, None),
+    ],
+)
+def test_an_abort_is_told_as_what_it_is(said, code, line):
+    """A process that aborts as JAX's runtime does: for a peer that is gone, and for itself."""
+    program = f"""
+        import os, sys
+        from jaxbert import launch
+        launch.supervise(["--process=0"])
+        print({said!r}, file=sys.stderr, flush=True)
+        os.abort()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=commands.ROOT,
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, line or f"{said}\n")

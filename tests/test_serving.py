@@ -121,6 +121,9 @@ def test_pairs_and_single_texts_go_together_and_other_things_are_refused(folders
         ("a film", "one text instead of several"),
         ([("a", "b", "c")], "neither a text nor two, item 0"),
         (["a", ("a", 7)], "a int instead of text"),
+        ([{"text": "a", "text_pair": "b"}], "a dict instead of text, item 0"),
+        (["a", None], "a NoneType instead of text, item 1"),
+        ([float("nan")], "a float instead of text, item 0"),
     ):
         with pytest.raises(UserError, match=said):
             served.predict(wrong)

@@ -92,16 +92,19 @@ def run(args: argparse.Namespace) -> None:
     name = args.out.stem
     print(f"{args.out} is written. Now:")
     print(f"  jaxbert doctor --config={args.out}")
-    print(f"  python train.py --config={args.out}:smoke --workdir=runs/{name}-trial")
-    print(f"  python train.py --config={args.out} --workdir=runs/{name}")
-    print(f"  python eval.py --workdir=runs/{name}")
+    print(f"  jaxbert train --config={args.out}:smoke --workdir=runs/{name}-trial")
+    print(f"  jaxbert train --config={args.out} --workdir=runs/{name}")
+    print(f"  jaxbert eval --workdir=runs/{name}")
 
 
 def _ask(name: str, given: str | None) -> str:
     question = _QUESTIONS[name]
     if given is None and sys.stdin.isatty():
         default = "" if question.default is None else f" [{question.default}]"
-        given = input(f"{question.text}{default}: ").strip()
+        try:
+            given = input(f"{question.text}{default}: ").strip()
+        except EOFError:  # Ctrl-D: no answer
+            given = None
     found = given or question.default
     if found is None:
         raise UserError("it is not given", f"flag --{name}", f"give {question.text}")
@@ -154,8 +157,8 @@ _GENERAL = """
 
 _TEXT = '''"""Task distillation of {name}: a teacher is fine-tuned, then distilled into a student.
 
-    python train.py --config={file} --workdir=runs/{name}
-    python eval.py --workdir=runs/{name}
+    jaxbert train --config={file} --workdir=runs/{name}
+    jaxbert eval --workdir=runs/{name}
 
 Paper: Jiao et al. 2020, arXiv 1909.10351, section 4.1. Any key is a flag, too:
 --config.prediction.steps=1000.

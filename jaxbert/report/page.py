@@ -21,6 +21,8 @@ _MODELS = ("teacher", "student")  # that are held against each other in figures
 _NAMES = TITLES | {"initial_student": "student before training"}
 T = TypeVar("T")
 
+SHARES = ("accuracy", "exact_match")  # the metrics that standard_error is of
+
 
 def write_report(workdir: Path) -> Path:
     """Writes what a run's folder tells to its ``report.html``.
@@ -153,7 +155,7 @@ def _table(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = []
     for name, model in evaluation["models"].items():
         error = model["standard_error"]
-        about = f" ± {error:.4f}" if error is not None and metric != "f1" else ""
+        about = f" ± {error:.4f}" if error is not None and metric in SHARES else ""
         rows.append(
             (
                 _title(name, kind),
@@ -396,7 +398,7 @@ def _sizes(evaluation: Mapping[str, Any]) -> list[Figure]:
         known = {name: m for name, m in models.items() if m[key] is not None}
         names = [_title(name, kind) for name in known]
         values: Sequence[float] = [m[key] for m in known.values()]
-        if key == metric and all(m["standard_error"] is not None for m in known.values()):
+        if key == metric in SHARES and all(m["standard_error"] is not None for m in known.values()):
             more["errors"] = [m["standard_error"] for m in known.values()]
             note = "Lines: one standard error to each side."
         return [bars(title, label, names, values, form=form, note=note, **more)] if known else []

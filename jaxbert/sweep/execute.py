@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -121,7 +122,7 @@ class Sweeper:
         log = self._log(cell)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
-            _hold(file)  # until the folder is tidy
+            _hold(file, self._processes)  # until the folder is tidy
             problem = self._train(cell, file)
             if problem:
                 print(f"{title}: FAILED, {problem}", flush=True)
@@ -174,7 +175,7 @@ class Sweeper:
                 shutil.rmtree(folder / "models", ignore_errors=True)
 
 
-def _hold(log: IO[str]) -> None:
+def _hold(log: IO[str], processes: _Processes) -> None:
     """Waits until no other process writes a log.
 
     A run inherits its log, and with it the hold: where it outlives a killed sweep, or another sweep
@@ -184,7 +185,12 @@ def _hold(log: IO[str]) -> None:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print(f"waits for the run that writes {log.name}", flush=True)
-        fcntl.flock(log, fcntl.LOCK_EX)
+        while True:
+            processes.check()
+            try:
+                return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(1)
 
 
 class _Processes:
@@ -207,8 +213,7 @@ class _Processes:
           KeyboardInterrupt: it was told to stop.
         """
         with self._lock:
-            if self._stopped:
-                raise KeyboardInterrupt
+            self.check()
             process = subprocess.Popen(
                 [sys.executable, *words],
                 env=self._environment,
@@ -225,6 +230,11 @@ class _Processes:
         if code == INTERRUPTED or stopped:
             raise KeyboardInterrupt
         return code
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if all were told to stop."""
+        if self._stopped:
+            raise KeyboardInterrupt
 
     def stop(self) -> None:
         """Tells all to stop and waits for them; each goes on from its newest checkpoint."""

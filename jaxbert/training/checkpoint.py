@@ -51,6 +51,10 @@ class Checkpoints:
         bests = dict[int, float | None]()
         for child in [child for child in self._folder.iterdir() if child.name.isdigit()]:
             step = int(child.name)
+            for half in child.glob(
+                f"record/.{JUDGEMENT}.*.partial"
+            ):  # of a process that was killed
+                half.unlink(missing_ok=True)
             try:
                 if step not in finished:
                     raise Damaged(child, "it was not finished")

@@ -50,16 +50,17 @@ class Journal:
         lines = self._path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
-                entry = json.loads(line)
+                text = line.decode()
+                entry = json.loads(text)
                 mine, at = entry["phase"] == phase, int(entry["step"])
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 if number < len(lines):  # behind the last line break lies nothing, or half a line
                     bad.append(number)
                 continue
             if mine and (at > step or (at == step and "dev" in entry and not evaluated)):
                 continue
             found |= mine and at == step and "dev" in entry
-            kept.append(line.decode() + "\n")
+            kept.append(text + "\n")
         if bad:
             many = f" and {len(bad) - 1} more" * (len(bad) > 1)
             warn(

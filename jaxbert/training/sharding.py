@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -111,8 +112,17 @@ def on_host(tree: Any) -> Any:
     """
     if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
         return jax.device_get(tree)
-    places = jax.tree.map(lambda leaf: replicated(leaf.sharding.mesh), tree)
-    return jax.device_get(jax.jit(lambda tree: tree, out_shardings=places)(tree))
+
+    def whole(leaf: jax.Array) -> np.ndarray:
+        copied = jax.jit(_same, out_shardings=replicated(leaf.sharding.mesh))(leaf)  # type: ignore[attr-defined]
+        return jax.device_get(copied)
+
+    # One by one: a device has room for a leaf, and may have none for all that is held in parts.
+    return jax.tree.map(whole, tree)
+
+
+def _same(leaf: jax.Array) -> jax.Array:
+    return leaf
 
 
 def own_mesh() -> Mesh:

@@ -126,10 +126,14 @@ def make_step(
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             return optax.apply_updates(state.params, updates), opt_state
 
-        # A bad step moves nothing but the number of the step: none is in a checkpoint. A branch,
-        # since to choose between old and new values would pass over all of them once more.
-        good = jnp.isfinite(value) & jnp.isfinite(norm)
-        params, opt_state = jax.lax.cond(good, move, lambda: (state.params, state.opt_state))
+        # A bad step moves nothing but the number of the step: none is in a checkpoint. On a CPU it
+        # is a branch, since to choose between old and new values passes over all of them once more;
+        # an accelerator's branch would wait for the host.
+        good, old = jnp.isfinite(value) & jnp.isfinite(norm), (state.params, state.opt_state)
+        if mesh.devices.flat[0].platform == "cpu":
+            params, opt_state = jax.lax.cond(good, move, lambda: old)
+        else:
+            params, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), move(), old)
         one = jnp.float32(1.0)
         metrics = terms | {
             "loss": Term(value, one),

@@ -223,11 +223,12 @@ def test_a_damaged_line_of_the_journal_is_said_and_a_half_written_last_one_is_no
         "[]",
         '{"phase": "a", "step": 2}',
     ]
-    path.write_text("\n".join([*lines, '{"phase": "b", "st']), encoding="utf-8")
+    odd = b'{"phase": "a", "step": 1e999}\n{"phase": "\xed\xa0\x80", "step": 1}\n'
+    path.write_bytes("\n".join(lines).encode() + b"\n" + odd + b'{"phase": "b", "st')
     journal.rewind("b", 0)
     assert path.read_text() == lines[0] + "\n" + lines[3] + "\n"
     said = capsys.readouterr().err
-    assert said.startswith(f"warning: {path}:2 is not as it was written and 1 more, and is left")
+    assert said.startswith(f"warning: {path}:2 is not as it was written and 3 more, and is left")
     journal.rewind("a", 1)
     assert path.read_text() == lines[0] + "\n" and not capsys.readouterr().err
 

@@ -98,9 +98,13 @@ def test_more_devices_change_no_loss_and_nothing_is_compiled_twice(shapes, withi
         within(found, wanted)
 
 
-def test_along_data_gradients_alone_are_exchanged_and_once_a_step():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_along_data_gradients_alone_are_exchanged_and_once_a_step(dtype):
     """Of a compiled step on 8 devices: what its collectives move, in scalars."""
     objective = OBJECTIVES["layers"]
+    models = (model.replace(dtype=dtype) for model in (objective.student, *objective.teachers))
+    student, *teachers = models
+    objective = dataclasses.replace(objective, student=student, teachers=tuple(teachers))
     sizes = {}
     for count in (2, 8):
         mesh = sharding.make_mesh(count)
@@ -110,8 +114,8 @@ def test_along_data_gradients_alone_are_exchanged_and_once_a_step():
             examples([9, 3, 12, 5] * 8), batch_size=16, row_length=16, seed=1, multiple=8
         )[0]
         text = step.lower(state, others, place(batch, sharding.rows(mesh))).compile().as_text()
-        kinds = re.findall(r"= .* (all-reduce|all-gather|reduce-scatter|all-to-all|permute)", text)
-        kinds = [k for k in kinds if "-done" not in k]
+        some = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+        kinds = re.findall(rf" ({some})(?:-start)?\(", text)
         assert set(kinds) == {"all-reduce"}
         sizes[count] = [
             sum(
@@ -126,7 +130,10 @@ def test_along_data_gradients_alone_are_exchanged_and_once_a_step():
     # The shared projection's is exchanged for each of the three states that it projects, before
     # these are added; beside gradients there are a few sums of losses and masks.
     shared = 2 * sum(x.size for x in jax.tree.leaves(state.params["projection"]))
-    assert gradients + shared <= moved <= gradients + shared + 16
+    most = gradients + shared + 16
+    if dtype == "bfloat16":  # on a CPU a matrix's gradient is the sum of two products
+        most += gradients + shared
+    assert gradients + shared <= moved <= most
     assert sum(sizes[2]) == moved, "whatever the number of devices"
 
 
