@@ -107,7 +107,8 @@ def test_what_befalls_one_ends_all_and_they_go_on_to_the_same_bits(
     if fault == "SIGKILL":
         assert ends[index][0] == 128 + signal.SIGKILL
         code, said = ends[1 - index]
-        assert code == 75 and said.splitlines()[-1] == GONE, said
+        # Gloo itself prints to stdout, which comes when it likes.
+        assert code == 75 and GONE in said.splitlines(), said
     else:
         for code, said in ends:
             assert code == 75 and "interrupted and saved" in said, said
