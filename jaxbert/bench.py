@@ -14,10 +14,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.errors import ERROR_PREFIX, UserError, UserErrors, exit_on_user_error
-from jaxbert.evaluation.latency import pin_to_one_cpu
+from jaxbert.errors import UserError, exit_on_user_error
+from jaxbert.evaluation.latency import pin_to_one_cpu, run_apart
+from jaxbert.workdir import processor
 
 BACKENDS = ("jax", "onnxruntime", "onnx-int8", "torch")
 LENGTHS = (16, 32, 64, 128, 256, 512)
@@ -114,7 +112,7 @@ def bench(
         "left_out": left_out,
         "batch": batch,
         "rounds": rounds,
-        "machine": f"{_processor()}, {os.cpu_count()} CPUs",
+        "machine": f"{processor()}, {os.cpu_count()} CPUs",
         "versions": _versions(chosen),
     }
 
@@ -175,17 +173,8 @@ def _apart(scratch: str, spec: dict[str, Any]) -> list[dict[str, list[float]]]:
     """What `_measure` returns, from a fresh process."""
     path = Path(scratch, "spec.json")
     path.write_text(json.dumps(spec), encoding="utf-8")
-    command = [sys.executable, "-m", __name__, str(path)]
-    # The devices that the caller's flags pretend to have are not this process's.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {"JAX_PLATFORMS": "cpu", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    said = [line for line in done.stderr.splitlines() if line.startswith(ERROR_PREFIX)]
-    if done.returncode == 2 and said:
-        raise UserErrors([UserError(line.removeprefix(ERROR_PREFIX)) for line in said])
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    quiet = {"JAX_PLATFORMS": "cpu", "TRANSFORMERS_VERBOSITY": "error"}
+    return run_apart(__name__, [str(path)], **quiet)
 
 
 def _measure(spec: dict[str, Any]) -> list[dict[str, list[float]]]:
@@ -281,14 +270,6 @@ def _torch(entry: dict[str, Any], threads: int) -> _Made:
         return run
 
     return ask, config.max_position_embeddings, config.vocab_size
-
-
-def _processor() -> str:
-    """The name of the CPU."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _versions(backends: Sequence[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from jaxbert.stopping import INTERRUPTED
 _FLAGS = ("--coordinator", "--processes", "--process", "--distributed")
 _LINES = 200  # of a child's last words that are kept
 _CHILD = "JAXBERT_PARENT_PIPE"  # environment: the parent's end of it closes when the parent ends
-_NATIVE = re.compile(r"[EWIF]\d{4} |E\d{4} |RPC: /|\[Gloo\]|Additional GRPC error")  # not Python's
+_NATIVE = re.compile(r"[EWIF]\d{4} |RPC: /|\[Gloo\]|Additional GRPC error")  # not Python's
 _PEER = re.compile(r"distributed service|coordination|heartbeat|another task|Gloo", re.I)
 _FATAL = re.compile(r"F\d{4} |\*\*\* Check failure|Fatal Python error")
 GONE = (
@@ -95,7 +95,7 @@ def supervise(argv: Sequence[str]) -> None:
       argv: of this command.
 
     Raises:
-      SystemExit: with the child's exit code; with 75 where the runtime has aborted it.
+      SystemExit: with the child's exit code; with 75 where it was aborted because a peer is gone.
     """
     if pipe := os.environ.pop(_CHILD, ""):
         threading.Thread(target=_mourn, args=(int(pipe),), daemon=True).start()

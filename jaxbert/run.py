@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxbert import processes, teaching
 from jaxbert.config import PhaseConfig, RunConfig
@@ -241,9 +240,8 @@ class Run:
         finally:
             checkpoints.close()
         params = sharding.on_host(state.params)
-        trained = jax.tree.map(np.asarray, params)
         outdated = stale(objective)
-        trained = {g: v for g, v in start.params.items() if g not in outdated} | trained
+        trained = {g: v for g, v in start.params.items() if g not in outdated} | params
         result = {
             "phase": name,
             "model": phase.trains,

@@ -134,6 +134,16 @@ def versions() -> dict[str, str]:
     return own | found
 
 
+def processor() -> str:
+    """What Linux calls the processor; elsewhere what Python does."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file in one piece."""
     with whole(path) as file:

@@ -49,19 +49,35 @@ def measure_apart(
     Raises:
       UserError: what the process said if it failed.
     """
-    command = [sys.executable, "-m", __name__, f"--text={text}", f"--max_length={max_length}"]
-    command += [f"--pair={pair}"] if pair is not None else []
-    command += ["--embed"] * embed
-    command += [f"--rounds={rounds}", "--", *map(str, folders)]
+    words = [f"--text={text}", f"--max_length={max_length}"]
+    words += [f"--pair={pair}"] if pair is not None else []
+    words += ["--embed"] * embed
+    words += [f"--rounds={rounds}", "--", *map(str, folders)]
+    return run_apart(__name__, words)
+
+
+def run_apart(module: str, words: Sequence[str], **variables: str) -> Any:
+    """What a module prints as JSON, on its last line, from a fresh process.
+
+    Args:
+      module: run as ``python -m``.
+      words: of its command line.
+      variables: of its environment, beside the caller's.
+
+    Raises:
+      UserError: what the process said if it failed.
+    """
+    command = [sys.executable, "-m", module, *words]
     # The devices that the caller's flags pretend to have are not this process's.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment |= variables
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     said = [line for line in done.stderr.splitlines() if line.startswith(ERROR_PREFIX)]
     if done.returncode == 2 and said:
         raise UserErrors([UserError(line.removeprefix(ERROR_PREFIX)) for line in said])
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def pin_to_one_cpu() -> None:

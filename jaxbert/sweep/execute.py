@@ -7,7 +7,6 @@ import datetime
 import fcntl
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from jaxbert.errors import UserError
 from jaxbert.stopping import INTERRUPTED
 from jaxbert.sweep.plan import Cell
 from jaxbert.sweep.results import Record, ResultsFile, training_seconds
+from jaxbert.workdir import processor
 
 _TAIL = 5  # lines of a failed run that are shown
 
@@ -75,7 +75,7 @@ class Sweeper:
         return [cell for cell in self._cells.values() if cell in wanted]
 
     def run(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Runs cells, each when what it needs is finished; one that fails holds up no others.
+        """Runs cells, each when what it needs is there; a failed one holds up those alone that need it.
 
         Returns:
           Those without a result.
@@ -278,7 +278,7 @@ def make_record(sweep: str, cell: Cell, folder: Path) -> Record:
             name: {key: phase[key] for key in kept} for name, phase in summary["phases"].items()
         },
         "parameter_hash": summary["parameter_hash"],
-        "machine": {"cpu": _processor(), "cores": _cores(), **summary["devices"]},
+        "machine": {"cpu": processor(), "cores": _cores(), **summary["devices"]},
         "versions": summary["versions"],
         "git_revision": summary["git_revision"],
     }
@@ -295,16 +295,6 @@ def _told(cell: Cell, record: Record) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _processor() -> str:
-    """What Linux calls the processor; elsewhere what Python does."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _cores() -> int:

@@ -51,9 +51,8 @@ class Checkpoints:
         bests = dict[int, float | None]()
         for child in [child for child in self._folder.iterdir() if child.name.isdigit()]:
             step = int(child.name)
-            for half in child.glob(
-                f"record/.{JUDGEMENT}.*.partial"
-            ):  # of a process that was killed
+            # What a process was writing when it was killed.
+            for half in child.glob(f"record/.{JUDGEMENT}.*.partial"):
                 half.unlink(missing_ok=True)
             try:
                 if step not in finished:
