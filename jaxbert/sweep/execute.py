@@ -75,7 +75,7 @@ class Sweeper:
         return [cell for cell in self._cells.values() if cell in wanted]
 
     def run(self, cells: Sequence[Cell]) -> list[Cell]:
-        """Runs cells, each when what it needs is there; a failed one holds up those alone that need it.
+        """Runs cells, each when what it needs is there; one that fails holds up what needs it.
 
         Returns:
           Those without a result.
