@@ -124,7 +124,7 @@ class Side:
       folder: of the work.
       way: ``authors`` or ``expert``.
       device: ``cpu`` or ``cuda``.
-      compiled: whether the loss goes through torch.compile.
+      compiled: whether layers go through torch.compile.
     """
 
     def __init__(self, folder: Path, way: str, device: str, compiled: bool) -> None:
@@ -143,7 +143,9 @@ class Side:
         ]
         how = {"fused": True} if self.expert else {"foreach": False}
         self.optimizer = torch.optim.AdamW(groups, lr=self.work.learning_rate, **how)
-        self.loss_of = torch.compile(self.loss) if compiled else self.loss
+        if compiled:  # layer by layer: like ones share what is compiled, and lengths vary
+            for layer in (*self.teacher.encoder["layer"], *self.student.encoder["layer"]):
+                layer.compile(dynamic=True)
         self.batches = self.order()
 
     def order(self) -> Iterator[list[np.ndarray]]:
@@ -211,7 +213,7 @@ class Side:
         began, examples, real = time.perf_counter(), 0, 0
         for _ in range(count):
             batch = next(self.batches)
-            loss = self.loss_of(*self.tensors(batch))
+            loss = self.loss(*self.tensors(batch))
             loss.backward()
             if self.expert:
                 nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)

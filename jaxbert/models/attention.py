@@ -89,8 +89,8 @@ class SelfAttention(nn.Module):
         width = x.shape[-1]
         head_size = width // self.num_heads
 
-        def project(name: str, value: Array) -> Array:
-            return Linear(width, self.dtype, self.initializer_range, name=name)(value)
+        def project(name: str, value: Array, rounded: bool = True) -> Array:
+            return Linear(width, self.dtype, self.initializer_range, rounded, name=name)(value)
 
         def split(value: Array) -> Array:
             return value.reshape(*value.shape[:2], self.num_heads, head_size)  # [B, T, H, K]
@@ -111,6 +111,6 @@ class SelfAttention(nn.Module):
         )  # [B, H, T, T]
         probabilities = nn.softmax(scores, axis=-1)
         probabilities = nn.Dropout(self.dropout)(probabilities, deterministic=deterministic)
-        mixed = einsum("bhqt,bthk->bqhk", probabilities, values, self.dtype)
-        output = project("output", mixed.reshape(asking.shape))
+        mixed = einsum("bhqt,bthk->bqhk", probabilities, values, self.dtype, True)
+        output = project("output", mixed.reshape(asking.shape), rounded=False)
         return AttentionOutput(output, scores, queries, keys, values)

@@ -138,7 +138,7 @@ class EncoderLayer(nn.Module):
         if places is not None:
             x = jnp.take_along_axis(x, places[:, :, None], axis=1)
         x = norm(name="attention_norm")(x + drop(attention.output))
-        hidden = linear(self.intermediate_size, name="intermediate")(x)  # [B, T, F]
+        hidden = linear(self.intermediate_size, rounded=True, name="intermediate")(x)  # [B, T, F]
         hidden = ACTIVATIONS[self.activation](hidden)
         x = norm(name="output_norm")(x + drop(linear(x.shape[-1], name="output")(hidden)))
         return x, attention

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def einsum(spec: str, x: Array, y: Array, dtype: Any) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def einsum(spec: str, x: Array, y: Array, dtype: Any, rounded: bool = False) -> Array:
     """``jnp.einsum`` of operands cast to ``dtype``, accumulated and returned in float32.
 
     Forward and backward both read ``dtype`` operands: the transpose that JAX would derive
@@ -24,19 +24,26 @@ def einsum(spec: str, x: Array, y: Array, dtype: Any) -> Array:
       x: the left operand.
       y: the right operand.
       dtype: what both are cast to before the product.
+      rounded: whether who reads the product casts it to ``dtype`` soon: an accelerator then writes
+        it so, which is half as much. The sums are float32 all the same.
     """
     x, y = x.astype(dtype), y.astype(dtype)
     inputs, out = spec.split("->")
     left, right = inputs.split(",")
-    if dtype == jnp.float32 or (left[-1] in right and left[-1] not in out):
+    plain = left[-1] in right and left[-1] not in out
+    if dtype == jnp.float32 or (plain and not rounded):
         return _product(spec, x, y)
     return jax.lax.platform_dependent(
-        x, y, cpu=functools.partial(_cpu_product, spec), default=functools.partial(_product, spec)
+        x,
+        y,
+        cpu=functools.partial(_product if plain else _cpu_product, spec),
+        default=functools.partial(_product, spec, written=dtype if rounded else jnp.float32),
     )
 
 
-def _product(spec: str, x: Array, y: Array) -> Array:
-    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+def _product(spec: str, x: Array, y: Array, written: Any = jnp.float32) -> Array:
+    """A product, in float32, that is ``written`` in another dtype before."""
+    return jnp.einsum(spec, x, y, preferred_element_type=written).astype(jnp.float32)
 
 
 def _cpu_product(spec: str, x: Array, y: Array) -> Array:
@@ -63,14 +70,19 @@ def _cpu_product(spec: str, x: Array, y: Array) -> Array:
     return even + odd
 
 
-def _einsum_forward(spec: str, x: Array, y: Array, dtype: Any) -> tuple[Array, tuple]:
+def _einsum_forward(
+    spec: str, x: Array, y: Array, dtype: Any, rounded: bool
+) -> tuple[Array, tuple]:
     # The cast operands are kept, not the originals: half the memory, and no second cast.
     # The empty arrays carry the dtypes that the cotangents must come back in.
     kept = (x.astype(dtype), y.astype(dtype), jnp.zeros(0, x.dtype), jnp.zeros(0, y.dtype))
-    return einsum(spec, x, y, dtype), kept
+    return einsum(spec, x, y, dtype, rounded), kept
 
 
-def _einsum_backward(spec: str, dtype: Any, kept: tuple, g: Array) -> tuple[Array, Array]:
+def _einsum_backward(
+    spec: str, dtype: Any, rounded: bool, kept: tuple, g: Array
+) -> tuple[Array, Array]:
+    del rounded  # the product's alone
     x, y, x_like, y_like = kept
     inputs, out = spec.split("->")
     left, right = inputs.split(",")
@@ -89,11 +101,13 @@ class Linear(nn.Module):
       features: the output width.
       dtype: dtype of the product's operands; the sum and the output are float32.
       initializer_range: standard deviation of W's initial values; b starts at zero.
+      rounded: as ``einsum`` has it, for an output that is soon an operand.
     """
 
     features: int
     dtype: Any = jnp.float32
     initializer_range: float = 0.02
+    rounded: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -102,7 +116,7 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         flat = x.reshape(-1, x.shape[-1])
-        out = einsum("nd,df->nf", flat, kernel, self.dtype) + bias
+        out = einsum("nd,df->nf", flat, kernel, self.dtype, self.rounded) + bias
         return out.reshape(*x.shape[:-1], self.features)
 
 

@@ -76,6 +76,31 @@ def test_bfloat16_sums_are_kept_in_float32():
     assert einsum("nd,vd->nv", ones, ones, jnp.bfloat16)[0, 0] == 4096
 
 
+def test_a_rounded_product_is_written_in_bfloat16_by_accelerators_alone():
+    """Checked in the program that is lowered for each: there is no accelerator here."""
+    x, y = jnp.ones((8, 16)), jnp.ones((16, 4))
+
+    def lowered(rounded: bool, platform: str) -> str:
+        run = jax.jit(lambda x, y: einsum("nd,df->nf", x, y, jnp.bfloat16, rounded))
+        return run.trace(x, y).lower(lowering_platforms=(platform,)).as_text()
+
+    written = "(tensor<8x16xbf16>, tensor<16x4xbf16>) -> tensor<8x4x"
+    for platform in ("cuda", "tpu", "cpu"):
+        assert f"{written}f32>" in lowered(False, platform)
+        wanted = "f32" if platform == "cpu" else "bf16"
+        assert f"{written}{wanted}>" in lowered(True, platform), platform
+
+
+def test_a_rounded_product_has_the_gradients_of_any_other(within):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((5, 3), (3, 4)))
+    plain, rounded = (
+        jax.grad(lambda x, y, r=r: (einsum("nd,df->nf", x, y, jnp.bfloat16, r) ** 2).sum(), (0, 1))
+        for r in (False, True)
+    )
+    within(rounded(x, y), plain(x, y))
+
+
 def test_linear_maps_any_leading_axes(within):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 3, 4)).astype(np.float32)
