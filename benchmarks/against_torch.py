@@ -149,6 +149,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
             first = {side: p.ask("first", work.batch_size)["loss"] for side, p in sides.items()}
             for process in sides.values():
                 process.ask("steps", args.warmup)
+                process.ask("settle", 0)
             steps = dict.fromkeys(sides, args.steps)
             for index in range(args.rounds):
                 for side in list(sides)[:: 1 if index % 2 else -1]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -239,11 +238,16 @@ class Side:
         with torch.no_grad():
             return {"loss": self.loss(*self.tensors(self.examples[:count])).item()}
 
+    def settle(self, _: int) -> dict[str, Any]:
+        """Memory counts from here."""
+        works.forget_peak()
+        return {}
+
     def memory(self) -> int:
         """Bytes at most: of the GPU, else of the process."""
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return works.peak_memory()
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
 from jaxbert.interop.layout import from_tensors
+from jaxbert.memory import give_back
 from jaxbert.models.bert import DTYPES, BertConfig
 from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.alignment import match_terms
@@ -116,11 +116,17 @@ class Side:
         weights = self.objective.weights(jnp.int32(0))
         return {"loss": float(sum(w * terms[name].mean() for name, w in weights.items()))}
 
+    def settle(self, _: int) -> dict[str, Any]:
+        """What train.py does once a step has been compiled; memory counts from here."""
+        give_back()
+        works.forget_peak()
+        return {}
+
     def memory(self) -> int:
         """Bytes at most: of the GPU, else of the process."""
         if (stats := jax.devices()[0].memory_stats()) is not None:
             return stats["peak_bytes_in_use"]
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return works.peak_memory()
 
 
 def main() -> None:

@@ -88,6 +88,18 @@ def config_of(work: Work, who: str, dtype: str) -> Any:
     return BertConfig(**shape, **widths, **off, dtype=dtype)
 
 
+def forget_peak() -> None:
+    """From here on `peak_memory` counts anew: what compiled is another matter than what steps."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def peak_memory() -> int:
+    """Bytes that this process has had in memory at most, since it began or forgot."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(peak) * 1024
+
+
 def flops_per_token(work: Work) -> float:
     """Model FLOPs of an update, a real token of an example of full length: the products of the
     teacher's forward pass and three times the student's (forward, and backward for two operands).

@@ -1,10 +1,23 @@
 """A command that starts itself again: once, with the same arguments, under the same process id."""
 
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
+
+GIVES_BACK = """
+from jaxbert.memory import give_back
+def resident():
+    return int(next(x for x in open("/proc/self/status") if x.startswith("VmRSS")).split()[1])
+blocks = [bytes(20_000) for _ in range(10_000)]  # 200 MB, each too small for a mapping of its own
+held = resident()
+blocks = blocks[-1:]  # the last one keeps the heap from shrinking by itself
+free = resident()
+give_back()
+print(held - free, free - resident())
+"""
 
 SCRIPT = """
 import os, sys
@@ -37,3 +50,18 @@ def test_a_command_starts_again_unless_the_tunable_is_set(tmp_path, given, after
     starts = [f"{process.pid} {['--config=x y', '']} {tunables}" for tunables in (given, after)]
     assert lines == [*starts[: 2 if after else 1], "ran"]
     assert process.returncode == 7
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library has no such function"
+)
+def test_memory_that_is_free_goes_back_to_the_system():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", GIVES_BACK],
+        env=os.environ | {"PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    by_itself, given = map(int, done.stdout.split())
+    assert by_itself < 20_000 and given > 150_000  # kB

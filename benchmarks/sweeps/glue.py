@@ -47,8 +47,7 @@ together, on CoLA and STS-B:
     joint       layers and predictions in one phase
     joint_relations
                 relations of the last layer and predictions in one phase
-    standardized
-                predictions by KL of standardised logits (Sun et al. 2024)
+    with_labels labels beside the predictions, half each
     dropout     a tenth, in both phases
 
 ``kinds`` fine-tunes a teacher on a task of every kind: those of the main table, names in tweets
@@ -227,10 +226,12 @@ def recipes(task: str) -> dict[str, dict[str, Any]]:
         "fast_predictions": {**student, "prediction.learning_rate": 3e-4},
         "joint": joint,
         "joint_relations": {**joint, "intermediate.preset": "minilmv2"},
-        "standardized": {
+        "with_labels": {
             **student,
-            "prediction.terms.prediction.loss": "kl",
-            "prediction.terms.prediction.standardize": True,
+            "prediction.terms.prediction.weight": 0.5,
+            "prediction.terms.labels.feature": "logits",
+            "prediction.terms.labels.loss": "labels",
+            "prediction.terms.labels.weight": 0.5,
         },
         "dropout": {**student, "intermediate.dropout": 0.1, "prediction.dropout": 0.1},
     }

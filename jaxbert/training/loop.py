@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxbert import processes, stopping
+from jaxbert import memory, processes, stopping
 from jaxbert.batch import Batch
 from jaxbert.errors import UserError
 from jaxbert.training.checkpoint import Checkpoints
@@ -179,6 +179,7 @@ def train(
             state, metrics = step(state, frozen, placed)
             if done == start + 1:  # it is compiled: from here on there is something to save
                 stack.enter_context(stopping.saving())
+                memory.give_back()
             watch.add(done, metrics)
             log.totals = log.totals.seen(batch, waited)
             progress.advance(done)
