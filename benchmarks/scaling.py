@@ -5,7 +5,7 @@
 
 A step's time is the largest of what can overlap (compute with the exchange of gradients, both with
 the input), each by one quotient: model FLOPs over a share of the peak; bytes of a ring all-reduce
-over a link; tokens over what a host's pipeline makes.
+over a link; a host's tokens over what its pipeline makes.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ class Machine:
       name: of the accelerator.
       peak: bfloat16 FLOPs a second.
       link: bytes a second that one device sends to its neighbour.
+      host: devices of one host, which has one process.
     """
 
     name: str
     peak: float
     link: float
+    host: int
 
 
 MACHINES = {
     # One direction of the interconnect, half of what is said for both.
-    "TPU v5e": Machine("TPU v5e", 197e12, 100e9),
-    "TPU v5p": Machine("TPU v5p", 459e12, 300e9),
+    "TPU v5e": Machine("TPU v5e", 197e12, 100e9, 8),
+    "TPU v5p": Machine("TPU v5p", 459e12, 300e9, 4),
     # Between hosts one 400 Gb/s adapter each; NVLink within a host is faster.
-    "H100": Machine("H100", 989e12, 50e9),
+    "H100": Machine("H100", 989e12, 50e9, 8),
 }
 
 
@@ -69,7 +71,8 @@ def step(machine: Machine, devices: int, batch: int, job: Job = Job()) -> dict[s
     tokens = batch * 127
     compute = tokens * job.flops / (devices * machine.peak * SHARE)
     exchange = 2 * (devices - 1) / devices * 4 * job.parameters / machine.link
-    feed = tokens / HOST_TOKENS  # every host makes the whole batch, and gives away its part
+    hosts = -(-devices // machine.host)
+    feed = tokens / hosts / HOST_TOKENS  # every host makes the rows of its own devices
     return {
         "compute": compute,
         "exchange": exchange,
@@ -95,13 +98,16 @@ def table() -> list[str]:
                 bound = max(("compute", "exchange", "input"), key=parts.__getitem__)
                 cells = [f"{devices} x {name}", f"{batch:,}"]
                 cells += [f"{1e3 * parts[k]:.2f}" for k in ("compute", "exchange", "input")]
-                cells += [f"{rate / 1e6:.1f} M", f"{TOKENS / rate / 3600:.1f}", bound]
+                cells += [f"{rate / 1e6:.1f} M", f"{TOKENS / rate / 3600:.2f}", bound]
                 rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
 def check() -> list[str]:
-    """Of compiled steps on CPU devices: FLOPs a device and scalars exchanged, and the model's."""
+    """Of compiled steps on CPU devices, against the model: FLOPs, what is exchanged, what is made.
+
+    What a process makes is counted as if each device had a process of its own.
+    """
     import jax
     import numpy as np
 
@@ -134,17 +140,25 @@ def check() -> list[str]:
         forward_flops(teacher, 64, head=False) + 3 * forward_flops(student, 64, head=False)
     )
     trained = sum(x.size for x in jax.tree.leaves(mine))
-    rows = ["| mesh | FLOPs a device / the model's | all-reduced / trained scalars | others |"]
-    rows.append("|---|---|---|---|")
+    rows = [
+        "| mesh | FLOPs a device / the model's | all-reduced / trained scalars | others | "
+        "tokens that a process makes / its share |",
+        "|---|---|---|---|---|",
+    ]
     for data in (1, 2, 4, 8):
         mesh = sharding.make_mesh(data)
         optimizer = make_optimizer(learning_rate=1e-4, steps=10)
         state = init_state(mine, optimizer, mesh)
-        made = make_step(objective, optimizer, mesh, state, seed=0, phase=0)
+        jitted = make_step(objective, optimizer, mesh, state, seed=0, phase=0)
         frozen = {"teachers": (theirs,)}
         frozen = jax.device_put(frozen, sharding.tree_shardings(mesh, frozen))
-        batch = place(batches[0], sharding.rows(mesh))
-        compiled = made.lower(state, frozen, batch).compile()
+        layout, whole = sharding.rows(mesh), batches[0]
+        batch = place(whole, layout)
+        shares = layout.devices_indices_map((batches.rows,)).values()
+        parts = [batches.take(0, np.arange(batches.rows)[share]) for share in shares]
+        made = max(np.count_nonzero(part.segments) for part in parts)
+        made /= np.count_nonzero(whole.segments) / data
+        compiled = jitted.lower(state, frozen, batch).compile()
         flops = compiled.cost_analysis()["flops"]
         text = compiled.as_text()
         lines = re.findall(r"= (.*) all-reduce(?:-start)?\(", text)
@@ -154,7 +168,8 @@ def check() -> list[str]:
             for dims in re.findall(r"f32\[([\d,]*)\]", line)
         )
         others = len(re.findall(r" (?:all-gather|reduce-scatter|all-to-all)(?:-start)?\(", text))
-        rows.append(f"| {data} | {flops / (model / data):.2f} | {moved / trained:.3f} | {others} |")
+        cells = [f"{data}", f"{flops / (model / data):.2f}", f"{moved / trained:.3f}", f"{others}"]
+        rows.append(f"| {' | '.join([*cells, f'{made:.2f}'])} |")
     return rows
 
 

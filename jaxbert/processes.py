@@ -149,6 +149,15 @@ def any_of(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.bool_(flag))))
 
 
+def total(number: int) -> int:
+    """The sum of what every process has, below 2**31 in each."""
+    if count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(np.sum(multihost_utils.process_allgather(np.int32(number)), dtype=np.int64))
+
+
 def _leave_with(code: int) -> None:
     """Ends the process without waiting for the others, which JAX would do, and abort then."""
 

@@ -203,6 +203,8 @@ class Run:
             phase=index,
             accumulation=phase.accumulation,
         )
+        layout = sharding.rows(self.mesh)
+        held = sharding.HeldRows.of(layout, batches.rows)
         frozen = self._frozen(start, [] if taught else teachers, objective)
         checkpoints = Checkpoints(self.workdir / "checkpoints" / name)
         plan = Plan(
@@ -228,13 +230,14 @@ class Run:
                     state,
                     frozen,
                     lambda first, last: iterate(
-                        stream, first, last, workers=self.config.data_workers
+                        stream, first, last, rows=held.rows, workers=self.config.data_workers
                     ),
-                    sharding.rows(self.mesh),
+                    layout,
                     checkpoints,
                     self.journal,
                     self._evaluator(name, objective, config, frozen) if phase.eval_every else None,
                     lambda step: self._examples(batches, step),
+                    held,
                 )
             development = checkpoints.development()
         finally:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxbert.batch import Batch
 from jaxbert.data.pipeline import RandomAccess
+from jaxbert.data.plan import uniform
 from jaxbert.data.tokenizer import Tokenizer, special_ids
 from jaxbert.errors import UserError
 
@@ -19,9 +20,10 @@ class MaskedBatches:
     """Batches with pieces masked as BERT does it (Devlin et al. 2019, section 3.1, task 1).
 
     Of each row's n pieces that are not special, ``max(1, round(rate * n))`` are chosen; 80 % of
-    them become [MASK], 10 % a random piece (not special), 10 % stay. Masks are dynamic: batch s
-    draws from (seed, s) alone, so that every epoch masks other pieces and any batch can be made
-    without the ones before it. Packed examples share their row's draw.
+    them become [MASK], 10 % a random piece (not special), 10 % stay. Masks are dynamic: row r of
+    batch s draws from (seed, s, r) alone, so that every epoch masks other pieces, any batch can be
+    made without the ones before it, and any row without the others. Packed examples share their
+    row's draw.
 
     ``places`` and ``targets`` are int32 [R, M], the chosen positions in increasing order and the
     pieces that stood there, with M = max(1, round(rate * (row_length - 2))), which is what a full
@@ -66,8 +68,17 @@ class MaskedBatches:
     def __getitem__(self, step: int) -> Batch:
         """Returns batch `step` with its masks; only tokens, places and targets change."""
         batch = self._batches[step]
-        rng = np.random.Generator(np.random.PCG64((self._seed, step, _STREAM)))
-        chosen = self._choose(batch, rng)
+        return self._mask(batch, step, np.arange(len(batch.tokens)))
+
+    def take(self, step: int, rows: np.ndarray) -> Batch:
+        """Returns the rows int64 [R] of batch `step`, with their masks."""
+        return self._mask(self._batches.take(step, rows), step, rows)
+
+    def _mask(self, batch: Batch, step: int, rows: np.ndarray) -> Batch:
+        length = batch.tokens.shape[1]
+        draws = uniform((self._seed, step, _STREAM), rows, 3 * length)
+        order, kind, some = draws.reshape(len(rows), 3, length).swapaxes(0, 1)  # [R, T] each
+        chosen = self._choose(batch, order)
         row, column = np.nonzero(chosen)
         shape = (len(chosen), self.most)
         within = np.arange(len(row)) - np.searchsorted(row, row)
@@ -75,15 +86,15 @@ class MaskedBatches:
         places[row, within] = column
         targets[row, within] = pieces = batch.tokens[chosen]
 
-        draw = rng.random(len(row))
-        some = self._pieces[rng.integers(len(self._pieces), size=len(row))]
-        kept_or_random = np.where(draw < _RANDOM, some, pieces)
+        draw = kind[chosen]  # [n], as all that follows
+        other = self._pieces[(some[chosen] * len(self._pieces)).astype(np.int64)]
+        kept_or_random = np.where(draw < _RANDOM, other, pieces)
         tokens = batch.tokens.copy()
         tokens[chosen] = np.where(draw < _MASKED, self._mask_id, kept_or_random)
         return dataclasses.replace(batch, tokens=tokens, places=places, targets=targets)
 
-    def _choose(self, batch: Batch, rng: np.random.Generator) -> np.ndarray:
-        """Returns bool [R, T], the pieces to predict."""
+    def _choose(self, batch: Batch, draw: np.ndarray) -> np.ndarray:
+        """Returns bool [R, T], the pieces to predict; the words' order is that of draws [R, T]."""
         usable = (batch.segments > 0) & self._ordinary[batch.tokens]  # [R, T]
         follows = np.zeros_like(usable)  # goes on with the word at the position before
         follows[:, 1:] = usable[:, 1:] & usable[:, :-1]
@@ -97,7 +108,7 @@ class MaskedBatches:
         word = np.cumsum(begins).reshape(begins.shape) - 1  # of each usable piece
         sizes = np.bincount(word[usable], minlength=int(begins.sum()))
         rows = np.nonzero(begins)[0]
-        order = np.lexsort((rng.random(len(rows)), rows))
+        order = np.lexsort((draw[begins], rows))
         taken = np.empty(len(rows), bool)
         taken[order] = _take_in_order(sizes[order], rows, wanted)
         return usable & taken[word] if len(rows) else usable

@@ -2,7 +2,7 @@
 
 The row r of the endless stream is row ``r % n`` of epoch ``r // n``, and what stands in it is a
 pure function of (seed, r): any batch can be made without the ones before it, on any number of
-devices, threads or processes.
+devices, threads or processes, and any row of it without the others.
 
 Memory: the plan's 4 bytes an example (`plan.py`) beside what the source itself holds, and the
 batches in hand; it grows neither with the length of the text nor with the number of epochs.
@@ -102,24 +102,34 @@ class PackedBatches:
         """Returns how many epochs have been seen before batch `step`."""
         return step * self.filled_rows / self.rows_per_epoch
 
-    def example_ids(self, step: int) -> np.ndarray:
+    def example_ids(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
         """Returns int64 [R, S], which example each slot of batch `step` holds; -1 for none.
+
+        Args:
+          step: of the batch.
+          rows: int64 [R], those that are asked for; None is all, in order.
 
         Raises:
           IndexError: a negative step, or one past the end of a finite stream.
         """
         if step < 0 or (self._total_rows is not None and step >= len(self)):
             raise IndexError(f"batch {step} of a stream that has no such batch")
-        stream = np.arange(step * self.filled_rows, (step + 1) * self.filled_rows)
+        rows = np.arange(self.rows) if rows is None else rows
+        stream = step * self.filled_rows + rows
+        there = rows < self.filled_rows
         if self._total_rows is not None:
-            stream = stream[stream < self._total_rows]
-        ids = np.full((self.rows, self.slots), -1, np.int64)
-        ids[: len(stream)] = self._plan.example_ids(stream)
+            there &= stream < self._total_rows
+        ids = np.full((len(rows), self.slots), -1, np.int64)
+        ids[there] = self._plan.example_ids(stream[there])
         return ids
 
     def __getitem__(self, step: int) -> Batch:
         """Returns batch `step` as NumPy arrays, 0 at padding, at a cost independent of `step`."""
-        ids = self.example_ids(step)
+        return self.take(step, np.arange(self.rows))
+
+    def take(self, step: int, rows: np.ndarray) -> Batch:
+        """Returns the rows int64 [R] of batch `step`, at the cost of these alone."""
+        ids = self.example_ids(step, rows)
         filled = ids >= 0
         chosen = ids[filled]
         examples = self.source.gather(chosen)
@@ -136,16 +146,16 @@ class PackedBatches:
         position = stretches(np.zeros_like(sizes), sizes)
 
         def scatter(values: np.ndarray) -> np.ndarray:
-            out = np.zeros(self.rows * self.row_length, np.int32)
+            out = np.zeros(len(ids) * self.row_length, np.int32)
             out[target] = values
-            return out.reshape(self.rows, self.row_length)  # [R, T]
+            return out.reshape(len(ids), self.row_length)  # [R, T]
 
         labels = None
         if (given := examples.labels) is not None:
             kind = np.float32 if np.issubdtype(given.dtype, np.floating) else np.int32
             labels = np.zeros((*ids.shape, *given.shape[1:]), kind)  # [R, S, ...]
             labels[filled] = given
-        places, targets = self._place(examples.marks, row, starts[filled])
+        places, targets = self._place(examples.marks, row, starts[filled], len(ids))
         return Batch(
             tokens=scatter(examples.tokens),
             segments=scatter(np.repeat(slot + 1, sizes)),
@@ -159,16 +169,16 @@ class PackedBatches:
         )
 
     def _place(
-        self, marks: Marks | None, rows: np.ndarray, starts: np.ndarray
+        self, marks: Marks | None, rows: np.ndarray, starts: np.ndarray, count: int
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """The places and targets, int32 [R, T] each, of examples in the order of their slots."""
         if marks is None:
             return None, None
         sizes = np.diff(marks.offsets)
         row = np.repeat(rows, sizes)
-        first = np.searchsorted(row, np.arange(self.rows))  # slots come row after row
+        first = np.searchsorted(row, np.arange(count))  # slots come row after row
         column = np.arange(len(row)) - first[row]
-        places = np.zeros((self.rows, self.row_length), np.int32)
+        places = np.zeros((count, self.row_length), np.int32)
         targets = np.full_like(places, -1)
         places[row, column] = marks.places + np.repeat(starts, sizes)
         targets[row, column] = marks.targets

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from jaxbert.data.examples import Examples, ExampleSource, stretches
-from jaxbert.data.plan import mix
+from jaxbert.data.plan import uniform
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 
@@ -87,7 +87,7 @@ class SentencePairs:
     def gather(self, ids: np.ndarray) -> Examples:
         """Returns the pairs int64 [n], in this order, with their labels."""
         spans = self._source.gather(ids)
-        draws = _uniform(self._seed, ids, 2 + _TRIES)  # [n, 2 + tries]
+        draws = uniform((self._seed, _STREAM), ids, 2 + _TRIES)  # [n, 2 + tries]
         kept = spans.lengths - 3  # pieces of A and B together
         pairable = kept >= 2
         low, high = np.maximum(1, -(-kept // 4)), np.minimum(kept - 1, 3 * kept // 4)
@@ -169,14 +169,3 @@ def _nearest_end(
     )
     found = best < span * span
     return np.where(found, best % span, target), found
-
-
-def _uniform(seed: int, ids: np.ndarray, draws: int) -> np.ndarray:
-    """Returns float64 [n, draws] in [0, 1), a function of (seed, id) alone.
-
-    SplitMix64 (Steele et al. 2014), of which any element can be computed by itself: NumPy's
-    generators would have to be made anew for each example.
-    """
-    start = np.random.SeedSequence((seed, _STREAM)).generate_state(1, np.uint64)
-    steps = (ids[:, None] * draws + np.arange(1, draws + 1)).astype(np.uint64)  # [n, draws]
-    return (mix(start + steps * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Protocol
+
+import numpy as np
 
 from jaxbert.batch import Batch
 from jaxbert.data.workers import begin_worker
@@ -14,6 +17,9 @@ class RandomAccess(Protocol):
     """Batches by step, such as PackedBatches."""
 
     def __getitem__(self, step: int) -> Batch: ...
+    def take(self, step: int, rows: np.ndarray) -> Batch:
+        """The rows int64 [R] of a batch, bit for bit those of the whole."""
+        ...
 
 
 def iterate(
@@ -21,6 +27,7 @@ def iterate(
     start: int,
     stop: int,
     *,
+    rows: np.ndarray | None = None,
     threads: int = 1,
     workers: int = 0,
     prefetch: int = 2,
@@ -34,6 +41,7 @@ def iterate(
       batches: random access to batches by step.
       start: the first step.
       stop: one past the last step.
+      rows: int64 [R], the rows of every batch that are made; None is all.
       threads: threads that make batches, of each process; 0 makes them in the one that asks.
       workers: processes that make batches, each with its copy of `batches`, from the program's
         ``if __name__ == "__main__":``; 0 makes them in this process. They take seconds to start
@@ -47,7 +55,8 @@ def iterate(
         return
     import grain
 
-    steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
+    make = batches.__getitem__ if rows is None else functools.partial(batches.take, rows=rows)
+    steps = grain.MapDataset.range(start, stop).map(make)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     stream = steps.to_iter_dataset(options)
     if workers:

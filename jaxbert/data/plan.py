@@ -185,3 +185,14 @@ def mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def uniform(entropy: tuple[int, ...], ids: np.ndarray, draws: int) -> np.ndarray:
+    """Returns float64 [n, draws] in [0, 1), a function of the entropy and of each id alone.
+
+    SplitMix64 (Steele et al. 2014), of which any element can be computed by itself: NumPy's
+    generators would have to be made anew for each id.
+    """
+    start = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    steps = (ids[:, None] * draws + np.arange(1, draws + 1)).astype(np.uint64)  # [n, draws]
+    return (mix(start + steps * np.uint64(_GOLDEN)) >> np.uint64(11)) * 2.0**-53

@@ -190,8 +190,12 @@ class TaughtBatches:
 
     def __getitem__(self, step: int) -> Batch:
         """Returns batch `step`; only ``taught`` is added to it."""
-        batch = self._batches[step]
-        said = self._taught.of(batch, self._batches.example_ids(step))
+        return self.take(step, np.arange(self._batches.rows))
+
+    def take(self, step: int, rows: np.ndarray) -> Batch:
+        """Returns the rows int64 [R] of batch `step`, and reads what was said of these alone."""
+        batch = self._batches.take(step, rows)
+        said = self._taught.of(batch, self._batches.example_ids(step, rows))
         return dataclasses.replace(batch, taught=said)
 
 

@@ -17,6 +17,7 @@ from jaxbert.batch import Batch
 from jaxbert.errors import UserError
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.journal import Journal, PhaseProgress
+from jaxbert.training.sharding import HeldRows
 from jaxbert.training.step import Step, TrainState
 from jaxbert.training.watch import Watch
 
@@ -85,35 +86,52 @@ class Totals:
         """Share of the seconds."""
         return self.data_wait / max(self.seconds, 1e-9)
 
-    def seen(self, batch: Batch, waited: float) -> Totals:
-        """With one more batch, of NumPy arrays."""
-        return dataclasses.replace(
-            self,
-            data_wait=self.data_wait + waited,
-            tokens=self.tokens + batch.segments.size,
-            real_tokens=self.real_tokens + int(np.count_nonzero(batch.segments)),
-        )
-
     def since(self, earlier: Totals) -> Totals:
         """What was used between two points of a phase."""
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(earlier), strict=True)
         return Totals(*(now - before for now, before in pairs))
 
 
-def place(batch: Batch, sharding: NamedSharding) -> Batch:
-    """The global batch on its devices; every process holds the whole of it on the host."""
+def place(batch: Batch, layout: NamedSharding, held: HeldRows | None = None) -> Batch:
+    """The global batch on its devices.
+
+    Args:
+      batch: of NumPy arrays; the rows that this process holds.
+      layout: how the global batch lies.
+      held: which rows of it they are; None is all.
+    """
+    held = held or HeldRows.whole(len(batch.tokens))
 
     def put(x: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        shape = (held.count, *x.shape[1:])
+        return jax.make_array_from_callback(shape, layout, lambda i: x[held.within(i[0])])  # type: ignore[index]
 
     return jax.tree.map(put, batch)
 
 
-def feed(batches: Iterable[Batch], sharding: NamedSharding) -> Iterator[tuple[Batch, Batch, float]]:
+def count_tokens(batch: Batch, placed: Batch, held: HeldRows | None = None) -> int:
+    """Real tokens of the rows of this process; of rows that several hold, one counts them.
+
+    Args:
+      batch: as given to ``place``.
+      placed: what came of it.
+      held: as given to ``place``.
+    """
+    held = held or HeldRows.whole(len(batch.tokens))
+    return sum(
+        int(np.count_nonzero(batch.segments[held.within(shard.index[0])]))  # type: ignore[index]
+        for shard in placed.segments.addressable_shards
+        if shard.replica_id == 0
+    )
+
+
+def feed(
+    batches: Iterable[Batch], layout: NamedSharding, held: HeldRows | None = None
+) -> Iterator[tuple[Batch, Batch, float]]:
     """Yields each batch as it came, on its devices, and the seconds waited since the last one.
 
     The next batch is on its way to the devices before a batch is handed out: its transfer runs
-    beside the step.
+    beside the step. Arguments as for ``place``.
     """
     stream = iter(batches)
     ready: tuple[Batch, Batch] | None = None
@@ -122,7 +140,7 @@ def feed(batches: Iterable[Batch], sharding: NamedSharding) -> Iterator[tuple[Ba
         began = time.monotonic()
         batch = next(stream, None)
         waited += time.monotonic() - began
-        upcoming = None if batch is None else (batch, place(batch, sharding))
+        upcoming = None if batch is None else (batch, place(batch, layout, held))
         if ready is not None:
             yield *ready, waited
             waited = 0.0
@@ -137,11 +155,12 @@ def train(
     state: TrainState,
     frozen: Any,
     batches: Callable[[int, int], Iterable[Batch]],
-    sharding: NamedSharding,
+    layout: NamedSharding,
     checkpoints: Checkpoints,
     journal: Journal,
     evaluate: Callable[[Any], float | None] | None = None,
     examples: Callable[[int], str] = str,
+    held: HeldRows | None = None,
 ) -> tuple[TrainState, Totals, dict[str, float]]:
     """Trains a phase from its newest checkpoint, or from ``state``, to its end.
 
@@ -151,11 +170,12 @@ def train(
       state: the state before the first step.
       frozen: parameters that no gradient reaches.
       batches: from a step and an end to the batches between them.
-      sharding: how a batch is laid out.
+      layout: how a batch is laid out.
       checkpoints: the phase's.
       journal: the run's.
       evaluate: from parameters to the development metric, larger is better; None if undefined.
       examples: from a step, counted from 1, to a text that names what it learns from.
+      held: the rows of each batch that `batches` gives this process; None is all.
 
     Returns:
       The selected state (the last one where nothing is evaluated), what the phase used, and the
@@ -174,14 +194,14 @@ def train(
             progress.say(f"{plan.name}: continues at step {start}")
             if evaluate is not None and checkpoints.due(start):
                 log.judge(start, evaluate(state.params), progress)
-        stream = feed(batches(start, plan.steps), sharding)
+        stream = feed(batches(start, plan.steps), layout, held)
         for done, (batch, placed, waited) in enumerate(stream, start + 1):
             state, metrics = step(state, frozen, placed)
             if done == start + 1:  # it is compiled: from here on there is something to save
                 stack.enter_context(stopping.saving())
                 memory.give_back()
             watch.add(done, metrics)
-            log.totals = log.totals.seen(batch, waited)
+            log.see(placed, count_tokens(batch, placed, held), waited)
             progress.advance(done)
             stops = _told(plan, done)
             if done % plan.log_every == 0 or plan.saves(done):
@@ -220,7 +240,8 @@ class _Log:
     """What a phase has used and said so far, in the journal and beside its checkpoints.
 
     Attributes:
-      totals: what it has used; its seconds are those up to the last call.
+      totals: what it has used; its seconds are those up to the last call, its real tokens those up
+        to the last time that something was written or saved.
       values: the means that were written last.
     """
 
@@ -230,6 +251,7 @@ class _Log:
         self.totals, self.values = Totals(), dict[str, float]()
         self._plan, self._checkpoints, self._journal = plan, checkpoints, journal
         self._watch = watch
+        self._tokens = 0  # of this process, real, not among the totals yet
 
     def begin(self, state: TrainState) -> tuple[int, TrainState]:
         """Where the phase goes on, and the state there; step 0 and the given one if it is new."""
@@ -252,6 +274,15 @@ class _Log:
         self._mark, self._written = time.monotonic(), self.totals
         return start, state
 
+    def see(self, placed: Batch, real_tokens: int, waited: float) -> None:
+        """Counts a batch, of which this process made so many real tokens."""
+        self._tokens += real_tokens
+        self.totals = dataclasses.replace(
+            self.totals,
+            data_wait=self.totals.data_wait + waited,
+            tokens=self.totals.tokens + placed.segments.size,
+        )
+
     def write(self, step: int, progress: PhaseProgress) -> None:
         """Writes the means since the last time, and what was used for them."""
 
@@ -261,6 +292,7 @@ class _Log:
                 self._journal.write(self._plan.name, step, entry)
 
         self.values = self._watch.means(remark) or self.values
+        self._add_tokens()
         self._tick(bad_steps=self._watch.bad)
         used = self.totals.since(self._written)
         self._written = self.totals
@@ -270,6 +302,7 @@ class _Log:
 
     def save(self, step: int, state: TrainState, due: bool) -> None:
         """Saves a checkpoint with all that another process needs to go on."""
+        self._add_tokens()
         self._tick()
         began = time.monotonic()
         self._checkpoints.save(step, state, self._note(), due)
@@ -286,6 +319,12 @@ class _Log:
         self._journal.write(self._plan.name, step, {"dev": metric})
         said = "undefined" if metric is None else f"{metric:.4f}"
         progress.say(f"{self._plan.name} {step}/{self._plan.steps} · development {said}")
+
+    def _add_tokens(self) -> None:
+        """Counts what all processes have made, in all of them after the same step."""
+        real_tokens = self.totals.real_tokens + processes.total(self._tokens)
+        self._tokens = 0
+        self.totals = dataclasses.replace(self.totals, real_tokens=real_tokens)
 
     def _note(self) -> dict[str, Any]:
         return {

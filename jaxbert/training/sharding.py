@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -74,6 +75,36 @@ def row_multiple(mesh: Mesh) -> int:
 def rows(mesh: Mesh) -> NamedSharding:
     """How batches are laid out: rows over ``data`` and ``fsdp``."""
     return NamedSharding(mesh, P(ROWS))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldRows:
+    """Which rows of a batch the devices of this process hold.
+
+    Attributes:
+      rows: int64 [H], in increasing order.
+      count: B, rows of the whole batch.
+    """
+
+    rows: np.ndarray
+    count: int
+
+    @classmethod
+    def of(cls, layout: NamedSharding, count: int) -> HeldRows:
+        """Those of a batch of so many rows."""
+        places = layout.addressable_devices_indices_map((count,)).values()
+        return cls(np.unique([np.arange(count)[place] for place in places]), count)
+
+    @classmethod
+    def whole(cls, count: int) -> HeldRows:
+        """All rows of such a batch."""
+        return cls(np.arange(count), count)
+
+    def within(self, place: slice) -> slice:
+        """Where rows of the whole batch, one after the other, stand among those that are held."""
+        first, last, _ = place.indices(self.count)
+        begin = int(np.searchsorted(self.rows, first))
+        return slice(begin, begin + last - first)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -139,6 +140,16 @@ def test_rows_that_complete_a_batch_for_more_devices_change_no_mask(pieces):
         assert len(b.tokens) > rows and (b.targets[rows:] == -1).all()
         np.testing.assert_array_equal(a.tokens, b.tokens[:rows])
         np.testing.assert_array_equal(a.places, b.places[:rows])
+
+
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_rows_made_alone_have_the_masks_that_they_have_among_all(pieces, whole_words):
+    batches = masked(stream(pieces, multiple=32), pieces, whole_words=whole_words)
+    for step in (0, 1, 7):
+        whole = batches[step]
+        for rows in (np.arange(5), np.arange(5, 32), np.array([3, 31]), np.arange(0)):
+            part = batches.take(step, rows)
+            chex.assert_trees_all_equal(part, jax.tree.map(lambda x, rows=rows: x[rows], whole))
 
 
 def test_whole_words_are_masked_whole_across_no_border(pieces):

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -99,6 +100,21 @@ def test_resuming_at_every_step_of_two_epochs_gives_the_whole_rest(kind, packing
         for threads in (0, 1, 3):
             rest = list(iterate(again, start, stop, threads=threads))
             chex.assert_trees_all_equal(rest, whole[start:])
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_rows_of_a_batch_are_those_of_the_whole_in_two_epochs(kind, packing, sources):
+    batches = PackedBatches(
+        sources[kind], batch_size=5, row_length=24, seed=5, packing=packing, epochs=2, multiple=4
+    )
+    whole = list(iterate(batches, 0, len(batches)))
+    assert not whole[-1].segments[-1].any()  # rows that complete the last batch, or all of them
+    count = batches.rows
+    for rows in (np.arange(count // 2), np.arange(count // 2, count), np.array([0, count - 1])):
+        parts = list(iterate(batches, 0, len(batches), rows=rows))
+        cut = [jax.tree.map(lambda x, rows=rows: x[rows], batch) for batch in whole]
+        chex.assert_trees_all_equal(parts, cut)
 
 
 # Processes take a second to start: a few steps each time, every step among the long tests.

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import pickle
 
+import chex
+import jax
 import numpy as np
 import pytest
 
@@ -134,6 +136,9 @@ def test_a_batch_has_what_was_said_of_its_examples_wherever_they_stand(tmp_path,
             if field.name != "taught":
                 mine = getattr(batch, field.name)
                 np.testing.assert_array_equal(mine, getattr(plain, field.name))
+        rows = np.arange(1, batches.rows, 2)  # some of them, without the others
+        part = taught.take(step, rows)
+        chex.assert_trees_all_equal(part, jax.tree.map(lambda x, rows=rows: x[rows], batch))
 
 
 def test_its_size_is_known_before(tmp_path):

@@ -110,3 +110,12 @@ def test_mesh_has_the_devices_asked_for(given, shape):
 def test_mesh_that_does_not_fit_is_refused(given):
     with pytest.raises(UserError, match="does not fit 8 devices, config section mesh"):
         sharding.make_mesh(*given)
+
+
+def test_rows_of_the_whole_batch_are_found_among_those_that_a_process_holds():
+    held = sharding.HeldRows(np.array([2, 3, 6, 7]), 8)
+    assert held.within(slice(2, 4)) == slice(0, 2)
+    assert held.within(slice(6, None)) == slice(2, 4)
+    assert sharding.HeldRows.whole(4).within(slice(None)) == slice(0, 4)
+    layout = sharding.rows(sharding.make_mesh(data=2, fsdp=2, model=2))
+    np.testing.assert_array_equal(sharding.HeldRows.of(layout, 8).rows, np.arange(8))
