@@ -214,6 +214,7 @@ def read_section(cls: Any, texts: Mapping[str, str], name: str) -> Any:
 RESERVED = (
     *("loss", "accuracy", "mlm_accuracy", "gradient_norm", "dev", "phase", "step", "seconds"),
     *("tokens", "real_tokens", "data_wait", "data_wait_fraction", "saving", "bad_steps"),
+    *("flops", "flops_per_second", "mfu"),
 )
 
 

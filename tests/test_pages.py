@@ -138,5 +138,5 @@ def test_terms_are_changed_and_added_by_name(place, cache, workdir, phase, terms
     lines = [line for line in commands.metrics(place / "runs" / workdir) if line["phase"] == phase]
     values = {key for line in lines for key in line if "loss" in line}
     progress = {"phase", "step", "seconds", "saving", "data_wait", "data_wait_fraction"}
-    progress |= {"bad_steps"}
+    progress |= {"bad_steps", "flops", "flops_per_second"}
     assert values - progress - {"tokens", "real_tokens", "loss", "gradient_norm"} == terms

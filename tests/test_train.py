@@ -111,13 +111,14 @@ def test_metrics_hold_every_step_with_its_terms(runs):
             assert not (set(line) - {"phase", "step"}) & set(values), "a value twice"
             values.update({k: v for k, v in line.items() if k not in ("phase", "step")})
         assert sorted(steps) == [1, 2]
-        for values in steps.values():
+        for step, values in steps.items():
             used = {"seconds", "data_wait", "data_wait_fraction", "tokens", "real_tokens"}
-            used |= {"bad_steps", "saving"}
+            used |= {"bad_steps", "saving", "flops", "flops_per_second"}
             expected = used | {"loss", "gradient_norm"} | terms
             assert set(values) | {"dev"} == expected | {"dev"}
             assert all(np.isfinite(value) for value in values.values())
             assert 0 < values["real_tokens"] <= values["tokens"]
+            assert values["flops"] == step * steps[1]["flops"] and values["flops_per_second"] > 0
         if "attention" in terms:
             total = sum(steps[2][name] for name in terms)
             assert steps[2]["loss"] == pytest.approx(total, rel=1e-5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from jaxbert.batch import Batch
 from jaxbert.models.attention import segment_bias
 from jaxbert.models.bert import Bert, BertConfig, Params, count_parameters, init_params
 from jaxbert.objectives.objective import Objective
+from jaxbert.training.cost import products
 
 _FLOAT32 = 4  # bytes
 _MOMENTS = 2  # of Adam, a parameter
@@ -114,40 +115,6 @@ def cost_of(objective: Objective, params: Params, frozen: Any, batch: Batch) -> 
 
 def _bytes(x: Any) -> int:
     return math.prod(x.shape) * np.dtype(x.dtype).itemsize
-
-
-def products(jaxpr: core.Jaxpr) -> int:
-    """FLOPs of every product that a traced function makes, two a multiply-add.
-
-    A scan counts as often as it turns; of branches, the dearest.
-    """
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
-            total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
-            continue
-        inner = [products(part) for part in _parts(equation)]
-        if equation.primitive.name == "cond":
-            total += max(inner)
-        else:
-            total += sum(inner) * equation.params.get("length", 1)
-    return total
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
-
-
-def _parts(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The functions that an operation calls."""
-    for value in equation.params.values():
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, core.ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, core.Jaxpr):
-                yield part
 
 
 def layer_rate(config: BertConfig, rows: int, length: int, *, trained: bool) -> float:

@@ -14,7 +14,8 @@ from jaxbert.files import check_seal, read_object
 
 # What metrics.jsonl says of a log step beside losses, their terms and the training accuracy.
 _USED = ("phase", "step", "seconds", "tokens", "real_tokens", "data_wait", "saving", "bad_steps")
-NO_TERMS = (*_USED, "data_wait_fraction", "gradient_norm", "dev", "spike")
+_SPEED = ("data_wait_fraction", "flops", "flops_per_second", "mfu")
+NO_TERMS = (*_USED, *_SPEED, "gradient_norm", "dev", "spike")
 
 
 @dataclasses.dataclass

@@ -138,10 +138,29 @@ class PhaseProgress:
         if self._bar:
             self._bar.update(self._task, completed=step)
 
-    def show(self, step: int, values: Mapping[str, float], tokens_per_second: float) -> None:
-        """Says how it goes: loss, its terms, real tokens a second, time left."""
+    def show(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        tokens_per_second: float,
+        flops_per_second: float,
+        mfu: float | None = None,
+    ) -> None:
+        """Says how it goes: loss, its terms, speed, time left.
+
+        Args:
+          step: that has been made.
+          values: the means of loss and terms.
+          tokens_per_second: real ones.
+          flops_per_second: of all devices.
+          mfu: model FLOPs utilisation (Chowdhery et al. 2022, "PaLM", appendix B), the share of the
+            devices' peak; None if that is not known.
+        """
         terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
         text = f"{terms} · {tokens_per_second:,.0f} real tokens/s"
+        text += f" · {flops_per_second / 1e12:.3g} TFLOP/s"
+        if mfu is not None:
+            text += f" · MFU {mfu:.1%}"
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
             return

@@ -16,6 +16,7 @@ from jaxbert import memory, processes, stopping
 from jaxbert.batch import Batch
 from jaxbert.errors import UserError
 from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.cost import peak_rate, step_flops
 from jaxbert.training.journal import Journal, PhaseProgress
 from jaxbert.training.sharding import HeldRows
 from jaxbert.training.step import Step, TrainState
@@ -72,6 +73,7 @@ class Totals:
       tokens: positions seen, padding included.
       real_tokens: without padding.
       bad_steps: steps that were skipped, because their loss or gradient was not finite.
+      flops: of the products of all steps, two a multiply-add, padding included.
     """
 
     seconds: float = 0.0
@@ -80,6 +82,7 @@ class Totals:
     tokens: int = 0
     real_tokens: int = 0
     bad_steps: int = 0
+    flops: int = 0
 
     @property
     def data_wait_fraction(self) -> float:
@@ -187,7 +190,7 @@ def train(
       KeyboardInterrupt: the program was told to stop, and the state has been saved.
     """
     watch = Watch(plan.name, plan.max_bad_steps, plan.spike_factor, examples)
-    log = _Log(plan, checkpoints, journal, watch)
+    log = _Log(plan, checkpoints, journal, watch, layout)
     start, state = log.begin(state)
     with PhaseProgress(plan.name, start, plan.steps) as progress, contextlib.ExitStack() as stack:
         if start:
@@ -196,6 +199,8 @@ def train(
                 log.judge(start, evaluate(state.params), progress)
         stream = feed(batches(start, plan.steps), layout, held)
         for done, (batch, placed, waited) in enumerate(stream, start + 1):
+            if done == start + 1:
+                log.step_flops = step_flops(step, state, frozen, placed)
             state, metrics = step(state, frozen, placed)
             if done == start + 1:  # it is compiled: from here on there is something to save
                 stack.enter_context(stopping.saving())
@@ -243,14 +248,22 @@ class _Log:
       totals: what it has used; its seconds are those up to the last call, its real tokens those up
         to the last time that something was written or saved.
       values: the means that were written last.
+      step_flops: of the products of a step.
     """
 
     def __init__(
-        self, plan: Plan, checkpoints: Checkpoints, journal: Journal, watch: Watch
+        self,
+        plan: Plan,
+        checkpoints: Checkpoints,
+        journal: Journal,
+        watch: Watch,
+        layout: NamedSharding,
     ) -> None:
         self.totals, self.values = Totals(), dict[str, float]()
         self._plan, self._checkpoints, self._journal = plan, checkpoints, journal
-        self._watch = watch
+        self._watch, self.step_flops = watch, 0
+        peak = peak_rate(jax.devices()[0].device_kind)
+        self._peak = None if peak is None else layout.num_devices * peak  # of all together
         self._tokens = 0  # of this process, real, not among the totals yet
 
     def begin(self, state: TrainState) -> tuple[int, TrainState]:
@@ -281,6 +294,7 @@ class _Log:
             self.totals,
             data_wait=self.totals.data_wait + waited,
             tokens=self.totals.tokens + placed.segments.size,
+            flops=self.totals.flops + self.step_flops,
         )
 
     def write(self, step: int, progress: PhaseProgress) -> None:
@@ -296,9 +310,14 @@ class _Log:
         self._tick(bad_steps=self._watch.bad)
         used = self.totals.since(self._written)
         self._written = self.totals
-        entry = dataclasses.asdict(self.totals) | {"data_wait_fraction": used.data_wait_fraction}
+        seconds = max(used.seconds, 1e-9)
+        speed = {"flops_per_second": used.flops / seconds}
+        if self._peak is not None:
+            speed["mfu"] = speed["flops_per_second"] / self._peak
+        entry = dataclasses.asdict(self.totals) | speed
+        entry["data_wait_fraction"] = used.data_wait_fraction
         self._journal.write(self._plan.name, step, entry | self.values)
-        progress.show(step, self.values, used.real_tokens / max(used.seconds, 1e-9))
+        progress.show(step, self.values, used.real_tokens / seconds, **speed)
 
     def save(self, step: int, state: TrainState, due: bool) -> None:
         """Saves a checkpoint with all that another process needs to go on."""

@@ -206,6 +206,7 @@ class Given:
 # --- what two runs have in common ----------------------------------------------------------------
 
 TIMES = {"seconds", "data_wait", "data_wait_fraction", "saving", "teacher_seconds"}
+TIMES |= {"flops_per_second", "mfu"}
 
 
 def values_of(workdir: Path) -> dict[tuple[str, int, str], float]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import pytest
 import small
 
-from jaxbert.doctor.estimate import cost_of, products, shapes_of
+from jaxbert.doctor.estimate import cost_of, shapes_of
 from jaxbert.evaluation.flops import forward_flops
 from jaxbert.models.bert import PRESETS, count_parameters
 from jaxbert.training import sharding
@@ -62,21 +61,6 @@ def test_of_a_teacher_of_layers_nothing_is_counted_that_is_not_read():
     # Neither pooler nor classifier; the mix of values of the last layer is computed all the same.
     head = 2 * (small.TEACHER.hidden_size**2 + small.TEACHER.hidden_size * 3)
     assert found.frozen_flops == ROWS * (forward_flops(small.TEACHER, LENGTH) - head)
-
-
-def test_products_of_scans_and_branches():
-    x = jnp.ones((4, 4))
-
-    def turns(x):
-        return jax.lax.scan(lambda c, _: (c @ x, None), x, None, length=5)[0]
-
-    def either(x):
-        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
-
-    one = 2 * 4**3
-    assert products(jax.make_jaxpr(turns)(x).jaxpr) == 5 * one
-    assert products(jax.make_jaxpr(either)(x).jaxpr) == 2 * one
-    assert products(jax.make_jaxpr(jax.jit(lambda x: x @ x))(x).jaxpr) == one
 
 
 def test_memory_is_near_that_of_the_compiled_step():

@@ -27,7 +27,7 @@ from jaxbert.errors import UserError
 from jaxbert.objectives.finetuning import Finetuning
 from jaxbert.objectives.losses import Term
 from jaxbert.stopping import resumable
-from jaxbert.training import sharding
+from jaxbert.training import cost, sharding
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.journal import Journal
@@ -40,7 +40,7 @@ OPTIMIZER = make_optimizer(learning_rate=1e-2, steps=12)
 BATCHES = PackedBatches(
     examples([9, 3, 12, 5, 7, 2, 4, 8] * 3), batch_size=8, row_length=16, seed=1, multiple=2
 )
-TIMES = ("seconds", "data_wait", "data_wait_fraction", "saving")
+TIMES = ("seconds", "data_wait", "data_wait_fraction", "saving", "flops_per_second")
 PLAN = Plan("task", steps=12, log_every=2, eval_every=4, checkpoint_every=3)
 
 
@@ -247,6 +247,24 @@ def test_journal_has_each_logged_step_once_with_what_scripts_read(unbroken):
     single = [e for e in entries if e["step"] in (3, 9)]
     assert all(e["loss"] == pytest.approx(e["cross_entropy"], rel=1e-5) for e in single)
     assert all(0 <= e["data_wait"] <= e["seconds"] for e in timed(workdir))
+
+
+@pytest.mark.parametrize("peak", [None, 1e9])
+def test_what_the_devices_do_is_said_and_held_against_their_peak_where_that_is_known(
+    peak, tmp_path, monkeypatch, capsys
+):
+    if peak:
+        monkeypatch.setitem(cost.PEAKS, "cpu", peak)
+    _, totals, _ = run(tmp_path)
+    entries = timed(tmp_path)
+    assert entries[-1]["flops"] == totals.flops > 0
+    for before, after in itertools.pairwise(entries):
+        steps = after["step"] - before["step"]
+        assert after["flops"] - before["flops"] == steps * totals.flops // PLAN.steps
+        assert after["flops_per_second"] > 0
+        assert after.get("mfu") == (after["flops_per_second"] / (2 * peak) if peak else None)
+    said = capsys.readouterr().out
+    assert " TFLOP/s" in said and ("MFU" in said) == bool(peak)
 
 
 def test_what_the_step_waits_for_data_is_written_and_added_up(unbroken, tmp_path):
