@@ -43,6 +43,7 @@ from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.journal import Journal
 from jaxbert.training.loop import Plan, train
 from jaxbert.training.optimizer import make_optimizer
+from jaxbert.training.profile import Profile
 from jaxbert.training.step import init_state, make_step
 from jaxbert.workdir import SEALED, check_claim, claim, versions, write_json
 
@@ -63,7 +64,7 @@ OPTIMIZER = (
 STALE = ("projection", "mlm", "nsp")
 
 
-def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
+def run(config: RunConfig, workdir: Path, *, profile: bool = False) -> dict[str, Any]:
     """Trains every phase that is not finished, and writes summary.json.
 
     Running it again continues: finished phases are kept, the phase under way goes on from its
@@ -72,6 +73,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     Args:
       config: checked.
       workdir: the run's folder; made if absent.
+      profile: trace some steps of each phase into ``profile/``, and say where their time goes.
 
     Returns:
       What summary.json holds.
@@ -80,7 +82,7 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
       UserError: whatever the user can fix.
     """
     check_claim(workdir, config)
-    job = Run(config, workdir)
+    job = Run(config, workdir, profile=profile)
     processes.in_turn(job.inspection.check)
     trusted = job.inspection.trust_teachers()
     scores = {reference: score.facts() for reference, score in trusted.items()}
@@ -103,10 +105,11 @@ class Run:
     Args:
       config: checked.
       workdir: the run's folder.
+      profile: whether steps are traced.
     """
 
-    def __init__(self, config: RunConfig, workdir: Path) -> None:
-        self.config, self.workdir = config, workdir
+    def __init__(self, config: RunConfig, workdir: Path, *, profile: bool = False) -> None:
+        self.config, self.workdir, self._profile = config, workdir, profile
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, config.mesh.fsdp)
         self.journal = Journal(workdir)
         self.library = Library(config, workdir)
@@ -222,6 +225,9 @@ class Run:
                 "data": batches.sha256,
             },
         )
+        # One process's devices stand for all.
+        traced = self._profile and processes.first()
+        profile = Profile(self.workdir / "profile" / name) if traced else None
         try:
             with step_advice(name, phase):
                 state, totals, values = train(
@@ -238,6 +244,7 @@ class Run:
                     self._evaluator(name, objective, config, frozen) if phase.eval_every else None,
                     lambda step: self._examples(batches, step),
                     held,
+                    profile,
                 )
             development = checkpoints.development()
         finally:

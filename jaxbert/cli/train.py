@@ -12,7 +12,7 @@ from jaxbert import launch
 from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 HELP = "train the phases of a recipe"
-USAGE = "--config=RECIPE --workdir=DIR [--config.KEY=VALUE ...] [--dry-run] [--debug]"
+USAGE = "--config=RECIPE --workdir=DIR [--config.KEY=VALUE ...] [--dry-run] [--profile] [--debug]"
 OVERRIDES = True
 
 
@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="RECIPE", help=hint)
     parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
     parser.add_argument("--dry-run", action="store_true", help="say what it would be, do nothing")
+    hint = "trace a few steps of each phase, and say where their time goes"
+    parser.add_argument("--profile", action="store_true", help=hint)
     launch.add_arguments(parser)
 
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
       UserError: what the user can fix.
     """
-    overrides = read_overrides(args.overrides, "--config, --workdir, --dry-run, --debug")
+    overrides = read_overrides(args.overrides, "--config, --workdir, --dry-run, --profile, --debug")
     config = resolve(load_recipe(args.config), overrides)
     if args.dry_run:
         from jaxbert.doctor.dry_run import dry_run
@@ -45,4 +47,4 @@ def run(args: argparse.Namespace) -> None:
 
     training.quieten()
     with joined(group):
-        training.run(config, args.workdir)
+        training.run(config, args.workdir, profile=args.profile)

@@ -18,6 +18,7 @@ from jaxbert.errors import UserError
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.cost import peak_rate, step_flops
 from jaxbert.training.journal import Journal, PhaseProgress
+from jaxbert.training.profile import Profile
 from jaxbert.training.sharding import HeldRows
 from jaxbert.training.step import Step, TrainState
 from jaxbert.training.watch import Watch
@@ -164,6 +165,7 @@ def train(
     evaluate: Callable[[Any], float | None] | None = None,
     examples: Callable[[int], str] = str,
     held: HeldRows | None = None,
+    profile: Profile | None = None,
 ) -> tuple[TrainState, Totals, dict[str, float]]:
     """Trains a phase from its newest checkpoint, or from ``state``, to its end.
 
@@ -179,6 +181,7 @@ def train(
       evaluate: from parameters to the development metric, larger is better; None if undefined.
       examples: from a step, counted from 1, to a text that names what it learns from.
       held: the rows of each batch that `batches` gives this process; None is all.
+      profile: traces some steps, and says in the end where their time went.
 
     Returns:
       The selected state (the last one where nothing is evaluated), what the phase used, and the
@@ -197,11 +200,17 @@ def train(
             progress.say(f"{plan.name}: continues at step {start}")
             if evaluate is not None and checkpoints.due(start):
                 log.judge(start, evaluate(state.params), progress)
+        if profile is not None:
+            stack.enter_context(profile)
         stream = feed(batches(start, plan.steps), layout, held)
         for done, (batch, placed, waited) in enumerate(stream, start + 1):
             if done == start + 1:
                 log.step_flops = step_flops(step, state, frozen, placed)
+            if profile is not None:
+                profile.before(state, plan.steps - done + 1)
             state, metrics = step(state, frozen, placed)
+            if profile is not None:
+                profile.after(state, last=plan.saves(done))
             if done == start + 1:  # it is compiled: from here on there is something to save
                 stack.enter_context(stopping.saving())
                 memory.give_back()
@@ -219,6 +228,8 @@ def train(
                 with _interruptible():
                     metric = evaluate(state.params)
                 log.judge(done, metric, progress)
+        if profile is not None:
+            progress.say("\n".join(profile.table()))
     best = checkpoints.best()
     if plan.select == "best" and best is not None and best != plan.steps:
         state = checkpoints.restore(best, state)

@@ -33,6 +33,7 @@ from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.journal import Journal
 from jaxbert.training.loop import Plan, feed, place, train
 from jaxbert.training.optimizer import make_optimizer
+from jaxbert.training.profile import Profile
 from jaxbert.training.step import init_state, make_step
 
 OBJECTIVE = Finetuning(STUDENT.replace(hidden_dropout=0.1, attention_dropout=0.1))
@@ -81,6 +82,7 @@ def run(
     step: Any = None,
     state: Any = None,
     examples: Callable[[int], str] = str,
+    profile: Profile | None = None,
 ) -> Any:
     """The real loop, from whatever the folder holds."""
     checkpoints, journal = Checkpoints(workdir / "checkpoints"), Journal(workdir)
@@ -96,6 +98,7 @@ def run(
             journal,
             evaluate,
             examples,
+            profile=profile,
         )
     finally:
         checkpoints.close()
@@ -160,6 +163,16 @@ def test_told_to_stop_it_saves_within_the_step_and_goes_on_to_the_same_bits(at, 
     assert (totals.real_tokens, values) == (wanted_totals.real_tokens, wanted_values)
     assert journal_of(tmp_path) == journal_of(wanted_dir)
     assert journal_of(tmp_path, dev=True) == journal_of(wanted_dir, dev=True)
+
+
+def test_a_traced_phase_has_the_bits_of_one_that_is_not(unbroken, tmp_path, capsys):
+    wanted_dir, (wanted, _, wanted_values) = unbroken
+    profile = Profile(tmp_path / "profile")
+    state, _, values = run(tmp_path, evaluate=first_bias, profile=profile)
+    assert parameter_hash(state) == parameter_hash(wanted) and values == wanted_values
+    assert journal_of(tmp_path) == journal_of(wanted_dir)
+    assert profile.steps == 1  # it ends before the checkpoint of step 3 is written
+    assert "1 steps under the profiler" in capsys.readouterr().out
 
 
 def broken_off(at: int, how: Callable[[], Any]) -> Callable[[Any], float]:

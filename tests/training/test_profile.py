@@ -1,0 +1,98 @@
+"""Traces of steps: what is read of them, and that tracing changes nothing."""
+
+from __future__ import annotations
+
+import re
+
+import commands
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxbert.training.profile import STEPS, Profile, _kind, _own_times, operation_times
+
+
+def test_what_an_event_holds_is_not_its_own_time():
+    events = [(0, 10, "while"), (1, 4, "a"), (2, 3, "b"), (5, 9, "a"), (20, 21, "b")]
+    found = {}
+    for name, own in _own_times(events):
+        found[name] = found.get(name, 0) + own
+    assert found == {"while": 3, "a": 6, "b": 2}
+    assert list(_own_times([])) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        ({"fusion", "dot", "add", "reduce"}, "products"),
+        ({"custom-call", "__cublas$gemm"}, "products"),
+        ({"fusion", "reduce", "multiply"}, "reductions"),
+        ({"all-reduce", "add"}, "exchange between devices"),
+        ({"fusion", "multiply", "convert"}, "element by element"),
+        ({"fusion", "transpose", "bitcast"}, "copies, casts and transpositions"),
+    ],
+)
+def test_a_fusion_is_named_by_the_dearest_that_is_in_it(names, kind):
+    assert _kind(names) == kind
+
+
+def test_operations_of_a_step_are_found_with_their_kinds_and_sources(tmp_path):
+    def step(x):
+        with jax.named_scope("loss"):
+            y = jnp.exp(x @ x)
+        return x / jnp.linalg.norm(y), jnp.sort(y, axis=None)
+
+    jitted, x = jax.jit(step), jnp.ones((300, 300)) / 300
+    profile = Profile(tmp_path)
+    with profile:
+        for number in range(12):
+            profile.before(x, 12 - number)
+            x, _ = jitted(x)
+            profile.after(x, last=False)
+    assert profile.steps == STEPS and profile.seconds > 0
+    times = operation_times(next(tmp_path.rglob("*.xplane.pb")))
+    kinds = {operation.kind for operation in times.operations.values()}
+    assert {"products", "look-ups"} <= kinds
+    (product,) = {o.source for o in times.operations.values() if o.kind == "products"}
+    assert product.startswith("loss/") and "dot_general" in product
+    assert all(spent >= 0 for spent in times.nanoseconds.values())
+    lines = profile.table()
+    assert lines[0].startswith(f"{STEPS} steps under the profiler, ")
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", "\n".join(lines))]
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
+
+
+def test_a_phase_that_is_too_short_or_broken_off_says_that_nothing_was_traced(tmp_path):
+    short, broken = Profile(tmp_path / "short"), Profile(tmp_path / "broken")
+    with short:
+        short.before(jnp.ones(2), 1)
+        short.after(jnp.ones(2), last=True)
+    with pytest.raises(KeyboardInterrupt), broken:
+        for left in (9, 8, 7, 6):
+            broken.before(jnp.ones(2), left)
+            broken.after(jnp.ones(2), last=False)
+        raise KeyboardInterrupt
+    for profile in (short, broken):
+        assert profile.steps == 0 and "no step was traced" in profile.table()[0]
+
+
+@pytest.mark.slow
+def test_train_with_a_profile_says_where_the_time_goes_and_ends_with_the_same_bits(tmp_path, cache):
+    teacher = commands.write_small_teacher(tmp_path / "given")
+    flags = (f"--config.teacher={teacher}", *commands.SMALL, "--config.general.steps=9")
+    flags += ("--config.general.checkpoint_every=0",)
+    recipe = f"{commands.GENERAL}:smoke"
+    plain = commands.train(recipe, tmp_path / "plain", *flags, cache=cache)
+    traced = commands.train(recipe, tmp_path / "traced", *flags, "--profile", cache=cache)
+    hashes = [
+        commands.read(tmp_path / name / "summary.json")["parameter_hash"]
+        for name in ("plain", "traced")
+    ]
+    assert hashes[0] == hashes[1]
+    assert "profiler" not in plain.stdout
+    said = traced.stdout
+    assert re.search(rf"^{STEPS} steps under the profiler, [\d.,]+ ms each -> ", said, re.MULTILINE)
+    shares = dict(re.findall(r"^  ([a-z ,-]+?) +[\d.,]+ +([\d.]+)%$", said, re.MULTILINE))
+    assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.1 * len(shares))
+    assert float(shares["products"]) > 0 and "not known" not in shares
+    assert len(list((tmp_path / "traced/profile/general").rglob("*.trace.json.gz"))) == 1
