@@ -1,0 +1,281 @@
+"""The launch scripts, run as they are, among commands that write down what they were asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import commands
+import pytest
+
+SCRIPTS = commands.ROOT / "scripts"
+FLAGS = ("--config=configs/tinybert_general.py", "--workdir=gs://bucket/general")
+ON_HOSTS = (FLAGS[0], "--workdir=/mnt/shared/general")
+
+# What gcloud does of a slice: its state lies in a file; training ends as the plan says, of which
+# "preempted" takes the machine away.
+GCLOUD = """
+import json, os, pathlib, sys
+place = pathlib.Path(os.environ["PLACE"])
+words = sys.argv[1:]
+with (place / "calls").open("a") as file:
+    file.write(json.dumps(words) + "\\n")
+verb, command, state = words[3], words[-1], place / "state"
+if verb == "describe":
+    if not state.exists():
+        sys.exit(1)
+    coming, _, rest = state.read_text().partition(",")
+    print(coming)
+    state.write_text(rest or coming)
+elif verb == "create":
+    if state.exists():
+        sys.exit("it is there already")
+    state.write_text(os.environ["COMES"])
+elif verb == "delete":
+    state.unlink()
+elif verb == "scp":
+    assert pathlib.Path(words[4]).stat().st_size > 10_000
+elif "exec" in command:
+    plan = (place / "plan").read_text().split()
+    (place / "plan").write_text(" ".join(plan[1:]))
+    if plan[0] == "preempted":
+        state.write_text(os.environ["GOES"])
+        sys.exit(255)
+    sys.exit(int(plan[0]))
+"""
+
+
+def write_program(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!{sys.executable} -SE\n{text}")  # -SE: starts in no time
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def script(place: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a script with the folder's own programs first on the path."""
+    paths = os.pathsep.join([str(place / "bin"), os.environ["PATH"]])
+    return subprocess.run(
+        words,
+        env=os.environ | {"PATH": paths, "PLACE": str(place)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def tpu(
+    place: Path, *words: str, plan: str = "0", comes: str = "READY", goes: str = "PREEMPTED"
+) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+    """What tpu.py says, and the calls of gcloud that change something."""
+    write_program(place / "bin", "gcloud", GCLOUD)
+    (place / "plan").write_text(plan)
+    program = (sys.executable, str(SCRIPTS / "tpu.py"))
+    where = ("slice", "--zone=us-west4-a", "--poll=0.01")
+    done = script(place, *program, words[0], *where, *words[1:], COMES=comes, GOES=goes)
+    path = place / "calls"
+    calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return done, [call for call in calls if call[3] != "describe"]
+
+
+def verbs(calls: list[list[str]]) -> list[str]:
+    """The verb of each call, of ssh what it does."""
+    kinds = {"ssh": lambda call: "train" if "exec" in call[-1] else "setup"}
+    return [kinds.get(call[3], lambda call: call[3])(call) for call in calls]
+
+
+def test_a_run_makes_a_slice_trains_and_gives_it_back(tmp_path):
+    done, calls = tpu(tmp_path, "run", "--type=v5litepod-16", "--spot", "--", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    assert verbs(calls) == ["create", "scp", "setup", "train", "delete"]
+    assert calls[0][:5] == ["compute", "tpus", "tpu-vm", "create", "slice"]
+    assert {"--zone=us-west4-a", "--accelerator-type=v5litepod-16", "--spot"} <= set(calls[0])
+    assert "--worker=all" in calls[3]
+    words = shlex.join([".venv/bin/python", "train.py", "--distributed", *FLAGS])
+    assert f"exec {words};" in calls[3][-1]
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_slice_that_is_taken_away_is_made_again_and_runs_the_same_command(queued, tmp_path):
+    comes, goes = (
+        ("PROVISIONING,ACTIVE", "SUSPENDED") if queued else ("CREATING,READY", "PREEMPTED")
+    )
+    flags = ["--queued", "--spot"] if queued else ["--spot"]
+    plan = "preempted preempted 75 0"
+    done, calls = tpu(tmp_path, "run", *flags, "--", *FLAGS, plan=plan, comes=comes, goes=goes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = ["delete", "create", "scp", "setup", "train"]
+    # Told to stop, it goes on where it is.
+    assert verbs(calls) == [*again[1:], *again, *again, "train", "delete"]
+    assert len({call[-1] for call in calls if "exec" in call[-1]}) == 1
+    makers = {call[2] for call in calls if call[3] in ("create", "delete")}
+    assert makers == {"queued-resources" if queued else "tpu-vm"}
+    assert all("--node-id=slice" in call for call in calls if call[3] == "create") == queued
+
+
+@pytest.mark.parametrize(
+    ("plan", "code", "times"), [("2", 2, 1), ("1", 1, 1), ("75 75 75 0", 75, 3)]
+)
+def test_a_run_that_cannot_go_on_is_not_started_for_ever(plan, code, times, tmp_path):
+    done, calls = tpu(tmp_path, "run", "--", *FLAGS, plan=plan)
+    assert done.returncode == code and f"the run ended with {code}" in done.stderr
+    assert verbs(calls) == ["create", "scp", "setup", *["train"] * times]  # it stays, to look at
+
+
+def test_parts_of_a_run_are_commands_of_their_own(tmp_path):
+    for command in ("create", "setup", "stop", "delete"):
+        assert tpu(tmp_path, command)[0].returncode == 0
+    _, calls = tpu(tmp_path, "create", "--queued", comes="ACTIVE")
+    assert [call[3] for call in calls] == ["create", "scp", "ssh", "ssh", "delete", "create"]
+    assert "kill -TERM" in calls[3][-1]
+
+
+def test_a_dry_run_says_the_commands_and_runs_none(tmp_path):
+    done, calls = tpu(tmp_path, "run", "--dry-run", "--queued", "--", *FLAGS)
+    assert done.returncode == 0 and calls == [] and done.stderr == ""
+    said = [shlex.split(line.removeprefix("$ ")) for line in done.stdout.splitlines()]
+    assert [words[4] if words[0] == "gcloud" else words[0] for words in said] == [
+        *("create", "git", "scp", "ssh", "ssh", "delete")
+    ]
+
+
+@pytest.mark.parametrize("name", ["tpu.py", "hosts.py"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give train.py's flags behind --"),
+        ((FLAGS[0], "--workdir=runs/general"), "lies on a machine that may go"),
+        ((FLAGS[0], "--workdir=/home/me/general"), "lies on a machine that may go"),
+    ],
+)
+def test_a_workdir_that_goes_with_its_machine_is_refused(name, words, said, tmp_path):
+    mine = ("run", "slice", "--zone=z") if name == "tpu.py" else ("host", "--folder=/mnt/x")
+    done = script(tmp_path, sys.executable, str(SCRIPTS / name), *mine, "--", *words)
+    assert done.returncode == 2 and said in done.stderr
+
+
+# ssh to a machine that is a folder: the command runs there, really. train.py says what it was told,
+# waits to be stopped if a file says so, and ends as the plan of its host says.
+SSH = """
+import os, pathlib, sys
+place = pathlib.Path(os.environ["PLACE"])
+host, command = sys.argv[-2:]
+os.chdir(place / host)
+os.execvp("bash", ["bash", "-c", command])
+"""
+HOSTNAME = """
+import pathlib
+print(pathlib.Path.cwd().name)
+"""
+TRAIN = """
+import pathlib, signal, sys, time
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+with open("told", "a") as file:
+    print(*sys.argv[1:], file=file)
+print("training", flush=True)
+while pathlib.Path("waits").exists() and not told:
+    time.sleep(0.02)
+if told:
+    sys.exit(75)
+plan = pathlib.Path("plan").read_text().split()
+pathlib.Path("plan").write_text(" ".join(plan[1:]))
+sys.exit(int(plan[0]))
+"""
+
+
+def hosts(place: Path, plans: dict[str, str]) -> list[str]:
+    """Makes machines; returns the command that trains on them."""
+    write_program(place / "bin", "ssh", SSH)
+    write_program(place / "bin", "hostname", HOSTNAME)
+    for name, plan in plans.items():
+        (place / name).mkdir()
+        (place / name / "plan").write_text(plan)
+        (place / name / "train.py").write_text(TRAIN)
+    flags = ("--folder=.", f"--python={sys.executable}", "--port=99")
+    return [sys.executable, str(SCRIPTS / "hosts.py"), *plans, *flags, "--", *ON_HOSTS]
+
+
+def test_hosts_train_together_and_go_on_after_an_interruption(tmp_path):
+    done = script(tmp_path, *hosts(tmp_path, {"one": "75 0", "two": "75 0"}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for index, name in enumerate(("one", "two")):
+        group = f"--coordinator=one:99 --processes=2 --process={index}"
+        assert (tmp_path / name / "told").read_text() == f"{' '.join(ON_HOSTS)} {group}\n" * 2
+    assert "one: training\n" in done.stdout and "two: training\n" in done.stdout
+
+
+def test_the_host_that_failed_says_why_all_ended(tmp_path):
+    done = script(tmp_path, *hosts(tmp_path, {"one": "75", "two": "2", "three": "75"}))
+    assert done.returncode == 2 and "the run ended with 2" in done.stderr
+
+
+def test_what_is_left_on_a_host_is_stopped_first_and_nothing_else(tmp_path):
+    command = hosts(tmp_path, {"one": "0"})
+    (tmp_path / "one/waits").touch()
+    with subprocess.Popen(["sleep", "60"]) as other:
+        (tmp_path / "one/run.one.pid").write_text(str(other.pid))  # of a training long ago
+        environment = os.environ | {"PLACE": str(tmp_path)}
+        environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            while "training" not in process.stdout.readline():
+                pass
+            assert other.poll() is None
+            process.send_signal(signal.SIGTERM)  # it tells its host, which saves
+            said = process.stdout.read()
+        assert process.returncode == 75 and "kill -TERM" in said
+        assert other.poll() is None
+        other.kill()
+    assert (tmp_path / "one/told").read_text().count("--process=0") == 1
+
+
+def test_hosts_of_a_dry_run_are_not_asked(tmp_path):
+    command = hosts(tmp_path, {"one": "0", "two": "0"})
+    command.insert(2, "--dry-run")
+    done = script(tmp_path, *command)
+    assert done.returncode == 0 and done.stdout.count("$ ssh ") == 2
+    assert not (tmp_path / "one/told").exists()
+
+
+RECORD = """
+import os, pathlib, sys
+name = pathlib.Path(sys.argv[0]).name
+with open(os.environ["PLACE"] + "/calls", "a") as file:
+    print(name, *sys.argv[1:], file=file)
+sys.exit(int(os.environ["CODE"]) if name == "srun" else 0)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_a_job_of_slurm_is_put_back_into_the_queue_where_it_was_interrupted(code, tmp_path):
+    for name in ("srun", "scontrol"):
+        write_program(tmp_path / "bin", name, RECORD)
+    job = (str(SCRIPTS / "slurm.sh"), *ON_HOSTS)
+    done = script(tmp_path, "bash", *job, CODE=str(code), SLURM_JOB_ID="7")
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert done.returncode == code
+    assert calls[0].startswith("srun ") and calls[0].endswith(
+        " ".join(("--distributed", *ON_HOSTS))
+    )
+    assert calls[1:] == ["scontrol requeue 7"] * (code == 75)
+    said = script(tmp_path, "bash", *job, DRY_RUN="1").stdout
+    assert said.startswith("$ srun ") and (tmp_path / "calls").read_text().splitlines() == calls
+    assert script(tmp_path, "bash", job[0]).returncode == 2
+
+
+def test_shell_scripts_are_clean():
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run(
+        [shellcheck, *SCRIPTS.glob("*.sh")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
