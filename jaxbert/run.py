@@ -27,7 +27,7 @@ from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.evaluation.probe import Probe
-from jaxbert.files import check_seal, seal
+from jaxbert.files import check_seal, is_whole, scratch, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
@@ -173,7 +173,7 @@ class Run:
         phase = self.config.sections[name]
         folder = self.library.folder(phase.trains)
         record = folder / "phase.json"
-        if record.exists():
+        if is_whole(folder) and record.exists():
             again = "remove that folder and run the same command again, which trains the phase anew"
             check_seal(folder, again)
             print(f"{name}: finished before, in {folder}", flush=True)
@@ -272,6 +272,7 @@ class Run:
         named = self.data.reads("task", "augmentation") and self.data.task.task.kind != SIMILARITY
         labels = self.data.task.labels if named else start.labels
         labels = labels if "classifier" in trained else ()
+        self.journal.keep()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
         processes.barrier()
@@ -314,7 +315,7 @@ class Run:
             {"teachers": (teacher.params,)},
             phase,
             batches,
-            self.workdir / "cache" / f"taught_{name}",
+            scratch(self.workdir) / "cache" / f"taught_{name}",
             self.mesh if processes.count() == 1 else sharding.own_mesh(),
             read=read,
         )

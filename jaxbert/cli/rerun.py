@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import UserError
-from jaxbert.files import check_seal, read_object
+from jaxbert.files import as_path, check_seal, read_object
 from jaxbert.recipe import resolve
 
 HELP = "run a finished run again and compare what comes out"
@@ -19,8 +19,8 @@ HELP = "run a finished run again and compare what comes out"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument("folder", type=Path, help="the --workdir of a finished run")
-    parser.add_argument("--workdir", type=Path, help="of the new one; FOLDER-rerun by default")
+    parser.add_argument("folder", type=as_path, help="the --workdir of a finished run")
+    parser.add_argument("--workdir", type=as_path, help="of the new one; FOLDER-rerun by default")
 
 
 def run(args: argparse.Namespace) -> None:
