@@ -8,6 +8,7 @@ docs/reliability.md.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -175,12 +176,21 @@ def _copy(folder: Path, blobs: list[Any]) -> Path:
             path = partial / blob.name.removeprefix(prefix)
             path.parent.mkdir(parents=True, exist_ok=True)
             blob.download_to_filename(str(path), if_generation_match=blob.generation)
+            _check_md5(path, blob.md5_hash)
         shutil.rmtree(copy, ignore_errors=True)  # which was damaged
         with contextlib.suppress(OSError):  # another process was faster, with the same files
             partial.rename(copy)
         return copy
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_md5(path: Path, wanted: str | None) -> None:
+    """Raises an OSError unless a copy is what the store has; a composed object has no MD5."""
+    with path.open("rb") as file:
+        found = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
+    if wanted not in (None, found):
+        raise OSError(f"{path.name} is not what was read: MD5 {found} instead of {wanted}")
 
 
 def move(folder: Path, to: Path) -> None:

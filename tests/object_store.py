@@ -8,6 +8,7 @@ TensorStore are pointed at it by the variables of ``Store.environment``.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import email
 import hashlib
@@ -16,6 +17,7 @@ import json
 import re
 import threading
 import urllib.parse
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,6 +51,7 @@ class Store:
         self.objects: dict[str, Stored] = {}
         self.requests: list[tuple[str, str]] = []
         self.refusing = False
+        self._damages = False
         self.lock = threading.RLock()
         self._generation = 1
         store = self
@@ -73,6 +76,19 @@ class Store:
             # It asks by another protocol what kind of bucket it is; there is one kind here.
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
+
+    @contextlib.contextmanager
+    def damaged_on_the_way(self) -> Iterator[None]:
+        """Every content that is read meanwhile has a flipped bit; its checksum has not."""
+        self._damages = True
+        try:
+            yield
+        finally:
+            self._damages = False
+
+    def sent(self, content: bytes) -> bytes:
+        """What arrives of a content that is read."""
+        return bytes([content[0] ^ 1]) + content[1:] if self._damages and content else content
 
     def close(self) -> None:
         """Ends the server."""
@@ -235,8 +251,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if first >= size:
                 return _failure(416)
             headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-            return 206, headers, stored.content[first : last + 1]
-        return 200, headers, stored.content
+            return 206, headers, self.store.sent(stored.content[first : last + 1])
+        return 200, headers, self.store.sent(stored.content)
 
     def _list(self, asked: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         prefix, delimiter = asked.get("prefix", ""), asked.get("delimiter", "")

@@ -33,8 +33,10 @@ def run(args: argparse.Namespace) -> None:
     before = _summary(args.folder)
     config = resolve(before["config"], {})
     workdir = args.workdir or args.folder.with_name(f"{args.folder.name}-rerun")
+    from jaxbert.run import quieten
     from jaxbert.run import run as train
 
+    quieten()
     after = train(config, workdir)
     if after["parameter_hash"] == before["parameter_hash"]:
         print(f"{workdir}: the same parameters, {after['parameter_hash']}")

@@ -73,7 +73,14 @@ def read_model(folder: Path) -> Model:
       UserError: no model, not a BERT, weights that do not fit the configuration, or a file that is
         not what was written.
     """
-    folder = fetched(as_path(folder))
+    folder = as_path(folder)
+    if is_remote(folder):
+        copy = fetched(folder)
+        try:
+            return read_model(copy)
+        except UserError as error:  # it is not the copy that is to be mended
+            words = (error.what, error.where, error.fix)
+            raise UserError(*(s.replace(str(copy), str(folder)) for s in words)) from error
     check_seal(folder, f"copy the folder anew, or write it anew; if you changed it, remove {SEAL}")
     path = folder / "config.json"
     values = read_json(path)
