@@ -27,7 +27,7 @@ from jaxbert.data.taught import Taught, TaughtBatches
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import all_answered
-from jaxbert.files import scratch
+from jaxbert.files import local_path, scratch
 from jaxbert.library import Library
 
 
@@ -124,7 +124,7 @@ class Datasets:
                 config.corpus,
                 library.tokenizer,
                 library.tokenizer_folder,
-                cache=(Path(cache) if cache else beside / ".jaxbert") / "corpora",
+                cache=(local_path(cache) if cache else beside / ".jaxbert") / "corpora",
                 data_dir=config.data_dir,
                 report=report,
             )

@@ -44,8 +44,8 @@ def local_path(text: str) -> Path:
       UserError: it is that of an object store.
     """
     if is_remote(text):
-        fix = "give a folder of this machine, and copy it there"
-        raise UserError("this command writes and reads no object store", text, fix)
+        fix = "give a folder of this machine, and copy what lies there"
+        raise UserError("no object store is read or written here", text, fix)
     return Path(text)
 
 

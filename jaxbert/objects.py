@@ -30,6 +30,11 @@ from jaxbert.errors import ERROR_PREFIX, UserError
 SCHEME = "gs://"
 LEASE = 60.0  # seconds without a sign of life after which a folder is taken over
 BEAT = 10.0  # seconds between two signs of life
+_CLIENTS = ("aiohttp", "gcsfs", "google", "requests", "urllib3")  # what speaks to a store
+
+
+class StoreError(OSError):
+    """An object store does not do what it is asked."""
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -267,7 +272,7 @@ def hold(lock: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
         yield
     finally:
         done.set()
-        beats.join()
+        beats.join(BEAT)  # one that is late renews nothing: it has the condition that it was there
         with contextlib.suppress(OSError), _failures():
             text, now = _read(lock)
             if text == content:
@@ -331,18 +336,20 @@ def _renew(lock: Path, content: str, generation: int, done: threading.Event) -> 
             _leave(lock, "this process stood still for too long to hold it")
         try:
             blob = _blob(lock)
-            within = max(LEASE - 2 * BEAT - (began - last), BEAT)
+            within = max(LEASE - 2 * BEAT - (began - last), BEAT / 2)
             blob.upload_from_string(
                 content, if_generation_match=generation, timeout=within, retry=None
             )
             generation, last = int(blob.generation), began
         except PreconditionFailed:
             text, now = _or_nothing(lock)
+            if done.is_set():
+                return
             if text != content:
                 _leave(lock, "another process has taken it over")
             generation, last = now, began  # what was written had no answer
         except Exception as error:  # as in `reach`
-            if time.monotonic() - last > LEASE - 2 * BEAT:
+            if time.monotonic() - last > LEASE - 2 * BEAT and not done.is_set():
                 _leave(lock, f"it cannot be held without the object store ({error})")
 
 
@@ -418,7 +425,24 @@ def _failures() -> Iterator[None]:
     try:
         yield
     except (GoogleAPIError, GoogleAuthError, RequestException) as error:
-        raise OSError(str(error)) from error
+        raise StoreError(str(error)) from error
+
+
+@contextlib.contextmanager
+def said() -> Iterator[None]:
+    """What stands around a command: says in one line that a store is in the way.
+
+    Raises:
+      UserError: in the place of what the store's clients raise.
+    """
+    try:
+        yield
+    except Exception as error:
+        client = type(error).__module__.partition(".")[0] in _CLIENTS
+        if not (client or isinstance(error, StoreError)):
+            raise
+        what = f"the object store is in the way: {str(error).partition(chr(10))[0] or error!r}"
+        raise UserError(what, fix="run the same command again, which goes on") from error
 
 
 def _nothing() -> None:

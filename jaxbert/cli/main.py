@@ -37,7 +37,7 @@ from jaxbert.cli import (
 from jaxbert.cli import eval as evaluate
 from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
-from jaxbert.objects import is_remote, reach
+from jaxbert.objects import is_remote, reach, said
 from jaxbert.stopping import INTERRUPTED, resumable
 
 COMMANDS: dict[str, ModuleType] = {
@@ -144,5 +144,5 @@ def _run(
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     signals = contextlib.nullcontext() if hasattr(module, "OWN_SIGNALS") else resumable()
-    with exit_on_user_error(debug=args.debug), signals:
+    with exit_on_user_error(debug=args.debug), said(), signals:
         module.run(args)
