@@ -150,6 +150,7 @@ def test_one_waits_for_the_other_if_it_is_told_to(place, short):
     assert inside == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_of_this_machine_held_is_free_at_once(store, place):
     with subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(place / ".lock")], stdout=subprocess.PIPE, text=True
@@ -187,6 +188,7 @@ def test_what_nobody_renews_is_taken_over_and_of_two_one_takes_it(store, place, 
     assert "is held by 7 on elsewhere: waiting up to 2 s" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["taken over", "without the object store"])
 def test_who_loses_a_folder_ends_before_it_writes_on(store, place, why):
     with subprocess.Popen(
@@ -211,6 +213,7 @@ def test_who_loses_a_folder_ends_before_it_writes_on(store, place, why):
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_model_is_there_with_its_seal_and_read_by_way_of_a_copy(store, place, tmp_path):
     commands.write_small_teacher(tmp_path / "teacher")
     model = read_model(tmp_path / "teacher")
@@ -327,6 +330,7 @@ def _forbidden(*words: object, **named: object) -> str:
     raise OSError("Forbidden")
 
 
+@pytest.mark.slow
 def test_the_journal_of_another_machine_goes_on_from_what_was_kept(place, monkeypatch, tmp_path):
     first = Journal(place)
     first.rewind("task", 0)

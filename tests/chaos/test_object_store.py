@@ -18,7 +18,6 @@ from jaxbert.files import as_path
 
 # Not imported yet: it reads its variables once.
 pytestmark = pytest.mark.skipif(find_spec("gcsfs") is None, reason="gcsfs is not installed")
-HASH = "as it was written"
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +50,23 @@ def verify(folder: object, cache: Path) -> subprocess.CompletedProcess:
     )
 
 
+def finetuning(given: stages.Given, workdir: Path, folder: str) -> stages.Command:
+    """The first phase of the second stage, with teacher and rows in a folder."""
+    said = {"phases": "finetune", "teacher": f"{folder}/teacher"}
+    said["task.source"] = f"tsv:{folder}/rows.tsv"
+    said |= {k: v for k, v in stages.TASK.items() if k.startswith(("finetune.", "task."))}
+    flags = (*commands.SMALL, *(f"--config.{key}={value}" for key, value in said.items()))
+    return stages.Command(f"{commands.TASK}:smoke", workdir, flags, given.cache)
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_there_and_is_evaluated(store, tmp_path, cache):
     """With teacher and rows there, too: the same bits and lines as of a local run."""
     given = stages.Given.make(tmp_path / "given", cache)
-    options = {"phases": "finetune", "init_from": ""}
-    local = given.task(tmp_path / "local", tmp_path, **options)
+    local = finetuning(given, tmp_path / "local", str(given.folder))
     local.run()
     there = put_all(store, given.folder, "given")
-    options |= {"teacher": f"{there}/teacher", "task__source": f"tsv:{there}/rows.tsv"}
-    run = given.task(as_path(f"gs://{BUCKET}/runs/task"), tmp_path, **options)
+    run = finetuning(given, as_path(f"gs://{BUCKET}/runs/task"), there)
     with run.start() as struck:
         saved = "runs/task/checkpoints/finetune/4/commit_success.txt"
         assert struck.wait_for(lambda: saved in store.objects), struck.end()
