@@ -44,6 +44,7 @@ from jaxbert.training.journal import Journal
 from jaxbert.training.loop import Plan, train
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state, make_step
+from jaxbert.training.tracking import Tracker
 from jaxbert.workdir import SEALED, check_claim, claim, versions, write_json
 
 OPTIMIZER = (
@@ -108,7 +109,7 @@ class Run:
     def __init__(self, config: RunConfig, workdir: Path) -> None:
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, config.mesh.fsdp)
-        self.journal = Journal(workdir)
+        self.journal = Journal(workdir, Tracker(config.tracking, workdir, config.to_dict()))
         self.library = Library(config, workdir)
         self.data = Datasets(config, self.library, workdir)
         self.objectives = Objectives(config, self.library, self.data)

@@ -18,6 +18,7 @@ from jaxbert.files import SEAL, hold, holder, read_object, whole
 # Keys that may change while a run goes on: what it computes does not depend on them.
 FREE = (
     "log_every",
+    "tracking",
     "max_bad_steps",
     "spike_factor",
     "eval_batch_size",

@@ -24,12 +24,24 @@ from jaxbert.data.prepared import open_corpus
 from jaxbert.data.tables import matching_files
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.files import SEAL, as_path, check_seal, hold, is_whole, local_path, seal, whole
+from jaxbert.files import (
+    SEAL,
+    as_path,
+    check_seal,
+    hold,
+    is_whole,
+    local_path,
+    read_object,
+    seal,
+    whole,
+)
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model, write_model
+from jaxbert.recipe import load_recipe, resolve
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.journal import Journal
 from jaxbert.training.stored import Damaged, Stored
+from jaxbert.workdir import check_claim, claim
 
 # Not imported yet: it reads its variables once.
 pytestmark = pytest.mark.skipif(find_spec("gcsfs") is None, reason="gcsfs is not installed")
@@ -132,6 +144,21 @@ def test_one_holds_a_folder_and_the_next_one_has_it_afterwards(store, place, sho
     assert name_of(lock) not in store.objects
     with hold(lock):
         assert json.loads(store.objects[name_of(lock)].content)["token"] != first["token"]
+
+
+def test_a_second_run_in_a_folder_is_refused_with_the_name_of_the_first(place, short):
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), {})
+    with (
+        claim(place, config),
+        pytest.raises(UserError, match=rf"the process {os.getpid()} on \S+ trains there"),
+        claim(place, config),
+    ):
+        pytest.fail("two train there")
+    assert read_object(place / "config.json", "")["seed"] == 0
+    check_claim(place, config)
+    other = resolve(load_recipe(f"{commands.TASK}:smoke"), {"seed": "1"})
+    with pytest.raises(UserError, match="it is 1 and was 0 when this run began"):
+        check_claim(place, other)
 
 
 def test_one_waits_for_the_other_if_it_is_told_to(place, short):

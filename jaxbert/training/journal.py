@@ -1,4 +1,4 @@
-"""What a run says while it works: metrics.jsonl, TensorBoard and the progress on the terminal."""
+"""What a run says while it works: metrics.jsonl, TensorBoard, a tracker, and its progress."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jaxbert import processes
 from jaxbert.errors import warn
 from jaxbert.files import scratch, whole
 from jaxbert.objects import put
+from jaxbert.training.tracking import Tracker
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -28,9 +29,11 @@ class Journal:
 
     Args:
       workdir: the run's folder.
+      tracker: is told the same.
     """
 
-    def __init__(self, workdir: Path) -> None:
+    def __init__(self, workdir: Path, tracker: Tracker | None = None) -> None:
+        self._tracker = tracker
         self._workdir, self._here = workdir, scratch(workdir)
         self._path = self._here / "metrics.jsonl"
         self._folder = self._here / "tensorboard"
@@ -97,6 +100,8 @@ class Journal:
         for name, value in values.items():
             if value is not None:
                 self._writers[phase].add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.write(phase, step, values)
 
     def keep(self) -> None:
         """Brings what was written to the workdir, where that is not where it was written.
@@ -133,6 +138,8 @@ class Journal:
         for writer in self._writers.values():
             writer.close()
         self.keep()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 class PhaseProgress:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,6 +106,27 @@ def test_both_stages_killed_on_machine_after_machine(store, tmp_path, cache):
     run.on(tmp_path / "last").run()
     stages.assert_same_run(run.workdir, local.workdir)
     assert verify(run.workdir, cache).returncode == 0
+
+
+@pytest.mark.chaos
+def test_a_store_that_is_gone_for_seconds_and_a_run_that_is_told_to_stop(store, tmp_path, cache):
+    given = stages.Given.make(tmp_path / "given", cache)
+    local = given.general(tmp_path / "local")
+    local.run()
+    run = given.general(as_path(f"gs://{BUCKET}/runs/stopped"))
+    names = [f"runs/stopped/checkpoints/general/{step}/commit_success.txt" for step in (2, 6)]
+    with run.start() as struck:
+        assert struck.wait_for(lambda: names[0] in store.objects), struck.end()
+        store.refusing = True
+        time.sleep(5)
+        store.refusing = False
+        assert struck.wait_for(lambda: names[1] in store.objects), struck.end()
+        struck.signal(signal.SIGTERM)
+        code, said = struck.end()
+    assert code == 75, said
+    assert "runs/stopped/.lock" not in store.objects
+    run.run()
+    stages.assert_same_run(run.workdir, local.workdir)
 
 
 @pytest.mark.chaos
