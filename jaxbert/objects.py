@@ -171,6 +171,11 @@ def _copy(folder: Path, blobs: list[Any]) -> Path:
     facts = [[blob.name, blob.size, blob.generation, blob.md5_hash] for blob in blobs]
     key = hashlib.sha256(json.dumps([str(folder), facts]).encode()).hexdigest()[:32]
     copy = cache_folder() / "copies" / key
+    for blob in blobs:
+        inside = blob.name.removeprefix(prefix)
+        if inside.startswith("/") or ".." in inside.split("/"):  # anyone may have given it
+            what = f"an object has the name {blob.name!r}, which is that of no file in a folder"
+            raise UserError(what, str(folder), "remove it, or give another folder")
     sizes = {copy / blob.name.removeprefix(prefix): blob.size for blob in blobs}
     if all(path.is_file() and path.stat().st_size == size for path, size in sizes.items()):
         return copy

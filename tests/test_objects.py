@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -216,7 +218,7 @@ def test_what_nobody_renews_is_taken_over_and_of_two_one_takes_it(store, place, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("why", ["taken over", "without the object store"])
+@pytest.mark.parametrize("why", ["taken over", "without the object store", "stood still"])
 def test_who_loses_a_folder_ends_before_it_writes_on(store, place, why):
     with subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(place / ".lock")],
@@ -229,6 +231,10 @@ def test_who_loses_a_folder_ends_before_it_writes_on(store, place, why):
         try:
             if why == "taken over":
                 store.put(f"{place.name}/.lock", b"{}")
+            elif why == "stood still":
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(SHORT["LEASE"] + 1)
+                process.send_signal(signal.SIGCONT)
             else:
                 store.refusing = True
             _, said = process.communicate(timeout=120)
@@ -283,6 +289,16 @@ def test_a_copy_that_is_damaged_is_made_again_and_one_damaged_on_the_way_is_none
     store.put(f"{place.name}/rows.tsv", changed.content)
     with store.damaged_on_the_way(), pytest.raises(UserError, match="cannot be copied"):
         objects.fetch(place)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "a/../../outside"])
+def test_no_name_of_an_object_leads_out_of_its_copy(store, monkeypatch, tmp_path, name):
+    monkeypatch.setenv("JAXBERT_CACHE", str(tmp_path / "cache"))
+    store.put(f"hostile/{name}", b"payload")
+    with pytest.raises(UserError, match="that of no file in a folder"):
+        objects.fetch(as_path(f"gs://{BUCKET}/hostile"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    del store.objects[f"hostile/{name}"]
 
 
 def test_files_of_a_pattern_are_copied_in_the_order_of_their_names(store, place):
