@@ -32,9 +32,14 @@ def as_path(text: str | os.PathLike[str]) -> Path:
     """The path that a user means: local, or of an object store (``gs://``).
 
     Raises:
-      UserError: what speaks to the store is not installed.
+      UserError: what speaks to the store is not installed, or it is a store of another kind.
     """
-    return objects.remote_path(os.fspath(text)) if is_remote(text) else Path(text)
+    if is_remote(text):
+        return objects.remote_path(os.fspath(text))
+    if "://" in os.fspath(text):
+        fix = "copy it to this machine, or to gs://"
+        raise UserError("of object stores only gs:// is known", os.fspath(text), fix)
+    return Path(text)
 
 
 def local_path(text: str) -> Path:

@@ -30,6 +30,7 @@ from jaxbert.errors import ERROR_PREFIX, UserError
 SCHEME = "gs://"
 LEASE = 60.0  # seconds without a sign of life after which a folder is taken over
 BEAT = 10.0  # seconds between two signs of life
+_SOON = 20.0  # seconds in which a store answers, or is out of reach
 _CLIENTS = ("aiohttp", "gcsfs", "google", "requests", "urllib3")  # what speaks to a store
 
 
@@ -70,7 +71,10 @@ def reach(path: Path) -> None:
       UserError: there is no such bucket, it may not be listed, or nobody answers.
     """
     try:
-        next(iter(_blobs(path, max_results=1)), None)
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        soon = DEFAULT_RETRY.with_timeout(_SOON)
+        next(iter(_blobs(path, max_results=1, timeout=_SOON, retry=soon)), None)
     except Exception as error:  # of google.auth, google.cloud, requests: they share no class
         said = str(error).partition("\n")[0] or type(error).__name__
         fix = "check the name of the bucket, the network and who you are (gcloud auth)"

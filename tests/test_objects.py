@@ -98,6 +98,8 @@ def flip(store: Store, name: str) -> None:
 def test_a_local_path_is_what_it_was_and_a_remote_one_is_refused_where_it_cannot_be():
     assert type(as_path("runs/a")) is type(Path("runs/a"))
     assert local_path("runs/a") == Path("runs/a")
+    with pytest.raises(UserError, match="only gs:// is known, s3://b/a; copy it"):
+        as_path("s3://b/a")
     with pytest.raises(UserError, match="no object store is read or written here, gs:"):
         local_path("gs://b/a")
 

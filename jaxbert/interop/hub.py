@@ -50,15 +50,19 @@ def resolve(reference: str) -> Path:
     A reference is a model folder, a run's working directory (then its student is meant) or one of
     ``run:WORKDIR[#MODEL]``, ``pkg:NAME[==VERSION]`` (an installed Python package that holds a
     model; its weights' hash is verified) and ``hf:ORG/NAME@REVISION`` (the Hugging Face hub, or
-    what its cache holds).
+    what its cache holds). What lies in an object store is copied to this machine.
 
     Raises:
       UserError: there is no such model, or not the one that was published.
     """
     kind, colon, rest = str(reference).partition(":")
     kinds = {"run": _run, "pkg": _package, "hf": _hub}
-    if colon and kind in kinds and not is_remote(reference):
+    if colon and kind in kinds:
         return kinds[kind](rest)
+    what = f"unknown kind of reference {kind!r}" if colon else "no such model folder"
+    unknown = UserError(what, f"reference {str(reference)!r}", FORMS)
+    if rest.startswith("//") and not is_remote(reference):
+        raise unknown
     path = as_path(reference).expanduser()
     if is_remote(path):
         reach(path)
@@ -66,8 +70,7 @@ def resolve(reference: str) -> Path:
         return _run(str(path)) if is_workdir(path) else fetched(path)
     if path.is_file():
         raise UserError("a file instead of a model folder", str(path), f"give {path.parent}")
-    what = f"unknown kind of reference {kind!r}" if colon else "no such model folder"
-    raise UserError(what, f"reference {str(reference)!r}", FORMS)
+    raise unknown
 
 
 def is_workdir(path: Path) -> bool:
