@@ -131,13 +131,8 @@ def fetch(folder: Path) -> Path:
     Raises:
       UserError: there is nothing, or it cannot be copied.
     """
-    try:
+    with _copying(str(folder)):
         return _copy(folder, list(_blobs(folder)))
-    except UserError:
-        raise
-    except Exception as error:  # as in `reach`
-        what = f"it cannot be copied to this machine: {error}"
-        raise UserError(what, str(folder), "run the same command again") from error
 
 
 def fetch_files(pattern: str) -> list[Path]:
@@ -152,13 +147,22 @@ def fetch_files(pattern: str) -> list[Path]:
     found = {str(path) for path in top.glob(rest)}
     if not found:
         return []
-    blobs = [blob for blob in _blobs(top, _fixed(rest)) if f"{SCHEME}{bucket}/{blob.name}" in found]
-    try:
+    with _copying(pattern):
+        blobs = [blob for blob in _blobs(top, _fixed(rest)) if f"{top}/{blob.name}" in found]
         folder = _copy(top, blobs)
-    except Exception as error:  # as in `reach`
-        what = f"they cannot be copied to this machine: {error}"
-        raise UserError(what, pattern, "run the same command again") from error
     return sorted(folder / blob.name for blob in blobs)
+
+
+@contextlib.contextmanager
+def _copying(what: str) -> Iterator[None]:
+    """Says in one line what is in the way of a copy."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # as in `reach`
+        said = f"it cannot be copied to this machine: {error}"
+        raise UserError(said, what, "run the same command again") from error
 
 
 def _fixed(pattern: str) -> str:
@@ -192,8 +196,11 @@ def _copy(folder: Path, blobs: list[Any]) -> Path:
             blob.download_to_filename(str(path), if_generation_match=blob.generation)
             _check_md5(path, blob.md5_hash)
         shutil.rmtree(copy, ignore_errors=True)  # which was damaged
-        with contextlib.suppress(OSError):  # another process was faster, with the same files
+        try:
             partial.rename(copy)
+        except OSError:
+            if not copy.is_dir():  # else another process was faster, with the same files
+                raise
         return copy
     finally:
         shutil.rmtree(partial, ignore_errors=True)
