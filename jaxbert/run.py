@@ -94,7 +94,8 @@ def run(config: RunConfig, workdir: Path) -> dict[str, Any]:
 
 def quieten() -> None:
     """Leaves out what libraries say while they work as they should; for commands and notebooks."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="orbax")
 
 
