@@ -361,6 +361,7 @@ class RunConfig:
       data_dir: where prepared TFDS data lie; empty = their default.
       mesh: how devices are laid out.
       log_every: steps between lines of metrics.jsonl.
+      tracking: what is told the same as metrics.jsonl, ``wandb`` or ``trackio``; empty = nothing.
       max_bad_steps: of a phase, whose loss or gradient is not finite, and which are skipped; one
         more, or more of them than good ones, ends the run.
       spike_factor: a loss that is this multiple of the median of the last 100 is said and logged;
@@ -388,6 +389,7 @@ class RunConfig:
     data_dir: str = ""
     mesh: MeshConfig = MeshConfig()
     log_every: int = option(20, low=1)
+    tracking: str = option("", among=("", "wandb", "trackio"))
     max_bad_steps: int = option(10, low=0)
     spike_factor: float = option(0.0, low=0.0)
     eval_batch_size: int = option(64, low=1)

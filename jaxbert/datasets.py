@@ -27,6 +27,7 @@ from jaxbert.data.taught import Taught, TaughtBatches
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import all_answered
+from jaxbert.files import local_path, scratch
 from jaxbert.library import Library
 
 
@@ -105,7 +106,7 @@ class Datasets:
             config,
             self.task.task,
             self.task.train,
-            self._workdir / "cache" / "augmented.jsonl",
+            scratch(self._workdir) / "cache" / "augmented.jsonl",
             seed=self._config.seed,
             teacher=self._library.get("teacher") if config.relabel or config.filter else None,
             max_length=self._config.max_length,
@@ -117,12 +118,13 @@ class Datasets:
         began = time.monotonic()
         config, library = self._config, self._library
         cache = config.corpus_cache or os.environ.get("JAXBERT_CACHE")
+        beside = scratch(self._workdir).parent
         with show_progress() as report:
             corpus = open_reference(
                 config.corpus,
                 library.tokenizer,
                 library.tokenizer_folder,
-                cache=(Path(cache) if cache else self._workdir.parent / ".jaxbert") / "corpora",
+                cache=(local_path(cache) if cache else beside / ".jaxbert") / "corpora",
                 data_dir=config.data_dir,
                 report=report,
             )

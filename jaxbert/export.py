@@ -32,7 +32,7 @@ from jaxbert.evaluation.finished import FinishedRun, read_run
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import encode_for
 from jaxbert.evaluation.predictions import Predictions
-from jaxbert.files import SEAL, read_object, seal
+from jaxbert.files import SEAL, as_path, read_object, seal
 from jaxbert.interop import hub, onnx, stablehlo
 from jaxbert.interop.card import model_card
 from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
@@ -175,7 +175,7 @@ class Subject:
         self.tokenizer = load_tokenizer(model.folder)
         self.history: dict[str, Any] | None = None
         self._run: FinishedRun | None = None
-        workdir = Path(reference.removeprefix("run:").partition("#")[0]).expanduser()
+        workdir = as_path(reference.removeprefix("run:").partition("#")[0]).expanduser()
         if hub.is_workdir(workdir) and (workdir / "summary.json").is_file():
             read = functools.partial(read_object, fix="restore the file")
             config, summary = (read(workdir / f"{name}.json") for name in ("config", "summary"))

@@ -1,23 +1,109 @@
-"""Files: there whole or not at all, worked on by one process at a time, known by their hashes."""
+"""Files: there whole or not at all, worked on by one process at a time, known by their hashes.
+
+A path is one of a local file system, or of an object store: ``as_path`` makes both, and what is
+other there is asked of ``objects`` here.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from jaxbert import objects
 from jaxbert.errors import UserError
+from jaxbert.objects import is_remote
 
 SEAL = "jaxbert.sha256"  # of a folder; `sha256sum -c` reads it, too
 _MAX_SEAL = 1 << 16  # bytes
 _MAX_JSON = 1 << 24  # bytes
+
+
+def as_path(text: str | os.PathLike[str]) -> Path:
+    """The path that a user means: local, or of an object store (``gs://``).
+
+    Raises:
+      UserError: what speaks to the store is not installed, or it is a store of another kind.
+    """
+    if is_remote(text):
+        return objects.remote_path(os.fspath(text))
+    if "://" in os.fspath(text):
+        fix = "copy it to this machine, or to gs://"
+        raise UserError("of object stores only gs:// is known", os.fspath(text), fix)
+    return Path(text)
+
+
+def local_path(text: str) -> Path:
+    """The local path that a user means, for what can be nowhere else.
+
+    Raises:
+      UserError: it is that of an object store.
+    """
+    if is_remote(text):
+        fix = "give a folder of this machine, and copy what lies there"
+        raise UserError("no object store is read or written here", text, fix)
+    return Path(text)
+
+
+def absolute(path: Path) -> Path:
+    """The path that does not depend on where the process stands."""
+    return path if is_remote(path) else path.absolute()
+
+
+def fetched(folder: Path) -> Path:
+    """The folder itself, or a copy on this machine of one of an object store.
+
+    Raises:
+      UserError: there is nothing, or it cannot be copied.
+    """
+    return objects.fetch(folder) if is_remote(folder) else folder
+
+
+def scratch(folder: Path) -> Path:
+    """The folder itself, or the one of this machine for what is made again elsewhere."""
+    return objects.scratch_folder(folder) if is_remote(folder) else folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder that is sealed as it is written is there, with all of its files."""
+    return (folder / SEAL).is_file() if is_remote(folder) else folder.is_dir()
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder and all in it, as far as that can be done."""
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        objects.remove(folder)
+
+
+def move_tree(folder: Path, to: Path) -> None:
+    """Gives a folder another name, in the place of what has it.
+
+    Raises:
+      OSError: it cannot be moved.
+    """
+    if is_remote(folder):
+        objects.move(folder, to)
+        return
+    shutil.rmtree(to, ignore_errors=True)
+    to.parent.mkdir(exist_ok=True)
+    folder.rename(to)
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that are free where a folder lies; None where nothing says how many."""
+    return None if is_remote(folder) else shutil.disk_usage(folder).free
 
 
 def temporary(path: Path) -> Path:
@@ -35,6 +121,11 @@ def whole(path: Path) -> Iterator[IO[str]]:
     Raises:
       OSError: it cannot be written; nothing is left of it then.
     """
+    if is_remote(path):
+        text = io.StringIO()
+        yield text
+        objects.put(path, text.getvalue().encode())
+        return
     partial = temporary(path)
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
@@ -49,17 +140,21 @@ def hold(lock: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
     """Holds what a lock file stands for while it is worked on.
 
     The system lets go of it when a process ends, however that ends: a file that is left blocks
-    nobody.
+    nobody. In an object store it is a lease (``objects.hold``).
 
     Args:
-      lock: the file, made with its folders, and removed in the end; it has the number of the
-        process that holds it.
+      lock: the file, made with its folders, and removed in the end; it says which process holds
+        it (``holder``).
       wait: called once if another process holds it, which is then waited for.
 
     Raises:
       BlockingIOError: another process holds it, and there is no `wait`.
       OSError: it cannot be written.
     """
+    if is_remote(lock):
+        with objects.hold(lock, wait):
+            yield
+        return
     with _locked(lock, wait) as file:
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -68,6 +163,16 @@ def hold(lock: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def holder(lock: Path) -> str:
+    """The process that holds a lock; empty if it may just have begun, or have ended."""
+    if is_remote(lock):
+        return objects.holder(lock)
+    try:
+        return lock.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _locked(lock: Path, wait: Callable[[], None] | None) -> IO[str]:
@@ -111,7 +216,7 @@ def read_object(path: Path, fix: str, most: int = _MAX_JSON) -> dict[str, Any]:
         if b"\\ud" in content.lower():  # no text that can be written again
             json.dumps(found, ensure_ascii=False).encode()
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", str(path), fix) from error
+        raise UserError(f"cannot be read ({error.strerror or error})", str(path), fix) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"not a JSON file ({error})", str(path), fix) from error
     if not isinstance(found, dict):

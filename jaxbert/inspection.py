@@ -17,6 +17,7 @@ from jaxbert.library import Library
 from jaxbert.models.bert import POOLED
 from jaxbert.phases import Objectives
 from jaxbert.training.sharding import row_multiple
+from jaxbert.training.tracking import check_tracking
 
 
 class Inspection:
@@ -58,6 +59,7 @@ class Inspection:
           make: as ``Library.check`` has it.
         """
         errors = [*self.library.check(make=make), *self.data.check()]
+        errors += check_tracking(self.config.tracking)
         try:
             if self.data.reads_task:
                 self._check_labels()

@@ -19,6 +19,7 @@ from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.files import as_path, fetched, is_whole
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
 from jaxbert.models.bert import BertConfig, Params, init_params
@@ -78,7 +79,7 @@ class Library:
             return hub.resolve(reference)
         kept = self._workdir / _VOCABULARY
         if kept.is_dir():
-            return kept
+            return fetched(kept)
         count = min(config.num_documents or _DOCUMENTS, _DOCUMENTS)
         text = read_sample(config.corpus, count, config.data_dir)
         pieces = train_vocabulary(text, config.vocab_size)
@@ -186,7 +187,7 @@ class Library:
         if how == "random" and who in MADE:
             shape = self.shapes.of(name)
             return Model(shape, init_params(shape, jax.random.key(self._config.seed)), (), folder)
-        if folder.is_dir():
+        if is_whole(folder):
             return read_model(folder)
         if name in ("student", "initial_student") and self._config.init_from:
             return self._inherited(name)
@@ -201,7 +202,7 @@ class Library:
         reference = self._config.init_from
         if name == "initial_student":
             folder = reference.removeprefix("run:").partition("#")[0]
-            if not hub.is_workdir(Path(folder).expanduser()):
+            if not hub.is_workdir(as_path(folder).expanduser()):
                 raise UserError(
                     f"{reference} is not a run, so that its initial student is not known",
                     "config key init_from",

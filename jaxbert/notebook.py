@@ -10,6 +10,7 @@ from typing import Any
 from jaxbert.data.tasks import describe_task
 from jaxbert.evaluation.evaluate import evaluate_run
 from jaxbert.evaluation.report import print_table
+from jaxbert.files import as_path
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import quieten, run
 from jaxbert.serving import TextModel, load
@@ -74,7 +75,7 @@ def distill(
     if described:
         recipes[TASK]["task"] = described
     texts: dict[str, Any] = {} if corpus is None else {"corpus": corpus}
-    folders = {name: Path(workdir) / name.partition("_")[2] for name in recipes}
+    folders = {name: as_path(workdir) / name.partition("_")[2] for name in recipes}
     start = {"init_from": folders[GENERAL]} if corpus != "" else {}
     stages = {GENERAL: given | texts} if corpus != "" else {}
     stages[TASK] = given | start

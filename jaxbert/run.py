@@ -27,7 +27,7 @@ from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, all_answered
 from jaxbert.evaluation.probe import Probe
-from jaxbert.files import check_seal, seal
+from jaxbert.files import check_seal, is_whole, scratch, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
@@ -45,6 +45,7 @@ from jaxbert.training.loop import Plan, train
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.profile import Profile
 from jaxbert.training.step import init_state, make_step
+from jaxbert.training.tracking import Tracker
 from jaxbert.workdir import SEALED, check_claim, claim, versions, write_json
 
 OPTIMIZER = (
@@ -95,7 +96,8 @@ def run(config: RunConfig, workdir: Path, *, profile: bool = False) -> dict[str,
 
 def quieten() -> None:
     """Leaves out what libraries say while they work as they should; for commands and notebooks."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="orbax")
 
 
@@ -111,7 +113,7 @@ class Run:
     def __init__(self, config: RunConfig, workdir: Path, *, profile: bool = False) -> None:
         self.config, self.workdir, self._profile = config, workdir, profile
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, config.mesh.fsdp)
-        self.journal = Journal(workdir)
+        self.journal = Journal(workdir, Tracker(config.tracking, workdir, config.to_dict()))
         self.library = Library(config, workdir)
         self.data = Datasets(config, self.library, workdir)
         self.objectives = Objectives(config, self.library, self.data)
@@ -176,7 +178,7 @@ class Run:
         phase = self.config.sections[name]
         folder = self.library.folder(phase.trains)
         record = folder / "phase.json"
-        if record.exists():
+        if is_whole(folder) and record.exists():
             again = "remove that folder and run the same command again, which trains the phase anew"
             check_seal(folder, again)
             print(f"{name}: finished before, in {folder}", flush=True)
@@ -282,6 +284,7 @@ class Run:
         named = self.data.reads("task", "augmentation") and self.data.task.task.kind != SIMILARITY
         labels = self.data.task.labels if named else start.labels
         labels = labels if "classifier" in trained else ()
+        self.journal.keep()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
         processes.barrier()
@@ -324,7 +327,7 @@ class Run:
             {"teachers": (teacher.params,)},
             phase,
             batches,
-            self.workdir / "cache" / f"taught_{name}",
+            scratch(self.workdir) / "cache" / f"taught_{name}",
             self.mesh if processes.count() == 1 else sharding.own_mesh(),
             read=read,
         )

@@ -13,11 +13,12 @@ from typing import Any
 import jaxbert
 from jaxbert.config import RunConfig
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.files import SEAL, hold, read_object, whole
+from jaxbert.files import SEAL, hold, holder, read_object, whole
 
 # Keys that may change while a run goes on: what it computes does not depend on them.
 FREE = (
     "log_every",
+    "tracking",
     "max_bad_steps",
     "spike_factor",
     "eval_batch_size",
@@ -109,21 +110,13 @@ def claim(workdir: Path, config: RunConfig) -> Iterator[None]:
                     partial.unlink()
             write_json(workdir / "config.json", config.to_dict())
         except BlockingIOError:
-            what = f"{_holder(lock)} trains there"
+            who = f"the process {number}" if (number := holder(lock)) else "another process"
+            what = f"{who} trains there"
             fix = "wait for it, or give another --workdir"
             raise UserError(what, str(workdir), fix) from None
         except OSError as error:
             raise UserError(f"cannot write there: {error}", str(workdir), fix) from error
         yield
-
-
-def _holder(lock: Path) -> str:
-    """Who holds a lock, as far as that can be read: it may just have begun, or have ended."""
-    try:
-        number = lock.read_text(encoding="utf-8")
-    except OSError:
-        number = ""
-    return f"the process {number}" if number else "another process"
 
 
 def versions() -> dict[str, str]:

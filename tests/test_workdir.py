@@ -16,6 +16,7 @@ from jaxbert.workdir import SEALED, check_claim, claim, versions, write_json
 
 FREE = {
     "log_every",
+    "tracking",
     "max_bad_steps",
     "spike_factor",
     "eval_batch_size",

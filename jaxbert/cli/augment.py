@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from jaxbert.cli.flags import add_section, given_section
 from jaxbert.config import AugmentationConfig, TaskConfig
 from jaxbert.errors import UserError
+from jaxbert.files import as_path, local_path
 
 HELP = "copies of labelled rows in which words are replaced"
 _TASK = "task."
@@ -18,8 +18,10 @@ _TASK = "task."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags: the keys of the config sections ``augmentation`` and ``task``."""
-    parser.add_argument("--out", type=Path, required=True, help="the file to write, JSON Lines")
-    parser.add_argument("--workdir", type=Path, help="a run whose task it is, and whose teacher")
+    parser.add_argument(
+        "--out", type=local_path, required=True, help="the file to write, JSON Lines"
+    )
+    parser.add_argument("--workdir", type=as_path, help="a run whose task it is, and whose teacher")
     parser.add_argument("--teacher", default="", help="for relabel and filter: a model reference")
     parser.add_argument("--seed", type=int, default=0, help="of every draw")
     parser.add_argument("--data_dir", default="", help="where prepared TFDS data lie")

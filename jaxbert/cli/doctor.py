@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jaxbert.config import RunConfig
 from jaxbert.errors import UserError
+from jaxbert.files import as_path
 from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 HELP = "check a run's teacher, student, problems and cost before it starts"
@@ -24,7 +25,9 @@ OVERRIDES = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     parser.add_argument("--config", required=True, help="a recipe: PATH.py or PATH.py:ARGUMENT")
-    parser.add_argument("--workdir", type=Path, help="the run's, to check that it may go on there")
+    parser.add_argument(
+        "--workdir", type=as_path, help="the run's, to check that it may go on there"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -7,7 +7,8 @@ run's folder.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from jaxbert.files import as_path
 
 HELP = "evaluate every model of a finished run"
 USAGE = "--workdir=DIR [--no-report] [--debug]"
@@ -15,7 +16,7 @@ USAGE = "--workdir=DIR [--no-report] [--debug]"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument("--workdir", type=Path, required=True, help="the folder of the run")
+    parser.add_argument("--workdir", type=as_path, required=True, help="the folder of the run")
     parser.add_argument("--no-report", action="store_true", help="write no report.html")
 
 

@@ -6,9 +6,8 @@ jaxbert export runs/task --to=shipped --format=huggingface,onnx,onnx-int8,stable
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from jaxbert.files import size_text
+from jaxbert.files import local_path, size_text
 
 HELP = "a model as a Hugging Face folder, ONNX, int8 or StableHLO"
 
@@ -16,7 +15,7 @@ HELP = "a model as a Hugging Face folder, ONNX, int8 or StableHLO"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument("model", metavar="RUN", help="a run's workdir, or a model reference")
-    parser.add_argument("--to", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--to", type=local_path, required=True, help="the folder to write")
     parser.add_argument(
         "--format", default="huggingface", help="some of huggingface,onnx,onnx-int8,stablehlo"
     )

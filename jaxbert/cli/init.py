@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jaxbert.config import TASK_KINDS
 from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError
-from jaxbert.files import whole
+from jaxbert.files import local_path, whole
 from jaxbert.recipe import load_recipe, resolve
 
 HELP = "write a commented recipe for your own teacher and rows"
@@ -57,7 +57,7 @@ _QUESTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument("out", type=Path, metavar="FILE.py", help="the recipe, a new file")
+    parser.add_argument("out", type=local_path, metavar="FILE.py", help="the recipe, a new file")
     for name, question in _QUESTIONS.items():
         parser.add_argument(f"--{name}", help=question.text)
 

@@ -13,7 +13,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 from jaxbert import launch
 from jaxbert.cli import (
@@ -35,6 +37,7 @@ from jaxbert.cli import (
 from jaxbert.cli import eval as evaluate
 from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
+from jaxbert.objects import is_remote, reach, said
 from jaxbert.stopping import INTERRUPTED, resumable
 
 COMMANDS: dict[str, ModuleType] = {
@@ -73,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
             name, help=module.HELP, description=module.__doc__, allow_abbrev=False
         )
         _add_arguments(words, module)
-    args, rest = parser.parse_known_args(argv)
+    args, rest = _parse(parser, argv)
     with _leaving(argv is None):
         _run(COMMANDS[args.command], parser, args, rest)
 
@@ -95,8 +98,21 @@ def run_script(name: str, argv: list[str] | None = None) -> None:
         prog="jaxbert", usage=usage, description=module.__doc__, allow_abbrev=False
     )
     _add_arguments(parser, module)
+    args, rest = _parse(parser, argv)
     with _leaving(argv is None):
-        _run(module, parser, *parser.parse_known_args(argv))
+        _run(module, parser, args, rest)
+
+
+def _parse(
+    parser: argparse.ArgumentParser, argv: list[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """What the words say; a path that cannot be had is said as any other mistake."""
+    with exit_on_user_error():
+        args, rest = parser.parse_known_args(argv)
+        for value in vars(args).values():
+            if isinstance(value, os.PathLike) and is_remote(value):
+                reach(cast(Path, value))
+        return args, rest
 
 
 @contextlib.contextmanager
@@ -128,5 +144,5 @@ def _run(
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     signals = contextlib.nullcontext() if hasattr(module, "OWN_SIGNALS") else resumable()
-    with exit_on_user_error(debug=args.debug), signals:
+    with exit_on_user_error(debug=args.debug), said(), signals:
         module.run(args)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxbert.errors import UserError
-from jaxbert.files import whole
+from jaxbert.files import as_path, local_path, whole
 
 if TYPE_CHECKING:
     from jaxbert.data.rows import Rows
@@ -28,11 +28,15 @@ HELP = "predict rows with a trained model"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("--workdir", type=Path, help="a finished run: its student, or its teacher")
+    parser.add_argument(
+        "--workdir", type=as_path, help="a finished run: its student, or its teacher"
+    )
     parser.add_argument("--model", help="a model instead of the run's: a reference to one")
     parser.add_argument("--source", help="the rows, as task.source names them; labels are not read")
     parser.add_argument("--columns", help="their text columns, A or A,B; a run's own if absent")
-    parser.add_argument("--out", type=Path, required=True, help="the file, of --glue the folder")
+    parser.add_argument(
+        "--out", type=local_path, required=True, help="the file, of --glue the folder"
+    )
     parser.add_argument("--max_length", type=int, help="word pieces; a run's own if absent, or 128")
     parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
     parser.add_argument("--glue", action="store_true", help="write the files that GLUE takes")

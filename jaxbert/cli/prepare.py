@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from jaxbert.errors import UserError
+from jaxbert.files import local_path
 
 HELP = "tokenise a corpus once, for many runs"
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", required=True, help="a model reference, such as the teacher, or its folder"
     )
-    parser.add_argument("--out", required=True, type=Path, help="the folder to make")
+    parser.add_argument("--out", required=True, type=local_path, help="the folder to make")
     parser.add_argument("--workers", type=int, default=0, help="processes; one a core if not given")
     parser.add_argument("--shard-size", type=int, default=32, help="MiB of text a shard, about")
     parser.add_argument(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from jaxbert.cli.flags import add_section, given_section
 from jaxbert.config import TaskConfig
 from jaxbert.errors import UserError
+from jaxbert.files import local_path
 
 HELP = "leave out the word pieces that a text does not use"
 _TASK = "task."
@@ -22,7 +22,7 @@ _TASK = "task."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; those of the text are a corpus, a config's section ``task``, or both."""
     parser.add_argument("model", metavar="MODEL", help="a reference to a model, such as a teacher")
-    parser.add_argument("--out", type=Path, required=True, help="the model folder to make")
+    parser.add_argument("--out", type=local_path, required=True, help="the model folder to make")
     parser.add_argument("--corpus", default="", help="text:GLOB, jsonl:GLOB:FIELD, ...")
     parser.add_argument("--held-out", default="", help="another corpus, to report on")
     parser.add_argument("--min-count", type=int, default=1, help="uses that keep a piece")

@@ -6,14 +6,15 @@ Reads what train.py and eval.py have left, and the models; eval.py writes the pa
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from jaxbert.files import as_path
 
 HELP = "write a run's report.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the argument."""
-    parser.add_argument("workdir", type=Path, help="the --workdir of a run, finished or not")
+    parser.add_argument("workdir", type=as_path, help="the --workdir of a run, finished or not")
 
 
 def run(args: argparse.Namespace) -> None:

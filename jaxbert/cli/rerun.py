@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import UserError
-from jaxbert.files import check_seal, read_object
+from jaxbert.files import as_path, check_seal, read_object
 from jaxbert.recipe import resolve
 
 HELP = "run a finished run again and compare what comes out"
@@ -19,8 +19,8 @@ HELP = "run a finished run again and compare what comes out"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument("folder", type=Path, help="the --workdir of a finished run")
-    parser.add_argument("--workdir", type=Path, help="of the new one; FOLDER-rerun by default")
+    parser.add_argument("folder", type=as_path, help="the --workdir of a finished run")
+    parser.add_argument("--workdir", type=as_path, help="of the new one; FOLDER-rerun by default")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,8 +33,10 @@ def run(args: argparse.Namespace) -> None:
     before = _summary(args.folder)
     config = resolve(before["config"], {})
     workdir = args.workdir or args.folder.with_name(f"{args.folder.name}-rerun")
+    from jaxbert.run import quieten
     from jaxbert.run import run as train
 
+    quieten()
     after = train(config, workdir)
     if after["parameter_hash"] == before["parameter_hash"]:
         print(f"{workdir}: the same parameters, {after['parameter_hash']}")

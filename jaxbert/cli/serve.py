@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import signal
-from pathlib import Path
 
 from jaxbert.errors import UserError
+from jaxbert.files import local_path
 
 HELP = "serve an exported model over HTTP"
 OWN_SIGNALS = True
@@ -18,7 +18,7 @@ OWN_SIGNALS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument("folder", type=Path, help="what jaxbert export wrote, with onnx")
+    parser.add_argument("folder", type=local_path, help="what jaxbert export wrote, with onnx")
     parser.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--int8", action="store_true", help="ask the quantised model")

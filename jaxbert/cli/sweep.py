@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.files import local_path
 from jaxbert.sweep.plan import Sweep
 
 HELP = "a grid of runs over seeds, gone on with where it was stopped, and its table"
@@ -21,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE.py[:ARGUMENT]", help="a sweep, as in benchmarks/sweeps"
     )
-    parser.add_argument("--results", type=Path, help="JSON Lines; docs/results/FILE.jsonl")
-    parser.add_argument("--workdir", default="runs/sweeps", help="the folder of the runs")
+    parser.add_argument("--results", type=local_path, help="JSON Lines; docs/results/FILE.jsonl")
+    parser.add_argument(
+        "--workdir", type=local_path, default="runs/sweeps", help="the folder of the runs"
+    )
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="CELL", help="names, or patterns such as 'cola/*'"
     )
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("train.py is not here", f"{Path.cwd()}", "run it in jaxbert's checkout")
     with write_results(path) as results:
         sweeper = Sweeper(
-            name, cells, args.workdir, places, results, keep=args.keep, jobs=args.jobs
+            name, cells, str(args.workdir), places, results, keep=args.keep, jobs=args.jobs
         )
         failed = sweeper.run(sweeper.todo(chosen))
         show(results)

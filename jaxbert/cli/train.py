@@ -6,9 +6,9 @@ Any key of the config is overridden by ``--config.KEY=VALUE``. The same command 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from jaxbert import launch
+from jaxbert.files import as_path
 from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 HELP = "train the phases of a recipe"
@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     hint = "a recipe: NAME or PATH.py, and :ARGUMENT"
     parser.add_argument("--config", required=True, metavar="RECIPE", help=hint)
-    parser.add_argument("--workdir", required=True, type=Path, help="where everything is written")
+    parser.add_argument(
+        "--workdir", required=True, type=as_path, help="where everything is written"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what it would be, do nothing")
     hint = "trace a few steps of each phase, and say where their time goes"
     parser.add_argument("--profile", action="store_true", help=hint)

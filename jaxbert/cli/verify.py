@@ -6,16 +6,18 @@ Says what is as it was written; names what is not, and leaves with 2.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from jaxbert.errors import UserError
+from jaxbert.files import as_path
 
 HELP = "check that a run, a model or a corpus is still what was written"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the argument."""
-    parser.add_argument("folder", type=Path, help="a --workdir, a model's folder, a prepared one")
+    parser.add_argument(
+        "folder", type=as_path, help="a --workdir, a model's folder, a prepared one"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxbert.data.tables import BadRow, Record, read_tsv
 from jaxbert.errors import UserError
-from jaxbert.files import whole
+from jaxbert.files import local_path, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_glue(
 
 
 def _find(root: str, folder: str, split: str) -> Path:
-    plain = Path(root).expanduser() / folder / f"{split}.tsv"
+    plain = local_path(root).expanduser() / folder / f"{split}.tsv"
     path = next((p for p in (plain, plain.with_suffix(".tsv.gz")) if p.is_file()), None)
     if path is None:
         fix = f"give glue:DIR#SPLIT with the folder that holds {folder}/{split}.tsv"

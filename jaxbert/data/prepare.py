@@ -40,7 +40,7 @@ from jaxbert.data.transform import (
 )
 from jaxbert.data.workers import begin_worker
 from jaxbert.errors import UserError
-from jaxbert.files import hold
+from jaxbert.files import as_path, hold
 
 _SMALL = 8 << 20  # bytes of text; with less, one process ends before others have begun
 _CACHED_SHARD_SIZE = 2 << 20  # bytes of text: enough shards of a small corpus for every core
@@ -134,7 +134,7 @@ def _is_finished(plan: Plan, out: Path) -> bool:
 def check_reference(reference: str, data_dir: str = "") -> None:
     """Raises a UserError unless there is such a corpus, to be prepared or prepared."""
     if reference.startswith(_PREPARED):
-        open_corpus(Path(reference.removeprefix(_PREPARED)).expanduser())
+        open_corpus(as_path(reference.removeprefix(_PREPARED)).expanduser())
     else:
         find_corpus(reference, data_dir)
 
@@ -162,7 +162,7 @@ def open_reference(
       UserError: what `prepare` raises, or a prepared folder of another tokenizer.
     """
     if reference.startswith(_PREPARED):
-        corpus = open_corpus(Path(reference.removeprefix(_PREPARED)).expanduser())
+        corpus = open_corpus(as_path(reference.removeprefix(_PREPARED)).expanduser())
         corpus.check_tokenizer(tokenizer.fingerprint, str(tokenizer_folder))
         return corpus
     plan = make_plan(

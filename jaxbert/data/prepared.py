@@ -19,7 +19,7 @@ import numpy as np
 from jaxbert.data.examples import bounds, stretches
 from jaxbert.data.manifest import FORMAT, LENGTHS, MANIFEST, RECORDS
 from jaxbert.errors import UserError
-from jaxbert.files import file_sha256, read_object
+from jaxbert.files import as_path, fetched, file_sha256, read_object
 
 _AGAIN = "copy the folder again, or prepare it again"
 _MOST_OPEN = 512  # shards, each of which holds a file open
@@ -46,13 +46,14 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
     """Opens a folder that `jaxbert prepare` has made.
 
     Args:
-      folder: it.
+      folder: it; one of an object store is copied to this machine first.
       verify: hash every file, instead of looking at their sizes alone.
 
     Raises:
       UserError: no such folder, one of another format, or a damaged one; names the file.
     """
-    path = Path(folder) / MANIFEST
+    folder = fetched(as_path(folder))
+    path = folder / MANIFEST
     if not path.is_file():
         fix = "give a folder that jaxbert prepare has finished"
         raise UserError("no prepared corpus", str(folder), fix)
@@ -63,7 +64,7 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
     for at, problem in _problems(manifest):
         raise UserError(f"not a manifest: {problem}", f"{path}, key {at}", _AGAIN)
     for shard in manifest["shards"]:
-        file = Path(folder) / shard["name"]
+        file = folder / shard["name"]
         size = file.stat().st_size if file.is_file() else None
         if size != shard["size"]:
             what = "missing" if size is None else f"{size} bytes instead of {shard['size']}"
@@ -71,8 +72,8 @@ def open_corpus(folder: Path, *, verify: bool = False) -> Corpus:
         if verify:
             _verify(file, shard["sha256"])
     if verify:
-        _verify(Path(folder) / LENGTHS, manifest["lengths_sha256"])
-    corpus = Corpus(Path(folder), manifest)
+        _verify(folder / LENGTHS, manifest["lengths_sha256"])
+    corpus = Corpus(folder, manifest)
     if verify:
         corpus.check_records()
     return corpus

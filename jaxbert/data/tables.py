@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxbert.errors import UserError
+from jaxbert.objects import fetch_files, is_remote
 
 LONGEST_LINE = 1 << 20  # bytes
 _BOM = b"\xef\xbb\xbf"
@@ -75,6 +76,10 @@ def matching_files(pattern: str, fix: str) -> list[Path]:
       UserError: there is none.
     """
     try:
+        if is_remote(pattern):
+            if paths := fetch_files(pattern):
+                return paths
+            raise UserError("no object matches", pattern, fix)
         whole = Path(pattern).expanduser()
         if whole.is_file():
             return [whole]

@@ -19,6 +19,7 @@ import tokenizers
 from jaxbert.data.corpus import find_corpus, read_documents
 from jaxbert.data.documents import close_rows
 from jaxbert.errors import UserError
+from jaxbert.files import is_remote, whole
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BEGIN = "▁"  # what SentencePiece puts before a word
@@ -131,9 +132,13 @@ def to_wordpiece(learned: Sequence[str]) -> list[str]:
 
 def write_vocabulary(folder: Path, pieces: Sequence[str]) -> None:
     """Writes a folder that `load_tokenizer` reads, with vocab.txt in it, in one piece."""
+    text = "".join(f"{piece}\n" for piece in pieces)
+    if is_remote(folder):
+        with whole(folder / "vocab.txt") as file:
+            file.write(text)
+        return
     partial = folder.parent / f".{folder.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{piece}\n" for piece in pieces)
     (partial / "vocab.txt").write_bytes(text.encode())
     partial.rename(folder)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import jax
 
 from jaxbert.doctor.forecast import PhaseForecast
 from jaxbert.errors import UserError
-from jaxbert.files import size_text
+from jaxbert.files import free_bytes, is_remote, size_text
 from jaxbert.workdir import versions
 
 
@@ -30,7 +29,7 @@ def describe_environment(workdir: Path) -> list[tuple[str, str]]:
         ("cores", f"{_cores()}"),
         ("versions", ", ".join(packages)),
         ("memory", "unknown" if available is None else f"{size_text(available)} free"),
-        ("disk", f"{size_text(shutil.disk_usage(_there(workdir)).free)} free"),
+        ("disk", "unknown" if (free := _free(workdir)) is None else f"{size_text(free)} free"),
     ]
 
 
@@ -42,8 +41,8 @@ def shortages(workdir: Path, phases: Sequence[PhaseForecast]) -> list[UserError]
       phases: what they need.
     """
     found = []
-    need, free = sum(phase.disk for phase in phases), shutil.disk_usage(_there(workdir)).free
-    if need > free:
+    need, free = sum(phase.disk for phase in phases), _free(workdir)
+    if free is not None and need > free:
         what = f"the run may need {size_text(need)} of disk, and {size_text(free)} are free"
         found.append(UserError(what, str(workdir), "make room, or give another --workdir"))
     available = _available() if jax.default_backend() == "cpu" else None
@@ -55,10 +54,12 @@ def shortages(workdir: Path, phases: Sequence[PhaseForecast]) -> list[UserError]
     return found
 
 
-def _there(folder: Path) -> Path:
-    """The folder, or the nearest one above that is there."""
+def _free(folder: Path) -> int | None:
+    """Bytes that are free where a folder is, or is to be; None where nothing says how many."""
+    if is_remote(folder):
+        return None
     folder = folder.resolve()
-    return next(one for one in (folder, *folder.parents) if one.is_dir())
+    return free_bytes(next(one for one in (folder, *folder.parents) if one.is_dir()))
 
 
 def _available() -> int | None:

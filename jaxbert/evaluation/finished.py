@@ -9,7 +9,7 @@ from typing import Any
 from jaxbert.data.rows import TaskData, load_task
 from jaxbert.data.tasks import Task, describe_task
 from jaxbert.errors import UserError
-from jaxbert.files import check_seal, read_object
+from jaxbert.files import check_seal, fetched, read_object
 from jaxbert.interop import hub
 
 _RESTORE = "restore the file"
@@ -61,7 +61,7 @@ class FinishedRun:
             order = trained.index(name) if name in trained else len(trained)
             return name != "teacher", order, name
 
-        places = {folder.name: folder for folder in sorted(found, key=place)}
+        places = {folder.name: fetched(folder) for folder in sorted(found, key=place)}
         if not places:
             raise UserError(
                 "this run left no model",

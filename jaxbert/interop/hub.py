@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import UserError
-from jaxbert.files import read_object
+from jaxbert.files import as_path, fetched, is_remote, is_whole, read_object
 from jaxbert.interop.tensors import INDEX, WEIGHTS
+from jaxbert.objects import reach
 
 FORMS = (
     "give a model folder, run:WORKDIR[#MODEL], pkg:NAME[==VERSION] or hf:ORG/NAME@REVISION "
-    "(a tag or commit)"
+    "(a tag or commit); a folder or WORKDIR may be gs://BUCKET/NAME"
 )
 DEFAULT_MODEL = "student"
 # SHA-256 of the weights of packages that jaxbert's own recipes start from.
@@ -49,7 +50,7 @@ def resolve(reference: str) -> Path:
     A reference is a model folder, a run's working directory (then its student is meant) or one of
     ``run:WORKDIR[#MODEL]``, ``pkg:NAME[==VERSION]`` (an installed Python package that holds a
     model; its weights' hash is verified) and ``hf:ORG/NAME@REVISION`` (the Hugging Face hub, or
-    what its cache holds).
+    what its cache holds). What lies in an object store is copied to this machine.
 
     Raises:
       UserError: there is no such model, or not the one that was published.
@@ -58,37 +59,42 @@ def resolve(reference: str) -> Path:
     kinds = {"run": _run, "pkg": _package, "hf": _hub}
     if colon and kind in kinds:
         return kinds[kind](rest)
-    path = Path(reference).expanduser()
+    what = f"unknown kind of reference {kind!r}" if colon else "no such model folder"
+    unknown = UserError(what, f"reference {str(reference)!r}", FORMS)
+    if rest.startswith("//") and not is_remote(reference):
+        raise unknown
+    path = as_path(reference).expanduser()
+    if is_remote(path):
+        reach(path)
     if reference and path.is_dir():
-        return _run(str(path)) if is_workdir(path) else path
+        return _run(str(path)) if is_workdir(path) else fetched(path)
     if path.is_file():
         raise UserError("a file instead of a model folder", str(path), f"give {path.parent}")
-    what = f"unknown kind of reference {kind!r}" if colon else "no such model folder"
-    raise UserError(what, f"reference {str(reference)!r}", FORMS)
+    raise unknown
 
 
 def is_workdir(path: Path) -> bool:
     """Whether a folder is the working directory of a run, finished or not."""
     marks = ("models", "checkpoints", "metrics.jsonl")
-    if any((Path(path) / name).exists() for name in marks):
+    if any((path / name).exists() for name in marks):
         return True
     with contextlib.suppress(UserError):  # a run that was killed as it began
-        return "phases" in read_object(Path(path) / "config.json", "")
+        return "phases" in read_object(path / "config.json", "")
     return False
 
 
 def _run(rest: str) -> Path:
     name, _, model = rest.partition("#")
     model = model or DEFAULT_MODEL
-    workdir = Path(name).expanduser()
+    workdir = as_path(name).expanduser()
     where = f"reference 'run:{rest}'"
     if not name or not is_workdir(workdir):
         raise UserError("no such working directory of a run", where, "give the run's --workdir")
     folder = workdir / "models"
-    there = sorted(p.name for p in folder.glob("[!.]*") if p.is_dir()) if folder.is_dir() else []
+    there = sorted(p.name for p in folder.glob("[!.]*") if is_whole(p)) if folder.is_dir() else []
     # A finished phase puts the whole folder in place at once.
     if model in there:
-        return folder / model
+        return fetched(folder / model)
     raise UserError(
         f"no model {model!r} among {', '.join(there) or 'none'}",
         f"in {folder}",

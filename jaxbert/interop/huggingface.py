@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +18,12 @@ import safetensors
 import safetensors.numpy
 
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.files import SEAL, check_seal, seal
+from jaxbert.files import SEAL, as_path, check_seal, fetched, is_remote, seal
 from jaxbert.interop import layout as table
 from jaxbert.interop.configuration import PROBLEMS, config_json, read_config, read_labels
 from jaxbert.interop.tensors import WEIGHTS, Tensors, open_tensors, read_json
 from jaxbert.models.bert import BertConfig
+from jaxbert.objects import send
 
 LAYOUTS = ("huggingface", "tinybert")
 _SHOWN = 10  # names in one message
@@ -71,7 +73,14 @@ def read_model(folder: Path) -> Model:
       UserError: no model, not a BERT, weights that do not fit the configuration, or a file that is
         not what was written.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
+    if is_remote(folder):
+        copy = fetched(folder)
+        try:
+            return read_model(copy)
+        except UserError as error:  # it is not the copy that is to be mended
+            words = (error.what, error.where, error.fix)
+            raise UserError(*(s.replace(str(copy), str(folder)) for s in words)) from error
     check_seal(folder, f"copy the folder anew, or write it anew; if you changed it, remove {SEAL}")
     path = folder / "config.json"
     values = read_json(path)
@@ -204,7 +213,17 @@ def write_model(
     Raises:
       UserError: the layout cannot hold the model, or the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
+    if is_remote(folder):
+        with tempfile.TemporaryDirectory() as here:
+            place = Path(here) / folder.name
+            write_model(place, config, params, labels, tokenizer, layout=layout, extra=extra)
+            try:
+                send(place, folder, SEAL)
+            except OSError as error:
+                what, fix = f"the model cannot be written ({error})", "run the same command again"
+                raise UserError(what, str(folder), fix) from error
+        return
     config = _fit_config(config, params)
     labels = (
         tuple(labels)

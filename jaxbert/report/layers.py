@@ -20,6 +20,7 @@ from jaxbert.data.vocabulary import read_sample
 from jaxbert.errors import UserError
 from jaxbert.evaluation.finished import read_run
 from jaxbert.evaluation.likeness import measure
+from jaxbert.files import as_path
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.objectives.alignment import Pairs, layer_map
@@ -91,7 +92,7 @@ def _text(
         return examples, "rows of the development part"
     corpus, said = config.get("corpus", ""), "text of the corpus, on which the student was trained"
     if corpus.startswith("prepared:"):
-        folder = Path(corpus.removeprefix("prepared:")).expanduser()
+        folder = as_path(corpus.removeprefix("prepared:")).expanduser()
         opened = open_corpus(folder)
         opened.check_tokenizer(tokenizer.fingerprint, str(folder))
         return Spans(opened, tokenizer, max_length=length, num_documents=_ROWS), said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,15 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxbert import processes
 from jaxbert.errors import UserError, warn
-from jaxbert.files import size_text, whole
+from jaxbert.files import (
+    absolute,
+    free_bytes,
+    is_remote,
+    move_tree,
+    remove_tree,
+    size_text,
+    whole,
+)
 from jaxbert.training.record import Record, host_leaves, sealed
 from jaxbert.training.stored import JUDGEMENT, Damaged, Stored
 
@@ -41,7 +48,7 @@ class Checkpoints:
         )
         self._clear()
         processes.barrier()
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(absolute(folder), options=options)
         self._metrics.update(processes.agree(self._survey() if processes.first() else []))
         self._manager.reload()
 
@@ -49,8 +56,11 @@ class Checkpoints:
         """Steps and their metrics, of what can be read; the rest is set aside."""
         finished, found = self._manager.all_steps(), dict[int, float | None]()
         bests = dict[int, float | None]()
-        for child in [child for child in self._folder.iterdir() if child.name.isdigit()]:
+        for child in [child for child in self._folder.glob("*") if child.name.isdigit()]:
             step = int(child.name)
+            if is_remote(child) and step not in finished:  # it has its name from the beginning
+                remove_tree(child)
+                continue
             # What a process was writing when it was killed.
             for half in child.glob(f"record/.{JUDGEMENT}.*.partial"):
                 half.unlink(missing_ok=True)
@@ -72,8 +82,8 @@ class Checkpoints:
           UserError: less than twice the bytes of the state are free.
         """
         needed = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self._folder).free
-        if free < needed:
+        free = free_bytes(self._folder)
+        if free is not None and free < needed:
             what = f"checkpoints need {size_text(needed)}, and {size_text(free)} are free"
             fix = "make room, or give another --workdir"
             raise UserError(what, str(self._folder), fix)
@@ -227,9 +237,10 @@ class Checkpoints:
             if processes.lost(error):
                 raise
             self._clear()
-            free = size_text(shutil.disk_usage(self._folder).free)
+            free = free_bytes(self._folder)
+            room = "" if free is None else f" ({size_text(free)} are free)"
             raise UserError(
-                f"a checkpoint could not be written ({free} are free): {error}",
+                f"a checkpoint could not be written{room}: {error}",
                 str(self._folder),
                 "make room, then run the same command again: it goes on from the one before it",
             ) from error
@@ -238,9 +249,11 @@ class Checkpoints:
         """Removes what is to be deleted, and what a write that did not end has left."""
         if not processes.first():
             return
-        shutil.rmtree(self._folder / _TRASH, ignore_errors=True)
+        if is_remote(self._folder):  # there nothing is renamed, so that nothing has such a name
+            return
+        remove_tree(self._folder / _TRASH)
         for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_tree(partial)
 
     def _set_aside(self, step: int, damage: Damaged | None) -> None:
         if processes.first():
@@ -252,9 +265,7 @@ class Checkpoints:
 
     def _move_aside(self, damage: Damaged) -> None:
         aside = self._folder / _DAMAGED / damage.folder.name
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        damage.folder.rename(aside)
+        move_tree(damage.folder, aside)
         warn(f"{damage.what}; moved to {aside}")
 
 

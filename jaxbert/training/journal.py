@@ -1,10 +1,10 @@
-"""What a run says while it works: metrics.jsonl, TensorBoard and the progress on the terminal."""
+"""What a run says while it works: metrics.jsonl, TensorBoard, a tracker, and its progress."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxbert import processes
 from jaxbert.errors import warn
-from jaxbert.files import whole
+from jaxbert.files import scratch, whole
+from jaxbert.objects import put
+from jaxbert.training.tracking import Tracker
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -22,15 +24,24 @@ PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 class Journal:
     """metrics.jsonl and tensorboard/ of a workdir, which process 0 alone writes.
 
+    Nothing can be appended to an object: of a workdir in an object store both are written on this
+    machine, and ``keep`` brings them there.
+
     Args:
       workdir: the run's folder.
+      tracker: is told the same.
     """
 
-    def __init__(self, workdir: Path) -> None:
-        self._path = workdir / "metrics.jsonl"
-        self._folder = workdir / "tensorboard"
+    def __init__(self, workdir: Path, tracker: Tracker | None = None) -> None:
+        self._tracker = tracker
+        self._workdir, self._here = workdir, scratch(workdir)
+        self._path = self._here / "metrics.jsonl"
+        self._folder = self._here / "tensorboard"
         self._writers: dict[str, Any] = {}
         self._starts: dict[str, int] = {}
+        self._restored = self._here is workdir
+        # Of each file the bytes that are there, or are nothing of this run's.
+        self._kept = {} if self._restored else dict(self._files())
 
     def rewind(self, phase: str, step: int, evaluated: bool = False) -> bool:
         """Forgets what was written of a phase after a step, and any half-written last line.
@@ -44,7 +55,11 @@ class Journal:
           Whether the step's evaluation is there.
         """
         self._starts[phase] = step
-        if not processes.first() or not self._path.exists():
+        if not processes.first():
+            return False
+        if not self._restored:
+            self._restore()
+        if not self._path.exists():
             return False
         kept, found, bad = [], False, list[int]()
         lines = self._path.read_bytes().split(b"\n")
@@ -85,11 +100,46 @@ class Journal:
         for name, value in values.items():
             if value is not None:
                 self._writers[phase].add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.write(phase, step, values)
+
+    def keep(self) -> None:
+        """Brings what was written to the workdir, where that is not where it was written.
+
+        Called before a checkpoint is saved: what a checkpoint goes on from is there with it.
+        """
+        if self._here is self._workdir or not processes.first() or not self._restored:
+            return
+        for writer in self._writers.values():
+            writer.flush()
+        for path, size in self._files():
+            if self._kept.get(path) != size:
+                put(self._workdir / path.relative_to(self._here).as_posix(), path.read_bytes())
+                self._kept[path] = size
+
+    def _restore(self) -> None:
+        """Takes metrics.jsonl as it is in the workdir: what this machine has may be older."""
+        there = self._workdir / self._path.name
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.unlink(missing_ok=True)
+        if there.exists():
+            self._path.write_bytes(there.read_bytes())
+        self._kept[self._path] = -1
+        self._restored = True
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        """The files of this machine, and their bytes."""
+        for path in (self._path, *sorted(self._folder.glob("*/*"))):
+            if path.is_file():
+                yield path, path.stat().st_size
 
     def close(self) -> None:
         """Writes out what TensorBoard still holds."""
         for writer in self._writers.values():
             writer.close()
+        self.keep()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 class PhaseProgress:

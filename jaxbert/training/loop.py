@@ -335,6 +335,7 @@ class _Log:
         self._add_tokens()
         self._tick()
         began = time.monotonic()
+        self._journal.keep()
         self._checkpoints.save(step, state, self._note(), due)
         self._tick(saving=self.totals.saving + time.monotonic() - began)
         self._written = self.totals  # what saving took slows no step down

@@ -11,6 +11,7 @@ import numpy as np
 import tensorstore
 
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.files import absolute, is_remote
 from jaxbert.training.hashing import ALGORITHM, leaf_hash, named_leaves
 from jaxbert.training.optimizer import path_name
 from jaxbert.training.record import RECORD, unsealed
@@ -50,6 +51,24 @@ class _Judgement:
     def __post_init__(self) -> None:
         if not (isinstance(self.metric, float | int | None) and isinstance(self.note, dict)):
             raise ValueError("it holds something else")
+
+
+# What TensorStore says where a store, not what it holds, is in the way.
+_UNREACHABLE = (
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "ABORTED",
+    "CANCELLED",
+    "RESOURCE_EXHAUSTED",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+)
+
+
+def _unreachable(folder: Path, error: Exception) -> UserError:
+    """What is no damage: the checkpoint may be as it was written."""
+    what = f"it cannot be read from the object store ({error})"
+    return UserError(what, str(folder), "run the same command again")
 
 
 class Damaged(UserError):
@@ -106,6 +125,9 @@ class Stored:
             AttributeError,
             RecursionError,
         ) as error:
+            gone = isinstance(error, FileNotFoundError) or not isinstance(error, OSError)
+            if is_remote(folder) and not gone:
+                raise _unreachable(folder, error) from error
             raise Damaged(folder, f"its record cannot be read ({error!r})") from error
         if self.metric is not None and (self.best is None or self.metric >= self.best[1]):
             self.best = int(folder.name), self.metric
@@ -122,7 +144,9 @@ class Stored:
         Raises:
           Damaged: it cannot be read, or its hash is another.
         """
-        store = {"driver": "ocdbt", "base": f"file://{self.folder.absolute() / 'state'}/"}
+        state = absolute(self.folder / "state")
+        base = f"{state}/" if is_remote(state) else f"file://{state}/"
+        store = {"driver": "ocdbt", "base": base}
         spec = {"driver": "zarr", "kvstore": {**store, "path": name.replace("/", ".")}}
         wanted = self.leaves[name]
         try:
@@ -133,6 +157,8 @@ class Stored:
             leaf = array.read().result()
         except (ValueError, OSError) as error:
             kind = str(error).partition(":")[0]
+            if is_remote(state) and kind in _UNREACHABLE:
+                raise _unreachable(self.folder, error) from error
             raise Damaged(self.folder, f"{name} cannot be read ({kind})") from error
         if leaf_hash(name, leaf) != wanted[ALGORITHM]:
             raise Damaged(self.folder, f"the hash of {name} does not match")

@@ -79,6 +79,10 @@ class Command:
         words = commands.command("train.py", self.config, self.workdir, *self.flags, *more)
         return started(words, self.cache, self.devices)
 
+    def on(self, cache: Path) -> Command:
+        """The same with a cache of its own."""
+        return dataclasses.replace(self, cache=cache)
+
     @property
     def hash(self) -> str:
         """The parameter hash of its summary."""
