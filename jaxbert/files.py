@@ -73,6 +73,17 @@ def scratch(folder: Path) -> Path:
     return objects.scratch_folder(folder) if is_remote(folder) else folder
 
 
+def kept_folder(workdir: Path, chosen: str = "") -> Path:
+    """Where runs keep what can be made again, such as tokenised text and compiled programs.
+
+    Args:
+      workdir: of a run; by default it is ``.jaxbert`` beside it.
+      chosen: another folder; so is ``$JAXBERT_CACHE``.
+    """
+    named = chosen or os.environ.get("JAXBERT_CACHE")
+    return local_path(named) if named else scratch(workdir).parent / ".jaxbert"
+
+
 def is_whole(folder: Path) -> bool:
     """Whether a folder that is sealed as it is written is there, with all of its files."""
     return (folder / SEAL).is_file() if is_remote(folder) else folder.is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from pathlib import Path
 
@@ -18,10 +19,15 @@ def keep_programs(folder: Path) -> None:
     options (``JAX_COMPILATION_CACHE_DIR``, ``JAX_ENABLE_COMPILATION_CACHE``).
 
     Args:
-      folder: made when the first program is written.
+      folder: made when the first program is written; where it cannot be made nothing is kept.
     """
-    if jax.config.jax_enable_compilation_cache and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / _instructions()))
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    if chosen or not jax.config.values["jax_enable_compilation_cache"]:
+        return
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if os.access(there, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder / _instructions()))
 
 
 def _instructions() -> str:

@@ -11,7 +11,18 @@ MODULES = sorted((ROOT / "jaxbert").rglob("*.py"))
 
 # From the ground up; a module may import from its own floor's package and from any floor below.
 FLOORS = (
-    ("errors", "memory", "batch", "files", "objects", "presets", "stopping", "launch", "processes"),
+    (
+        "errors",
+        "memory",
+        "programs",
+        "batch",
+        "files",
+        "objects",
+        "presets",
+        "stopping",
+        "launch",
+        "processes",
+    ),
     ("models", "data", "config"),
     ("objectives", "interop", "workdir", "coherence", "shapes"),
     ("recipe",),

@@ -1,9 +1,13 @@
 """Compiled programs that are kept: found again, never trusted when damaged, out of the way."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import commands
+import pytest
 
 SCRIPT = """
 import sys, jax, jax.numpy as jnp
@@ -36,7 +40,7 @@ def test_a_program_is_compiled_once(tmp_path):
 
 def test_a_damaged_program_is_compiled_anew(tmp_path):
     first = run(tmp_path)
-    kept = [path for path in tmp_path.rglob("*-cache")]
+    kept = list(tmp_path.rglob("*-cache"))
     assert kept
     for path in kept:
         data = bytearray(path.read_bytes())
@@ -49,3 +53,21 @@ def test_a_cache_that_the_user_chose_stays(tmp_path):
     run(tmp_path / "ours", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "theirs"))
     run(tmp_path / "ours", JAX_ENABLE_COMPILATION_CACHE="false")
     assert any((tmp_path / "theirs").iterdir()) and not (tmp_path / "ours").exists()
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_share_what_was_compiled(tmp_path):
+    hashes = []
+    for name in ("one", "other"):
+        words = ["--config.phases=finetune", "--config.seed=3"]
+        config = f"{commands.TASK}:smoke"
+        done = commands.call("train.py", config, tmp_path / name, *words)
+        assert (
+            "compilation cache" not in done.stderr
+        )  # JAX's word for what it could not read or write
+        hashes.append(json.loads((tmp_path / name / "summary.json").read_text())["parameter_hash"])
+        kept = {p.name: p.stat().st_mtime_ns for p in tmp_path.rglob(".jaxbert/programs/*/*-cache")}
+        assert kept
+        if name == "one":
+            first = kept
+    assert kept == first and hashes[0] == hashes[1]

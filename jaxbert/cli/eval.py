@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from jaxbert.files import as_path
+from jaxbert.files import as_path, kept_folder
 
 HELP = "evaluate every model of a finished run"
 USAGE = "--workdir=DIR [--no-report] [--debug]"
@@ -29,7 +29,9 @@ def run(args: argparse.Namespace) -> None:
     # After the arguments: a typo is said at once, not when jax has started.
     from jaxbert.evaluation.evaluate import evaluate_run
     from jaxbert.evaluation.report import print_table
+    from jaxbert.programs import keep_programs
 
+    keep_programs(kept_folder(args.workdir) / "programs")
     print_table(evaluate_run(args.workdir))
     if not args.no_report:
         from jaxbert.report.page import write_report

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from jaxbert import launch
-from jaxbert.files import as_path
+from jaxbert.files import as_path, kept_folder
 from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 HELP = "train the phases of a recipe"
@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> None:
     # They import jax: only once the config is known to be good.
     from jaxbert import run as training
     from jaxbert.processes import joined
+    from jaxbert.programs import keep_programs
 
     training.quieten()
+    keep_programs(kept_folder(args.workdir, config.corpus_cache) / "programs")
     with joined(group):
         training.run(config, args.workdir, profile=args.profile)
