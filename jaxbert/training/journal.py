@@ -84,6 +84,7 @@ class Journal:
             )
         with whole(self._path) as file:
             file.writelines(kept)
+        self._kept.pop(self._path, None)
         return found
 
     def write(self, phase: str, step: int, values: Mapping[str, float | None]) -> None:
