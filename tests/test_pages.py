@@ -189,15 +189,19 @@ def test_what_is_not_there_is_noticed(line):
         commands.parse(words)
 
 
+def runnable(page: str) -> list[commands.Block]:
+    """The blocks of a page that the tests run."""
+    return [b for b in commands.blocks(page) if b.language in ("bash", "python") and not b.reason]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
 def test_every_block_of_a_page_runs(page, place, cache):
     if "curl" in (commands.ROOT / page).read_text(encoding="utf-8"):
         pytest.importorskip("uvicorn")
         if shutil.which("curl") is None:
             pytest.skip("there is no curl here")
-    run = [b for b in commands.blocks(page) if b.language in ("bash", "python") and not b.reason]
-    for block in run:
+    for block in runnable(page):
         # Plain text of the tests' own, but where the page names some.
         own = "--corpus=" in block.text or "reviews.py" in block.text
         commands.run_block(place, block, cache, *(() if own else (CORPUS,)))
