@@ -148,8 +148,8 @@ def _form(flag: argparse.Action) -> str:
     if not flag.option_strings:
         return f"`{flag.metavar or flag.dest}`"
     name = flag.option_strings[-1]
-    if flag.nargs == 0:
-        return f"`{name}`"
+    if flag.nargs == 0:  # both of a flag that can be taken back
+        return ", ".join(f"`{one}`" for one in flag.option_strings)
     among = "\\|".join(map(str, flag.choices or ()))
     return f"`{name}={among or flag.metavar or flag.dest.upper()}`"
 
