@@ -47,7 +47,7 @@ test-beam: $(VENV)/.installed-test $(VENV)-beam/.installed
 docs: export JAX_PLATFORMS := cpu
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.installed-test
-	$(BIN)/mkdocs build --quiet --strict --clean
+	$(BIN)/mkdocs build --strict --clean
 
 # Real faults, and a table of what became of them.
 chaos: $(VENV)/.installed-test

@@ -33,7 +33,7 @@ def site(tmp_path_factory) -> Path:
     pytest.importorskip("mkdocstrings")
     folder = tmp_path_factory.mktemp("site")
     given = {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(commands.ROOT), "JAX_PLATFORMS": "cpu"}
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", f"--site-dir={folder}"]
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={folder}"]
     done = subprocess.run(
         build,
         cwd=commands.ROOT,
