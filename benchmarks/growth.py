@@ -7,10 +7,10 @@
 From one point (a teacher of 6 layers of 384, a student of 4 of 312, rows of 128, 8 of them) one
 thing is changed at a time: the length of a row, the rows of a batch, the student's layers, its
 width. Each point is a process of its own with two steps to warm up and three that count, of which
-the median is kept. Memory is the peak of the device, or of the process where the device has no
-count. On a CPU what is drawn is tokens for each second of processor time, of which a machine that
-is shared takes nothing away; seconds of the clock stand beside it. Writes docs/growth/KIND.jsonl
-and KIND.svg, KIND being the device.
+the median is kept. Memory is the peak of the device, or that of the process in these three steps
+where the device has no count. On a CPU what is drawn is tokens for each second of processor time,
+of which a machine that is shared takes nothing away; seconds of the clock stand beside it. Writes
+docs/growth/KIND.jsonl and KIND.svg, KIND being the device.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import datetime
 import json
 import os
 import re
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from jaxbert.memory import use_huge_pages
 
 WARM_UP, STEPS = 2, 3
 FOLDER = Path(__file__).parents[1] / "docs" / "growth"
@@ -75,8 +76,9 @@ def measure(point: Point) -> dict[str, Any]:
     """Makes the steps of a point, in this process."""
     import jax
     import numpy as np
+    import works
 
-    from jaxbert import presets
+    from jaxbert import memory, presets
     from jaxbert.config import TermConfig
     from jaxbert.data.examples import Examples
     from jaxbert.data.packing import PackedBatches
@@ -123,9 +125,11 @@ def measure(point: Point) -> dict[str, Any]:
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - began)
         busy.append(time.process_time() - used)
+        if number + 1 == WARM_UP:  # as train.py does once a step has been compiled
+            memory.give_back()
+            works.forget_peak()
     median, device = statistics.median(seconds[WARM_UP:]), jax.devices()[0]
     stats = device.memory_stats()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = peak_rate(device.device_kind)
     return dataclasses.asdict(point) | {
         "seconds": median,
@@ -134,7 +138,7 @@ def measure(point: Point) -> dict[str, Any]:
         "tokens_per_second": point.batch * point.length / median,
         "flops": flops,
         "mfu": peak and flops / median / peak,
-        "memory": stats["peak_bytes_in_use"] if stats else memory,
+        "memory": stats["peak_bytes_in_use"] if stats else works.peak_memory(),
         "compile_seconds": seconds[0],
         "device": processor().replace("(R)", "")
         if device.platform == "cpu"
@@ -209,6 +213,7 @@ def main() -> None:
     parser.add_argument("--point", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.point:
+        use_huge_pages()  # as the commands do
         print(json.dumps(measure(Point(**json.loads(args.point)))))
         return
     if args.plot:
