@@ -229,7 +229,7 @@ class Run:
         )
         # One process's devices stand for all.
         traced = self._profile and processes.first()
-        profile = Profile(self.workdir / "profile" / name) if traced else None
+        profile = Profile(scratch(self.workdir) / "profile" / name) if traced else None
         try:
             with step_advice(name, phase):
                 state, totals, values = train(
