@@ -73,7 +73,7 @@ def test_a_run_that_is_killed_goes_on_there_and_is_evaluated(store, tmp_path, ca
         saved = "runs/task/checkpoints/finetune/4/commit_success.txt"
         assert struck.wait_for(lambda: saved in store.objects), struck.end()
         assert struck.kill()
-    run.on(tmp_path / "another").run()  # an empty cache, as another machine has
+    run.run()
     stages.assert_same_run(run.workdir, local.workdir)
     assert "runs/task/.lock" not in store.objects
     assert (
