@@ -215,6 +215,7 @@ def serve(app: fastapi.FastAPI, host: str, port: int) -> None:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"cannot listen there: {why}", where, "give others") from error
     print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=20)
+    # By name, not what happens to be installed: another parser has other limits and other words.
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=20, http="h11")
     with contextlib.suppress(KeyboardInterrupt):  # it raises the signal again when all is done
         uvicorn.Server(config).run(sockets=[listener])

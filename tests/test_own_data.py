@@ -151,6 +151,7 @@ def test_names_are_tagged_from_a_file_of_ones_own_to_a_table(place, cache):
     assert rows["conll:names/*.txt"]["used"] == 240
 
 
+@pytest.mark.slow
 def test_text_that_is_prepared_beforehand(place, cache):
     (words,) = (words for words in documented_commands() if "prepare" in words)
     words = [re.sub("^--tokenizer=.*", "--tokenizer=teacher", word) for word in words]

@@ -132,6 +132,7 @@ def test_transformers_computes_the_same_of_what_is_written(headed, within):
     assert compared > 20
 
 
+@pytest.mark.slow
 def test_a_bert_from_nothing_learns_its_language_and_has_a_vocabulary_of_it(scratch):
     """Names and things are guesses, one in six and one in four; the rest is certain."""
     folder = scratch.workdir / "models" / "student"
@@ -147,6 +148,7 @@ def test_a_bert_from_nothing_learns_its_language_and_has_a_vocabulary_of_it(scra
     assert set(model.params) == {"embeddings", "encoder", "pooler", "mlm"}
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_kept_given_or_that_of_the_model_that_is_continued(
     scratch, teacher, tmp_path
 ):
@@ -168,6 +170,7 @@ def test_a_vocabulary_is_kept_given_or_that_of_the_model_that_is_continued(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_measured_document_is_among_those_trained_on(scratch):
     phase = scratch.config.sections["pretrain"]
     out = held_out(scratch.data.corpus.documents)

@@ -107,6 +107,7 @@ def test_the_task_recipe_distils_sst2_from_tfds(runs, data_dir):
     assert {"teacher", "student", "without_distillation"} <= set(results["models"])
 
 
+@pytest.mark.slow
 def test_the_corpus_can_be_parquet_files(teacher, cache, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow

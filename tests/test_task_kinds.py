@@ -133,6 +133,7 @@ def spans(place, cache):
     return SimpleNamespace(workdir=workdir, said=said, table=table, lines=lines)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_spans_is_reported_alone(spans):
     results = commands.read(spans.workdir / "eval.json")
     assert list(results["models"]) == ["teacher"]
@@ -145,6 +146,7 @@ def test_a_teacher_of_spans_is_reported_alone(spans):
     assert config["architectures"] == ["BertForQuestionAnswering"]
 
 
+@pytest.mark.slow
 def test_an_answer_stands_in_its_context_where_it_is_said_to(spans):
     assert len(spans.lines) == 240
     for line in spans.lines:
@@ -275,6 +277,7 @@ def test_a_classifier_of_whole_texts_is_not_put_on_words(place):
     assert "TinyBERT's classifier reads whole examples, and mine is tagging" in line
 
 
+@pytest.mark.slow
 def test_a_teacher_of_another_kind_is_refused(place, spans):
     line = refusal(place, teacher=f"run:{spans.workdir}#teacher")
     assert "the teacher is for spans, and mine is tagging" in line

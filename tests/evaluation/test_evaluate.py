@@ -253,6 +253,7 @@ def test_accuracy_is_what_transformers_gets(evaluated):
     )
 
 
+@pytest.mark.slow
 def test_a_task_in_which_no_word_stands_twice_is_evaluated_without_tf_idf(tmp_path):
     rows = [f"word{i}\t{i % 2}" for i in range(200)]
     (tmp_path / "rows.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
