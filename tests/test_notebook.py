@@ -90,7 +90,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, cache):
     nbformat.validate(notebook)
     given = commands.environment(cache=cache) | {"PYTHONPATH": str(commands.ROOT)}
     runner = client.NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
     runner.execute(env=given)  # raises what a cell raises
     said = [output for cell in notebook.cells for output in cell.get("outputs", ())]

@@ -55,10 +55,9 @@ def words(path: Path) -> str:
 def test_every_page_of_docs_is_in_the_navigation(site):
     docs = commands.ROOT / "docs"
     listed = re.findall(r": (\S+\.md)$", (commands.ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    shown = (site / "results.html").read_text(encoding="utf-8")
     for path in docs.rglob("*.md"):
         name = path.relative_to(docs)
-        assert str(name) in listed or f'href="{name.with_suffix(".html")}"' in shown
+        assert listed.count(str(name)) == 1
         assert (site / name).with_suffix(".html").is_file()
 
 

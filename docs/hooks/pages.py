@@ -29,7 +29,6 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-EXPERIMENTS = "experiments.md"  # in the navigation once it is there
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)]*)?\))")
 
 
@@ -38,8 +37,6 @@ def on_config(config: Any) -> Any:
     reference = [{title: uri} for title, uri, _ in reference_pages()]
     names = [next(iter(part)) for part in config.nav]
     config.nav.insert(names.index("Explanation"), {"Reference": reference})
-    if (Path(config.docs_dir) / EXPERIMENTS).is_file():
-        config.nav[-1]["Results"].insert(1, {"Experiments": EXPERIMENTS})
     return config
 
 
