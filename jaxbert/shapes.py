@@ -10,6 +10,7 @@ from jaxbert.models.bert import PRESETS, BertConfig
 MADE = ("student", "assistant")  # whose shape a section of the config gives
 _SIZES = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
 _SHARED = ("vocab_size", "type_vocab_size", "max_position_embeddings")  # with the given teacher
+_COMPUTED = ("activation", "layer_norm_eps")  # as in the teacher that a model is cut out of
 
 
 class Shapes:
@@ -76,8 +77,9 @@ class Shapes:
     def _plain(self, origin: str) -> BertConfig:
         """The shape without a projection.
 
-        Without a given teacher it has a row for each piece of the tokenizer and for each position
-        up to the run's length: rows that no training reaches would be random for ever.
+        What is cut out of the given teacher computes as that does, whatever its preset. Without a
+        given teacher a model has a row for each piece of the tokenizer and for each position up to
+        the run's length: rows that no training reaches would be random for ever.
         """
         if origin == "given_teacher":
             assert self._given is not None
@@ -86,7 +88,8 @@ class Shapes:
         changes = {key: value for key in _SIZES if (value := getattr(wanted, key))}
         changes |= {"position": wanted.position, "classifier": wanted.classifier}
         if self._given:
-            changes |= {key: getattr(self._given, key) for key in _SHARED}
+            kept = _SHARED + _COMPUTED * (wanted.init == "teacher")
+            changes |= {key: getattr(self._given, key) for key in kept}
         else:
             length = self._config.max_length
             changes |= {"vocab_size": self._vocab_size, "max_position_embeddings": length}

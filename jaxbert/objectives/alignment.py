@@ -99,13 +99,14 @@ def layer_pairs(term: TermConfig, teacher_layers: int, student_layers: int) -> P
       student_layers: M.
 
     Raises:
-      UserError: as ``layer_map``, or a student layer does not exist.
+      UserError: as ``layer_map``, or a student layer does not exist; its ``where`` is then
+        ``student_layers``.
     """
     chosen, rule = term.student_layers, term.layers
     for layer in chosen:
         if layer > student_layers:
             fix = f"give 1 to {student_layers}"
-            raise UserError(f"student layer {layer} does not exist", "", fix)
+            raise UserError(f"student layer {layer} does not exist", "student_layers", fix)
     if rule not in LAYER_RULES:
         chosen = chosen or tuple(range(1, student_layers + 1))
         return tuple(zip(chosen, layer_map(rule, teacher_layers, len(chosen)), strict=True))
@@ -164,7 +165,7 @@ def _match(
                 layer_pairs(term, teacher.num_layers, student.num_layers) for teacher in taught_by
             )
         except UserError as error:
-            raise UserError(error.what, "layers", error.fix) from None
+            raise UserError(error.what, error.where or "layers", error.fix) from None
         if not layers[0]:
             raise UserError("no layer is left to match", "layers", "give more, or weight 0")
     projected = term.feature in PROJECTED and term.projection and bool(student.projection_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -55,8 +56,8 @@ def same_example(segments: Array) -> Array:
 def pairs(match: Match, heads: int, output: EncoderOutput, batch: Batch, layer: int) -> Array:
     """Float32 [B, heads, T, T]: what is compared of a layer's pairs of tokens.
 
-    Scores before the softmax, as logits of the keys for each query; of ``probabilities`` under
-    ``mse`` the probabilities themselves.
+    Scores before the softmax, as logits of the keys for each query, masked between examples; of
+    ``probabilities`` under ``mse`` the probabilities themselves.
     """
     if match.feature in RELATIONS:
         vectors = getattr(output, RELATIONS[match.feature])[layer - 1]
@@ -66,16 +67,24 @@ def pairs(match: Match, heads: int, output: EncoderOutput, batch: Batch, layer: 
         return mean_heads(scores, heads)
     if match.loss == "kl" and heads == scores.shape[1]:
         return scores
-    probabilities = mean_heads(jax.nn.softmax(scores, axis=-1), heads)
-    # The least normal float32: the softmax of the logarithm gives the probabilities back.
-    return probabilities if match.loss == "mse" else jnp.log(jnp.maximum(probabilities, 1.2e-38))
+    if match.loss == "mse":
+        return mean_heads(jax.nn.softmax(scores, axis=-1), heads)
+    # The mean of probabilities, in logarithms all along: a masked pair stays near MASKED, so that
+    # it has no share at any temperature.
+    logs = _grouped(jax.nn.log_softmax(scores, axis=-1), heads)
+    return jax.nn.logsumexp(logs, axis=2) - math.log(logs.shape[2])
 
 
 def mean_heads(x: Array, heads: int) -> Array:
     """[B, H, T, T] to [B, heads, T, T], each the mean of H / heads neighbours."""
     if heads == x.shape[1]:
         return x
-    return x.reshape(x.shape[0], heads, -1, *x.shape[2:]).mean(axis=2)
+    return _grouped(x, heads).mean(axis=2)
+
+
+def _grouped(x: Array, heads: int) -> Array:
+    """[B, H, T, T] to [B, heads, H / heads, T, T]."""
+    return x.reshape(x.shape[0], heads, -1, *x.shape[2:])
 
 
 def relations(vectors: Array, heads: int, segments: Array) -> Array:

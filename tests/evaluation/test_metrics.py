@@ -92,6 +92,21 @@ def test_several_labels_an_example():
     assert "no example has a label" in nothing["f1_macro"].undefined
 
 
+def test_f1_of_a_single_label_is_of_those_who_have_it():
+    # 2 true positives, 1 false positive, 3 false negatives, 4 true negatives.
+    true = np.array([[1], [1], [0], [1], [1], [1], [0], [0], [0], [0]], np.float32)
+    guess = np.array([[1], [1], [1], [0], [0], [0], [0], [0], [0], [0]], np.float32)
+    found = classes(true, guess, ("a",), "multi_label")
+    wanted = pytest.approx(2 * 2 / (2 * 2 + 1 + 3))
+    assert found["f1_micro"].value == found["f1_macro"].value == wanted
+    assert found["accuracy"].value == pytest.approx(6 / 10)
+    # A second label that nobody has and nobody is said to have changes neither F1.
+    two = [np.hstack([x, np.zeros_like(x)]) for x in (true, guess)]
+    assert classes(*two, ("a", "b"), "multi_label") == found
+    none = classes(true, np.zeros_like(true), ("a",), "multi_label")
+    assert none["f1_micro"].value == none["f1_macro"].value == 0
+
+
 def test_standard_error_of_an_accuracy_is_that_of_repeated_draws():
     draws = np.random.default_rng(0).binomial(1031, 0.84, 20_000) / 1031
     assert standard_error(0.84, 1031) == pytest.approx(draws.std(), rel=0.02)

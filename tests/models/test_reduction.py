@@ -18,10 +18,12 @@ from small import (
     visible_params,
 )
 
+from jaxbert.config import RunConfig, StudentConfig
 from jaxbert.errors import UserError
 from jaxbert.models.bert import Bert, BertConfig, init_params
 from jaxbert.models.encoder import Collect
 from jaxbert.models.reduction import init_from_teacher
+from jaxbert.shapes import Shapes
 
 KEY = jax.random.key(0)
 PARAMS = visible_params(TEACHER, 5)
@@ -50,6 +52,23 @@ def test_student_of_the_teachers_own_shape_is_the_teacher():
         jax.tree.map(np.testing.assert_array_equal, params[group], PARAMS[group])
     np.testing.assert_array_equal(params["projection"]["kernel"], np.eye(TEACHER.hidden_size))
     assert not params["projection"]["bias"].any()
+
+
+def test_student_that_a_run_cuts_out_computes_as_its_teacher_does():
+    """Activation and epsilon are no parameters: the shape of a run has to bring them."""
+    teacher = TEACHER.replace(activation="relu", layer_norm_eps=1e-3)
+    sizes = {"hidden_size": 24, "num_layers": 3, "num_heads": 4, "intermediate_size": 40}
+
+    def shape(init: str) -> BertConfig:
+        student = StudentConfig(preset="tinybert4", projection="none", init=init, **sizes)
+        config = RunConfig(teacher="models/bert", student=student)
+        return Shapes(config, teacher, teacher.vocab_size, lambda _: teacher).of("initial_student")
+
+    twin, fresh = shape("teacher"), shape("random")
+    assert (fresh.activation, fresh.layer_norm_eps) == ("gelu", 1e-12)
+    params = init_from_teacher(twin, teacher, PARAMS, (0, 1, 2), KEY)
+    mine, theirs = forward(twin, params), forward(teacher, PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, mine, theirs)
 
 
 @pytest.mark.parametrize("layers", [(0, 2), (0, 0, 1, 2)])

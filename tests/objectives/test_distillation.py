@@ -113,13 +113,30 @@ def test_prediction_distillation_is_that_of_pytorch(within):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_packing_padding_and_empty_rows_change_no_loss_and_no_gradient(name, within):
-    objective, some = OBJECTIVES[name], examples(LENGTHS)
+    objective = OBJECTIVES[name]
+    assert_packing_changes_nothing(objective, trained(objective), within)
+
+
+@pytest.mark.parametrize("heads", ["mean", "group"])
+def test_packing_changes_no_averaged_attention_at_any_temperature(heads, within):
+    """With groups the student's two heads need no averaging, and the teacher's four do."""
+    student = STUDENT.replace(num_heads=2)
+    term = {"feature": "probabilities", "heads": heads, "layers": "last"}
+    terms = {f"at_{t}": term | {"temperature": float(t)} for t in (5, 20)}
+    objective = distillation(student, TEACHER, **terms)
+    params = visible_params(student, 1)
+    params = {group: params[group] for group in objective.groups}
+    assert_packing_changes_nothing(objective, params, within)
+
+
+def assert_packing_changes_nothing(objective: Any, params: Any, within: Any) -> None:
+    some = examples(LENGTHS)
     alone = one_batch(some, packing=False, row_length=max(LENGTHS))
     packed = one_batch(some, packing=True, row_length=24)
     assert packed.tokens.shape[0] < len(LENGTHS)
     packed = empty_rows(packed, 2)
-    wanted = loss_and_gradients(objective, trained(objective), frozen(), alone)
-    found = loss_and_gradients(objective, trained(objective), frozen(), packed)
+    wanted = loss_and_gradients(objective, params, frozen(), alone)
+    found = loss_and_gradients(objective, params, frozen(), packed)
     within(found, wanted)
     assert_same_gradients(found[1], wanted[1])
     assert float(wanted[0]) > 0
