@@ -70,12 +70,25 @@ def read_example(task: Task, record: Record | BadRow) -> Example | BadRow:
 
 
 def _text(text: Any, where: str) -> str:
+    """A text that a tokenizer can take, and finds something in."""
+    text = _string(text, where)
+    if not any(map(_is_visible, text)):
+        raise _Bad("empty text", where)
+    return text
+
+
+def _word(word: Any, where: str) -> str:
+    """A word that a tokenizer can take; where it finds nothing in it, the word is unknown."""
+    if not _string(word, where):
+        raise _Bad("empty text", where)
+    return word
+
+
+def _string(text: Any, where: str) -> str:
     """A text that a tokenizer can take."""
     if not isinstance(text, str):
         kind = "nothing" if text is None else f"a {type(text).__name__}"
         raise _Bad(f"{kind} instead of text", where)
-    if not any(map(_is_visible, text)):
-        raise _Bad("empty text", where)
     if "\0" in text:
         raise _Bad("a NUL character", where)
     try:
@@ -183,7 +196,7 @@ def _tagged(task: Task, record: Record) -> Example:
             return f"{record.places[place]}:{name}"
         return f"{record.where}:{name}[{place}]"
 
-    texts = tuple(_text(word, where(place, column)) for place, word in enumerate(words))
+    texts = tuple(_word(word, where(place, column)) for place, word in enumerate(words))
     names = [_tag(task, tag, where(place, task.label)) for place, tag in enumerate(tags)]
     if task.scheme != "none":
         try:
