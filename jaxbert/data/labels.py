@@ -15,6 +15,10 @@ from jaxbert.data.tagging import SchemeError, to_iob2
 from jaxbert.data.tasks import Task
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# Control and private characters, those without a width and, of models that strip accents, marks
+# without a letter; so is U+FFFD, which stands where an export has lost a character. An unassigned
+# character (Cn) is not: it becomes [UNK].
+_DROPPED = ("Cc", "Cf", "Co", "Mn")
 _HIDDEN = " (-1 marks the rows of GLUE's test splits)"
 
 
@@ -101,8 +105,10 @@ def _string(text: Any, where: str) -> str:
 
 
 def _is_visible(character: str) -> bool:
-    """Neither a blank, nor a control character or one without a width: BERT drops these."""
-    return not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf")
+    """Neither a blank nor what BERT drops: see ``_DROPPED``."""
+    return not (
+        character.isspace() or character == "\ufffd" or unicodedata.category(character) in _DROPPED
+    )
 
 
 def _class(task: Task, label: Any, where: str, texts: Sequence[str]) -> int:

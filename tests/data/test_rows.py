@@ -314,6 +314,9 @@ def test_text_that_no_tokenizer_could_take_is_named(tmp_path):
         ("NUL \0", "a NUL character"),
         ("\u200b\ufeff", "empty text"),
         (" \u200e\x07\u00ad\n", "empty text"),
+        ("\ufffd \ufffd", "empty text"),
+        ("\ue000\U0010fffd", "empty text"),
+        ("\u0301\ufe0f", "empty text"),
         ("x" * 2_000_000, "the line is longer"),
         (7, "a int instead of text"),
     ):
@@ -321,6 +324,30 @@ def test_text_that_no_tokenizer_could_take_is_named(tmp_path):
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         with pytest.raises(UserError, match=message + ".*rows.jsonl:1"):
             load_task(describe_task("mine", source=f"jsonl:{path}", **OWN))
+
+
+def test_a_row_is_bad_where_either_of_its_texts_leaves_no_piece(tokenizer, tmp_path):
+    """Whatever the default teacher's tokenizer drops is no text, and what it keeps is one."""
+    hidden, cared = [], "\x96\u200b\ufeff\u0301\ufe0f\ufffd\ue000\uf8ff\u0378\uffff\U000f0000"
+    for character, ids in zip(cared, tokenizer.encode(list(cared)), strict=True):
+        hidden += [character] * (not len(ids))
+    assert "".join(hidden) == cared.replace("\u0378", "").replace("\uffff", "")
+    rows = [{"a": f"x {i}", "b": f"y {i}", "label": i % 2} for i in range(60)]
+    rows += [{"a": "x", "b": c, "label": 0} for c in hidden]
+    rows += [{"a": c * 2, "b": "y", "label": 0} for c in hidden]
+    rows += [{"a": "x", "b": "\u0378", "label": 0}, {"a": "caf\ufffd", "b": "y", "label": 1}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    source = f"jsonl:{path}"
+    task = describe_task(
+        "mine", source=source, dev=source, test=source, columns=("a", "b"), labels=("n", "y"),
+        on_bad_row="skip",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxbert.data.rows._TOO_MANY", 1.0)
+        data = load_task(task)
+    assert data.rows[source]["used"] == 62 and data.rows[source]["skipped"] == 2 * len(hidden)
+    assert min(map(len, tokenizer.encode(data.train.texts + data.train.pairs))) > 0
 
 
 def test_columns_that_a_place_does_not_have_are_said(tmp_path):
