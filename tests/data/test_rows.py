@@ -221,6 +221,34 @@ def test_splits_come_by_hash_by_file_and_by_percentage(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [("fine", 0), ("bad", 1), ("good", 1)],
+            "the dev split is empty: of 3 rows (different texts: 3) none is in the tenth that a "
+            "hash of the text chooses, {}; give more texts, or name task.dev and task.test",
+        ),
+        (
+            [("dull", i % 2) for i in range(60)],
+            "the dev split is empty: of 60 rows (different texts: 1) none is in the tenth that a ",
+        ),
+        (
+            [("film 25", i % 2) for i in range(60)],
+            "the train split is empty: of 60 rows (different texts: 1) none is left beside the "
+            "tenths that a hash of the text chooses, {}; give more texts, or name task.dev",
+        ),
+    ],
+)
+def test_an_empty_split_says_how_it_is_made_and_the_way_out(rows, message, tmp_path):
+    source = write_table(tmp_path / "rows.tsv", rows)
+    with pytest.raises(UserError) as error:
+        load_task(describe_task("mine", source=source, **OWN))
+    assert error.value.line.startswith(message.format(source))
+    rest = {"dev": source, "test": source}
+    assert len(load_task(describe_task("mine", source=source, **rest, **OWN)).train) == len(rows)
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         (("fine", "ugly"), "unknown label 'ugly', {}:5:label; the labels are 'bad', 'good'"),
