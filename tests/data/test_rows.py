@@ -248,6 +248,16 @@ def test_an_empty_split_says_how_it_is_made_and_the_way_out(rows, message, tmp_p
     assert len(load_task(describe_task("mine", source=source, **rest, **OWN)).train) == len(rows)
 
 
+def test_of_answers_it_is_the_context_whose_hash_chooses(tmp_path):
+    answers = {"text": ["Ada"], "answer_start": [0]}
+    rows = [{"question": f"{i}?", "context": "Ada left", "answers": answers} for i in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    message = r"of 40 rows \(different contexts: 1\) none is in .* hash of the context chooses"
+    with pytest.raises(UserError, match=message):
+        load_task(describe_task("mine", source=f"jsonl:{path}", kind="spans"))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
