@@ -5,6 +5,7 @@ transformers.js find their files:
 
     config.json  tokenizer files  README.md  export.json
     model.safetensors  modules.json  sentence_bert_config.json  1_Pooling/    huggingface
+    tinybert/  config.json  model.safetensors  tokenizer files                tinybert
     onnx/model.onnx                                                           onnx
     onnx/model_quantized.onnx                                                 onnx-int8
     stablehlo/model.stablehlo                                                 stablehlo
@@ -41,9 +42,10 @@ from jaxbert.models.bert import POOLED, scored_groups
 from jaxbert.serving import TextModel, read_asking
 from jaxbert.workdir import write_json
 
-FORMATS = ("huggingface", "onnx", "onnx-int8", "stablehlo")
+FORMATS = ("huggingface", "tinybert", "onnx", "onnx-int8", "stablehlo")
 FILES = {
     "huggingface": WEIGHTS,
+    "tinybert": f"tinybert/{WEIGHTS}",
     "onnx": "onnx/model.onnx",
     "onnx-int8": "onnx/model_quantized.onnx",
     "stablehlo": "stablehlo/model.stablehlo",
@@ -103,7 +105,7 @@ def export(
         fix = "give a new one, or one that an earlier export has written"
         raise UserError("the folder holds something else", str(folder), fix)
     subject = Subject(reference)
-    if folder == subject.model.folder.resolve():
+    if subject.model.folder.resolve().is_relative_to(folder):
         raise UserError("the model itself lies there", str(folder), "give another folder")
     partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("export", "before"))
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
@@ -127,7 +129,9 @@ def export(
             license=license,
         )
         (partial / "README.md").write_text(card, encoding="utf-8")
-        write_json(partial / REPORT, report)
+        # What is loaded from its own folder is asked as its run was, too.
+        for place in (partial, *[(partial / FILES["tinybert"]).parent] * ("tinybert" in found)):
+            write_json(place / REPORT, report)
         for place in (partial, *(path for path in partial.iterdir() if path.is_dir())):
             kept = (SEAL, "README.md")  # the card is for its owner to edit
             seal(place, [p.name for p in place.iterdir() if p.is_file() and p.name not in kept])
@@ -140,6 +144,10 @@ def export(
         raise UserError(f"cannot write there: {error}", str(folder), "give another") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    without = [name for name in found if name != "tinybert"]
+    if subject.projection and without:
+        said = f"the projections are left out of {', '.join(without)}; format tinybert keeps them"
+        warn(said)
     return report
 
 
@@ -151,6 +159,7 @@ class Subject:
 
     Attributes:
       model: its head and what that reads; without a head all but projections.
+      projection: these, the group ``projection`` of its parameters; empty where it has none.
       asking: how its run asks it.
       served: it, computed by jaxbert.
       history: ``config``, ``summary`` and ``eval`` of its run; None without one.
@@ -171,6 +180,7 @@ class Subject:
         if "classifier" not in groups:
             shape, labels = shape.replace(num_labels=0, head="classification"), ()
         self.model = dataclasses.replace(model, config=shape, params=params, labels=labels)
+        self.projection: dict[str, Any] = model.params.get("projection", {})
         self.served = TextModel(self.model, self.asking)
         self.tokenizer = load_tokenizer(model.folder)
         self.history: dict[str, Any] | None = None
@@ -280,9 +290,7 @@ def _write(
     model, length = subject.model, subject.served.max_length
     plain = "huggingface" in formats
     layout = "huggingface" if plain else layout_for(model.config, model.params)
-    write_model(folder, model.config, model.params, model.labels, subject.tokenizer, layout=layout)
-    (folder / SEAL).unlink()  # until all is written
-    _cut_at(folder / "tokenizer_config.json", length)
+    _write_folder(subject, folder, model.params, layout)
     examples, _ = subject.encoded(subject.rows)
     kind, pad = subject.served.kind, subject.tokenizer.pad_id
     wanted = subject.served.ask(examples)
@@ -300,6 +308,12 @@ def _write(
         _write_pooling(folder, model, length)
         again = TextModel(read_model(folder), subject.asking)
         compare("huggingface", again.ask(examples))
+    if "tinybert" in formats:
+        place = (folder / FILES["tinybert"]).parent
+        projection = {"projection": subject.projection} if subject.projection else {}
+        _write_folder(subject, place, model.params | projection, "tinybert")
+        again = TextModel(read_model(place), subject.asking)
+        compare("tinybert", again.ask(examples))
     if {"onnx", "onnx-int8"} & set(formats):
         path, small = folder / FILES["onnx"], folder / FILES["onnx-int8"]
         path.parent.mkdir()
@@ -320,6 +334,20 @@ def _write(
     if not plain:
         (folder / WEIGHTS).unlink()
     return found
+
+
+def _write_folder(subject: Subject, folder: Path, params: dict[str, Any], layout: str) -> None:
+    """A model folder without its seal, until all is written; what is read back is held to the bit.
+
+    `transformers` cuts texts there where jaxbert does.
+    """
+    model = subject.model
+    write_model(folder, model.config, params, model.labels, subject.tokenizer, layout=layout)
+    (folder / SEAL).unlink()
+    path = folder / "tokenizer_config.json"
+    cut = {"model_max_length": subject.served.max_length}
+    values = json.loads(path.read_text(encoding="utf-8")) | cut
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _loss(
@@ -354,12 +382,6 @@ def _loss(
         where = f"format onnx-int8, where --max_loss is {max_loss:g}"
         raise UserError(what, where, fix)
     return {"metric": name, "before": before, "after": after, "loss": loss, "rows": rows}
-
-
-def _cut_at(path: Path, length: int) -> None:
-    """Has `transformers` cut texts where jaxbert does."""
-    values = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": length}
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_pooling(folder: Path, model: Model, length: int) -> None:

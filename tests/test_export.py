@@ -9,6 +9,7 @@ import commands
 import jax.export
 import numpy as np
 import pytest
+import safetensors.numpy
 from small import compiled_fast, fast_compilation, visible_params  # noqa: F401
 
 import jaxbert
@@ -112,12 +113,75 @@ def test_what_transformers_has_not_is_exported_too(tmp_path, tokenizer, changes)
     config = shape("classification", **changes)
     params = visible_params(config, 1)
     write_model(tmp_path / "ours", config, params, ("a", "b"), tokenizer, layout="tinybert")
-    report = export(str(tmp_path / "ours"), tmp_path / "to", ("onnx",))
-    assert report["formats"]["onnx"]["difference"] <= 1e-5
+    report = export(str(tmp_path / "ours"), tmp_path / "to", ("onnx", "tinybert"))
+    assert all(report["formats"][name]["difference"] <= 1e-5 for name in ("onnx", "tinybert"))
+    assert read_model(tmp_path / "to" / "tinybert").config == read_model(tmp_path / "ours").config
     with pytest.raises(UserError, match="layout huggingface has no"):
         export(str(tmp_path / "ours"), tmp_path / "other", ("huggingface",))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"ours", "to"}, "what fails leaves nothing"
+
+
+def write_projected(folder: Path, tokenizer, groups: tuple[str, ...] = (), **changes: object):
+    """A student with projections, in the layout of TinyBERT_General_4L_312D."""
+    config = shape("", projection_size=24, projection_per_layer=True).replace(**changes)
+    params = visible_params(config, 1)
+    params = {group: params[group] for group in groups or params if group in params}
+    write_model(folder, config, params, (), tokenizer, layout="tinybert")
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="layer"),
+        pytest.param({"projection_per_layer": False}, id="shared", marks=pytest.mark.slow),
+        pytest.param({"projection_rank": 4}, id="rank", marks=pytest.mark.slow),
+        pytest.param({"num_labels": 2}, id="classifier", marks=pytest.mark.slow),
+    ],
+)
+def test_tinyberts_layout_keeps_the_projections_and_is_exported_again(tmp_path, tokenizer, changes):
+    groups = ("embeddings", "encoder", "pooler", "projection")
+    groups += ("classifier",) if "num_labels" in changes else ("mlm", "nsp")
+    before = write_projected(tmp_path / "ours", tokenizer, groups, **changes)
+    assert any(name.startswith(("fit_dense", "projections")) for name in before)
+    source = tmp_path / "ours"
+    for target in ("one", "two"):
+        report = export(str(source), tmp_path / target, ("tinybert",))
+        source = tmp_path / target / "tinybert"
+        after = safetensors.numpy.load_file(source / "model.safetensors")
+        assert sorted(after) == sorted(before)
+        for name, values in before.items():
+            np.testing.assert_array_equal(after[name], values)
+        found = report["formats"]["tinybert"]
+        assert found["difference"] <= 1e-5 and found["rows"] > 0
+        assert found["bytes"] == (source / "model.safetensors").stat().st_size
+        check_seal(source, "")
+        assert commands.read(source / "config.json")["model_type"] == "tinybert"
+        assert not (tmp_path / target / "model.safetensors").exists()
+    assert read_model(source).config == read_model(tmp_path / "ours").config
+
+
+def test_it_is_said_where_projections_are_left_out(tmp_path, tokenizer, capsys):
+    write_projected(tmp_path / "ours", tokenizer)
+    main(
+        ["export", f"{tmp_path}/ours", f"--to={tmp_path}/to", "--format=huggingface,tinybert,onnx"]
+    )
+    said = capsys.readouterr()
+    assert said.err == (
+        "warning: the projections are left out of huggingface, onnx; format tinybert keeps them\n"
+    )
+    assert f"{tmp_path}/to/tinybert/model.safetensors: " in said.out
+    assert "projection" not in read_model(tmp_path / "to").params
+    assert "projection" in read_model(tmp_path / "to" / "tinybert").params
+    card = (tmp_path / "to" / "README.md").read_text(encoding="utf-8")
+    assert "- `tinybert/model.safetensors`" in card
+    main(["export", f"{tmp_path}/ours", f"--to={tmp_path}/alone", "--format=tinybert"])
+    main(["export", f"{tmp_path}/to", f"--to={tmp_path}/plain", "--format=huggingface"])
+    assert capsys.readouterr().err == "", "nothing is left out"
+    with pytest.raises(UserError, match="the model itself lies there"):
+        export(str(tmp_path / "to" / "tinybert"), tmp_path / "to", ("onnx",))
+    assert "projection" in read_model(tmp_path / "to" / "tinybert").params
 
 
 def test_pipelines_say_what_jaxbert_says(exported, sentences):
@@ -239,13 +303,15 @@ def test_a_run_of_likeness_is_exported_as_its_encoder(run, tmp_path):
     said = {"task": task, "max_length": 20}
     (likes / "config.json").write_text(json.dumps(said), encoding="utf-8")
     (likes / "summary.json").write_text("{}", encoding="utf-8")
-    report = export(str(likes), tmp_path / "to", ("huggingface", "onnx-int8"), max_loss=2.0)
+    formats = ("huggingface", "tinybert", "onnx-int8")
+    report = export(str(likes), tmp_path / "to", formats, max_loss=2.0)
     assert report["kind"] == "similarity"
     assert report["formats"]["onnx-int8"]["metric"] == "spearman"
     assert set(read_model(tmp_path / "to").params) == {"embeddings", "encoder", "pooler"}
     # What is exported is asked as its run was, and never replaced by an export of itself.
-    again = jaxbert.load(tmp_path / "to")
-    assert (again.kind, again.max_length) == ("similarity", 20)
+    for place in (tmp_path / "to", tmp_path / "to" / "tinybert"):
+        again = jaxbert.load(place)
+        assert (again.kind, again.max_length) == ("similarity", 20)
     with pytest.raises(UserError, match="the model itself lies there"):
         export(str(tmp_path / "to"), tmp_path / "to", ("onnx",))
     (tmp_path / "to" / "README.md").write_text("mine")  # the card is for its owner to edit

@@ -1,6 +1,6 @@
 """Writes a model in the formats that others read, each read back and compared first.
 
-jaxbert export runs/task --to=shipped --format=huggingface,onnx,onnx-int8,stablehlo
+jaxbert export runs/task --to=shipped --format=huggingface,tinybert,onnx,onnx-int8,stablehlo
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 
 from jaxbert.files import local_path, size_text
 
-HELP = "a model as a Hugging Face folder, ONNX, int8 or StableHLO"
+HELP = "a model as a Hugging Face folder, in TinyBERT's layout, ONNX, int8 or StableHLO"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN", help="a run's workdir, or a model reference")
     parser.add_argument("--to", type=local_path, required=True, help="the folder to write")
     parser.add_argument(
-        "--format", default="huggingface", help="some of huggingface,onnx,onnx-int8,stablehlo"
+        "--format",
+        default="huggingface",
+        help="some of huggingface,tinybert,onnx,onnx-int8,stablehlo; tinybert keeps projections",
     )
     parser.add_argument(
         "--max_loss", type=float, default=0.01, help="of the metric, what int8 may cost"

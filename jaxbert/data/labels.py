@@ -15,6 +15,10 @@ from jaxbert.data.tagging import SchemeError, to_iob2
 from jaxbert.data.tasks import Task
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# Control and private characters, those without a width and, of models that strip accents, marks
+# without a letter; so is U+FFFD, which stands where an export has lost a character. An unassigned
+# character (Cn) is not: it becomes [UNK].
+_DROPPED = ("Cc", "Cf", "Co", "Mn")
 _HIDDEN = " (-1 marks the rows of GLUE's test splits)"
 
 
@@ -70,12 +74,25 @@ def read_example(task: Task, record: Record | BadRow) -> Example | BadRow:
 
 
 def _text(text: Any, where: str) -> str:
+    """A text that a tokenizer can take, and finds something in."""
+    text = _string(text, where)
+    if not any(map(_is_visible, text)):
+        raise _Bad("empty text", where)
+    return text
+
+
+def _word(word: Any, where: str) -> str:
+    """A word that a tokenizer can take; where it finds nothing in it, the word is unknown."""
+    if not _string(word, where):
+        raise _Bad("empty text", where)
+    return word
+
+
+def _string(text: Any, where: str) -> str:
     """A text that a tokenizer can take."""
     if not isinstance(text, str):
         kind = "nothing" if text is None else f"a {type(text).__name__}"
         raise _Bad(f"{kind} instead of text", where)
-    if not any(map(_is_visible, text)):
-        raise _Bad("empty text", where)
     if "\0" in text:
         raise _Bad("a NUL character", where)
     try:
@@ -88,8 +105,10 @@ def _text(text: Any, where: str) -> str:
 
 
 def _is_visible(character: str) -> bool:
-    """Neither a blank, nor a control character or one without a width: BERT drops these."""
-    return not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf")
+    """Neither a blank nor what BERT drops: see ``_DROPPED``."""
+    return not (
+        character.isspace() or character == "\ufffd" or unicodedata.category(character) in _DROPPED
+    )
 
 
 def _class(task: Task, label: Any, where: str, texts: Sequence[str]) -> int:
@@ -183,7 +202,7 @@ def _tagged(task: Task, record: Record) -> Example:
             return f"{record.places[place]}:{name}"
         return f"{record.where}:{name}[{place}]"
 
-    texts = tuple(_text(word, where(place, column)) for place, word in enumerate(words))
+    texts = tuple(_word(word, where(place, column)) for place, word in enumerate(words))
     names = [_tag(task, tag, where(place, task.label)) for place, tag in enumerate(tags)]
     if task.scheme != "none":
         try:

@@ -167,18 +167,31 @@ def load_task(task: Task, data_dir: str = "") -> TaskData:
             splits[split] = train.take(part == tenth)
             kept &= part != tenth
             notes.append(f"{split}: the tenth of {task.source} chosen by a hash of the text")
-    train = train.take(kept)
+    whole, train = train, train.take(kept)
     notes.append(f"train: {'all' if kept.all() else 'the rest'} of {task.source}")
-    places = {"train": task.source, "dev": task.dev, "test": task.test}
     for split, rows in (("train", train), *splits.items()):
         if not len(rows):
-            where = places[split] or task.source
-            raise UserError(f"the {split} split is empty", where, "give more rows")
+            raise _empty(task, split, whole)
     _check_labels(task, train)
     seen = set(train.keys)
     overlap = {split: sum(key in seen for key in rows.keys) for split, rows in splits.items()}
     note = "; ".join(notes)
     return TaskData(task, train, splits["dev"], splits["test"], note, record, overlap)
+
+
+def _empty(task: Task, split: str, whole: Rows) -> UserError:
+    """Why a split has no rows: there are none, or the tenths of the source leave it none."""
+    given = {"train": task.source, "dev": task.dev, "test": task.test}
+    cut = not (task.dev and task.test) if split == "train" else not given[split]
+    if not (cut and len(whole)):
+        return UserError(f"the {split} split is empty", given[split], "give more rows")
+    key = "text" if whole.answers is None else "context"
+    part = f"in the tenth that a hash of the {key} chooses"
+    if split == "train":
+        part = f"left beside the tenths that a hash of the {key} chooses"
+    count = f"{len(whole)} rows (different {key}s: {len(set(_split_keys(whole)))})"
+    what = f"the {split} split is empty: of {count} none is {part}"
+    return UserError(what, task.source, f"give more {key}s, or name task.dev and task.test")
 
 
 def _check_labels(task: Task, train: Rows) -> None:
@@ -243,6 +256,11 @@ def _read(task: Task, reference: str, data_dir: str) -> tuple[Rows, dict[str, An
     }
 
 
+def _split_keys(rows: Rows) -> list[str]:
+    """What is hashed of each row to choose its split."""
+    return rows.keys if rows.answers is None else rows.pairs or []
+
+
 def split_parts(rows: Rows) -> np.ndarray:
     """Returns int64 [N], a stable tenth (0 to 9) for each row.
 
@@ -250,7 +268,6 @@ def split_parts(rows: Rows) -> np.ndarray:
     hashed as ``first TAB second``, of spans the context alone. Repeated texts fall into the same
     split, and so do all questions on one context.
     """
-    keys = rows.keys if rows.answers is None else rows.pairs or []
-    hashes = (hashlib.sha256(key.encode()).digest() for key in keys)
+    hashes = (hashlib.sha256(key.encode()).digest() for key in _split_keys(rows))
     parts = (int.from_bytes(digest[:8], "big") % 10 for digest in hashes)
     return np.fromiter(parts, np.int64, len(rows))

@@ -14,6 +14,7 @@ import tfds_files
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxbert.data.encoding import encode_rows
 from jaxbert.data.rows import load_task
 from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError
@@ -170,6 +171,20 @@ def test_a_sentence_that_cannot_be_used_is_named_by_its_word(words, tags, messag
     with pytest.raises(UserError) as error:
         load(source, **TAGS)
     assert error.value.line.startswith(message.format(f"{path}:2"))
+
+
+def test_a_word_without_a_piece_is_an_unknown_one_and_its_sentence_is_used(tmp_path, tokenizer):
+    words = [["Ada", "\x96", "left"], ["in", "\u200b"], ["\u00a0", "Rome", "\ufffd"]]
+    tags = [["B-PER", "O", "O"], ["O", "O"], ["O", "B-LOC", "O"]]
+    source = write(tmp_path / "a.jsonl", "tags", tags, words, "words")
+    data = load(source, **TAGS)
+    assert data.train.words == [tuple(sentence) for sentence in words]
+    assert (data.rows[source]["used"], data.rows[source]["skipped"]) == (3, 0)
+    examples = encode_rows(tokenizer, data.train, max_length=8)
+    first = examples.tokens[: examples.offsets[1]].tolist()
+    ada, left = (tokenizer.encode([word])[0].tolist() for word in ("Ada", "left"))
+    assert first == [tokenizer.cls_id, *ada, tokenizer.unk_id, *left, tokenizer.sep_id]
+    assert np.diff(examples.marks.offsets).tolist() == [3, 2, 3]
 
 
 def test_one_tag_on_every_word_teaches_nothing(tmp_path):

@@ -221,6 +221,44 @@ def test_splits_come_by_hash_by_file_and_by_percentage(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [("fine", 0), ("bad", 1), ("good", 1)],
+            "the dev split is empty: of 3 rows (different texts: 3) none is in the tenth that a "
+            "hash of the text chooses, {}; give more texts, or name task.dev and task.test",
+        ),
+        (
+            [("dull", i % 2) for i in range(60)],
+            "the dev split is empty: of 60 rows (different texts: 1) none is in the tenth that a ",
+        ),
+        (
+            [("film 25", i % 2) for i in range(60)],
+            "the train split is empty: of 60 rows (different texts: 1) none is left beside the "
+            "tenths that a hash of the text chooses, {}; give more texts, or name task.dev",
+        ),
+    ],
+)
+def test_an_empty_split_says_how_it_is_made_and_the_way_out(rows, message, tmp_path):
+    source = write_table(tmp_path / "rows.tsv", rows)
+    with pytest.raises(UserError) as error:
+        load_task(describe_task("mine", source=source, **OWN))
+    assert error.value.line.startswith(message.format(source))
+    rest = {"dev": source, "test": source}
+    assert len(load_task(describe_task("mine", source=source, **rest, **OWN)).train) == len(rows)
+
+
+def test_of_answers_it_is_the_context_whose_hash_chooses(tmp_path):
+    answers = {"text": ["Ada"], "answer_start": [0]}
+    rows = [{"question": f"{i}?", "context": "Ada left", "answers": answers} for i in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    message = r"of 40 rows \(different contexts: 1\) none is in .* hash of the context chooses"
+    with pytest.raises(UserError, match=message):
+        load_task(describe_task("mine", source=f"jsonl:{path}", kind="spans"))
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         (("fine", "ugly"), "unknown label 'ugly', {}:5:label; the labels are 'bad', 'good'"),
@@ -314,6 +352,9 @@ def test_text_that_no_tokenizer_could_take_is_named(tmp_path):
         ("NUL \0", "a NUL character"),
         ("\u200b\ufeff", "empty text"),
         (" \u200e\x07\u00ad\n", "empty text"),
+        ("\ufffd \ufffd", "empty text"),
+        ("\ue000\U0010fffd", "empty text"),
+        ("\u0301\ufe0f", "empty text"),
         ("x" * 2_000_000, "the line is longer"),
         (7, "a int instead of text"),
     ):
@@ -321,6 +362,30 @@ def test_text_that_no_tokenizer_could_take_is_named(tmp_path):
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         with pytest.raises(UserError, match=message + ".*rows.jsonl:1"):
             load_task(describe_task("mine", source=f"jsonl:{path}", **OWN))
+
+
+def test_a_row_is_bad_where_either_of_its_texts_leaves_no_piece(tokenizer, tmp_path):
+    """Whatever the default teacher's tokenizer drops is no text, and what it keeps is one."""
+    hidden, cared = [], "\x96\u200b\ufeff\u0301\ufe0f\ufffd\ue000\uf8ff\u0378\uffff\U000f0000"
+    for character, ids in zip(cared, tokenizer.encode(list(cared)), strict=True):
+        hidden += [character] * (not len(ids))
+    assert "".join(hidden) == cared.replace("\u0378", "").replace("\uffff", "")
+    rows = [{"a": f"x {i}", "b": f"y {i}", "label": i % 2} for i in range(60)]
+    rows += [{"a": "x", "b": c, "label": 0} for c in hidden]
+    rows += [{"a": c * 2, "b": "y", "label": 0} for c in hidden]
+    rows += [{"a": "x", "b": "\u0378", "label": 0}, {"a": "caf\ufffd", "b": "y", "label": 1}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    source = f"jsonl:{path}"
+    task = describe_task(
+        "mine", source=source, dev=source, test=source, columns=("a", "b"), labels=("n", "y"),
+        on_bad_row="skip",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxbert.data.rows._TOO_MANY", 1.0)
+        data = load_task(task)
+    assert data.rows[source]["used"] == 62 and data.rows[source]["skipped"] == 2 * len(hidden)
+    assert min(map(len, tokenizer.encode(data.train.texts + data.train.pairs))) > 0
 
 
 def test_columns_that_a_place_does_not_have_are_said(tmp_path):

@@ -12,6 +12,7 @@ import safetensors.numpy
 from folders import WEIGHTS, write_released
 from small import fast_compilation  # noqa: F401
 
+from jaxbert.cli.main import main
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.interop.huggingface import read_model, write_model
@@ -69,11 +70,17 @@ def test_it_is_continued_with_its_projections_and_keeps_its_layout(root, tmp_pat
     assert after["fit_denses.0.weight"].shape == (48, 24)
 
 
-def test_what_is_written_again_is_every_tensor_of_it(root, tmp_path):
+@pytest.mark.parametrize("exported", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_is_written_again_is_every_tensor_of_it(root, tmp_path, exported):
     model, tokenizer = read_model(root / "student"), load_tokenizer(root / "student")
-    write_model(tmp_path / "m", model.config, model.params, (), tokenizer, layout="tinybert")
+    folder = tmp_path / "m"
+    if exported:
+        main(["export", f"{root}/student", f"--to={folder}", "--format=tinybert"])
+        folder = folder / "tinybert"
+    else:
+        write_model(folder, model.config, model.params, (), tokenizer, layout="tinybert")
     released = safetensors.numpy.load_file(root / "student" / WEIGHTS)
-    written = safetensors.numpy.load_file(tmp_path / "m" / WEIGHTS)
+    written = safetensors.numpy.load_file(folder / WEIGHTS)
     not_parameters = {"bert.embeddings.position_ids", "cls.predictions.decoder.weight"}
     mine = {canonical(name): tensor for name, tensor in written.items()}
     theirs = {canonical(k): v for k, v in released.items() if k not in not_parameters}
