@@ -312,7 +312,7 @@ def test_every_recipe_resolves_with_every_argument_of_its_docstring(path):
     words.remove("smoke")
     arguments = ["", *words, "smoke", *(f"{word},smoke" for word in words)]
     if "task=" in path.read_text(encoding="utf-8"):
-        tasks = ("rotten_tomatoes", "sst2", "cola", "mrpc", "qqp", "qnli", "rte", "mnli")
+        tasks = ("rotten_tomatoes", "sst2", "cola", "mrpc", "stsb", "qqp", "qnli", "rte", "mnli")
         arguments += [
             f"{a},task={t}".strip(",") for a in ("", "paper", "paper,smoke") for t in tasks
         ]
