@@ -27,6 +27,7 @@ def find_problems(config: RunConfig, unread: Collection[str]) -> list[UserError]
         _check_terms(name, phase, found)
         _check_teacher(name, phase, known, found)
         _check_data(name, phase, config, known, found)
+        _check_masks(name, phase, found)
         _check_steps(name, phase, config, found)
         _check_trained(name, phase, known, found)
         known.add(name, phase)
@@ -120,8 +121,7 @@ def _check_start(name: str, phase: PhaseConfig, known: _Known, found: _Problems)
 
 def _check_terms(name: str, phase: PhaseConfig, found: _Problems) -> None:
     errors = found.errors
-    decides = tuple(f"{name}.{key}" for key in ("terms", "preset", "objective"))
-    broken = any(key.startswith(decides) for key in found.unread)
+    broken = not found.unread.isdisjoint(_deciding(name, found))
     if phase.objective != "distill" and phase.terms:
         what, where = f"{phase.objective} has no terms", f"config key {name}.terms"
         errors.append(UserError(what, where, "remove them, and preset, or give distill"))
@@ -143,13 +143,14 @@ def _check_terms(name: str, phase: PhaseConfig, found: _Problems) -> None:
             errors.append(UserError(what, where, f"give {name}.accumulation=1"))
 
 
-def _deciding(name: str) -> list[str]:
-    """The keys that decide what a phase minimises."""
-    return [f"{name}.{key}" for key in ("objective", "preset", "terms")]
+def _deciding(name: str, found: _Problems) -> list[str]:
+    """The keys that decide what a phase minimises, and those of its terms that are not read."""
+    keys = [f"{name}.{key}" for key in ("objective", "preset", "terms")]
+    return keys + [key for key in found.unread if key.startswith(f"{name}.terms.")]
 
 
 def _check_teacher(name: str, phase: PhaseConfig, known: _Known, found: _Problems) -> None:
-    check, deciding = found.check, _deciding(name)
+    check, deciding = found.check, _deciding(name, found)
     taught = phase.objective == "distill" and any(t and t.taught for t in phase.terms.values())
     if not taught:
         what, fix = f"{phase.objective} has no teacher", "remove it"
@@ -168,7 +169,7 @@ def _check_teacher(name: str, phase: PhaseConfig, known: _Known, found: _Problem
 def _check_data(
     name: str, phase: PhaseConfig, config: RunConfig, known: _Known, found: _Problems
 ) -> None:
-    check, deciding = found.check, _deciding(name)
+    check, deciding = found.check, _deciding(name, found)
     objective, data = f"{name}.objective", f"{name}.data"
     what = f"the objective {phase.objective} needs labelled data"
     what = "terms of logits need labelled data" if phase.objective == "distill" else what
@@ -194,8 +195,21 @@ def _check_data(
     check(good, what, "give false, and filter, or fine-tune it first", key, data, *known.deciding)
 
 
+def _check_masks(name: str, phase: PhaseConfig, found: _Problems) -> None:
+    usual, deciding = PhaseConfig(), _deciding(name, found)
+    pretrains, masks = phase.objective == "pretrain", phase.masks
+    for key, read, what in (
+        ("freeze_encoder", pretrains, "pretrain alone can hold its encoder"),
+        ("nsp", pretrains, "pretrain alone learns next sentences"),
+        ("masking_rate", masks, "the phase masks no text"),
+        ("whole_words", masks, "the phase masks no text"),
+    ):
+        good = read or getattr(phase, key) == getattr(usual, key)
+        found.check(good, what, "remove it", f"{name}.{key}", *deciding)
+
+
 def _check_steps(name: str, phase: PhaseConfig, config: RunConfig, found: _Problems) -> None:
-    check, deciding = found.check, _deciding(name)
+    check, deciding = found.check, _deciding(name, found)
     what = "the authors' padded means need one example a row"
     packing = f"{name}.packing"
     check(not (phase.compat and phase.packing), what, "give false", packing, f"{name}.compat")

@@ -265,7 +265,7 @@ class PhaseConfig:
       clip_norm: the largest L2 norm that clipping leaves.
       dropout: of the trained model, on hidden states and attention.
       masking_rate: share of the pieces that ``pretrain`` and terms of ``mlm_logits`` predict.
-      whole_words: ``pretrain`` masks all pieces of a word or none.
+      whole_words: they mask all pieces of a word or none.
       nsp: ``pretrain`` learns next sentences, too.
       freeze_encoder: ``pretrain`` trains heads alone, on an encoder that stays as it is.
       compat: ``huawei`` reproduces the authors' padded means.

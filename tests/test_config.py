@@ -224,6 +224,16 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
             with_phase("one", objective="pretrain", teacher="", compat="huawei"),
             "pretrain has no padded means, config key one.compat",
         ),
+        *(
+            (with_phase(phase, **{key: value}), f"{what}, config key {phase}.{key}; remove it")
+            for phase in ("one", "two")
+            for key, value, what in (
+                ("freeze_encoder", True, "pretrain alone can hold its encoder"),
+                ("nsp", True, "pretrain alone learns next sentences"),
+                ("masking_rate", 0.5, "the phase masks no text"),
+                ("whole_words", True, "the phase masks no text"),
+            )
+        ),
         ({**RECIPE, "corpus": ""}, "the phase one reads it and it is empty, config key corpus"),
         ({**RECIPE, "task": {}}, "the phase two reads it and it is empty, config key task"),
         ({**RECIPE, "phases": ("one", "two", "three")}, "the phase 'three' has no section"),
@@ -234,6 +244,16 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
 )
 def test_a_graph_of_phases_that_cannot_run_is_refused(recipe, said):
     assert any(said in line for line in lines(recipe)), lines(recipe)
+
+
+def test_what_masks_its_text_is_told_how():
+    keys = {"one__masking_rate": "0.5", "one__whole_words": "true"}
+    assert not lines(with_phase("one", preset="distilbert"), **keys)
+    pretrain = with_phase("one", objective="pretrain", preset="", teacher="")
+    assert not lines(pretrain, **keys, one__nsp="true", one__freeze_encoder="true")
+    # Whether it is masked cannot be known of terms that cannot be read.
+    (line,) = lines(**keys, one__terms__hidden__weight="x")
+    assert "config key one.terms.hidden.weight" in line
 
 
 def test_only_what_pre_trains_its_own_model_needs_no_teacher():
