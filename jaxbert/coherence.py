@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Collection
 
-from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.config import AugmentationConfig, PhaseConfig, RunConfig
 from jaxbert.errors import UserError
 from jaxbert.presets import PRESETS
 
@@ -103,6 +103,20 @@ def _check_models(config: RunConfig, found: _Problems) -> None:
     what, fix = "no phase starts from the assistant", "give a phase start=initial_assistant"
     starts = [f"{name}.start" for name in config.sections]
     check(used or not config.assistant, what, fix, "assistant.preset", *starts)
+    _check_augmentation(config, found)
+
+
+def _check_augmentation(config: RunConfig, found: _Problems) -> None:
+    """Whether a phase reads what the section makes."""
+    if any(phase.data == "augmentation" for phase in config.sections.values()):
+        return
+    mine, usual = config.augmentation, AugmentationConfig()
+    keys = [field.name for field in dataclasses.fields(mine)]
+    given = [key for key in keys if getattr(mine, key) != getattr(usual, key)]
+    data = ["phases", *config.phases, *(f"{name}.data" for name in config.sections)]
+    for key in given[:1]:
+        fix = "give a phase data=augmentation, or remove the section"
+        found.check(False, "no phase reads copies", fix, f"augmentation.{key}", *data)
 
 
 def _starts_from_nothing(config: RunConfig) -> bool:

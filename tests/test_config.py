@@ -224,6 +224,14 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
             with_phase("one", objective="pretrain", teacher="", compat="huawei"),
             "pretrain has no padded means, config key one.compat",
         ),
+        (
+            {**RECIPE, "augmentation": {"model": "m", "copies": 3}},
+            "no phase reads copies, config key augmentation.model; give a phase data=augmentation",
+        ),
+        (
+            {**RECIPE, "augmentation": {"copies": 3}},
+            "no phase reads copies, config key augmentation.copies; give a phase data=augmentation",
+        ),
         *(
             (with_phase(phase, **{key: value}), f"{what}, config key {phase}.{key}; remove it")
             for phase in ("one", "two")
