@@ -145,7 +145,7 @@ def _check_terms(name: str, phase: PhaseConfig, found: _Problems) -> None:
     for key, term in phase.terms.items():
         near = difflib.get_close_matches(key, PRESETS.get(phase.preset, {}))
         where, fix = f"config key {name}.terms.{key}", f"did you mean {near[0]}?" if near else ""
-        if not term.feature:
+        if not term.feature and f"{name}.terms.{key}.feature" not in found.unread:
             fix = fix or f"give {name}.terms.{key}.feature"
             errors.append(UserError("the term has no feature", where, fix))
         if -1 < term.final_weight < 0:
@@ -165,10 +165,14 @@ def _deciding(name: str, found: _Problems) -> list[str]:
 
 def _check_teacher(name: str, phase: PhaseConfig, known: _Known, found: _Problems) -> None:
     check, deciding = found.check, _deciding(name, found)
-    taught = phase.objective == "distill" and any(t and t.taught for t in phase.terms.values())
-    if not taught:
-        what, fix = f"{phase.objective} has no teacher", "remove it"
-        check(not phase.teacher, what, fix, f"{name}.teacher", *deciding)
+    distils = phase.objective == "distill"
+    taught = distils and any(t and t.taught for t in phase.terms.values())
+    if distils and not taught and any(phase.terms.values()):
+        fix = "remove it, or give a term another loss than labels"
+        check(not phase.teacher, "the terms need no teacher", fix, f"{name}.teacher", *deciding)
+    elif not distils:
+        what = f"{phase.objective} has no teacher"
+        check(not phase.teacher, what, "remove it", f"{name}.teacher", *deciding)
     for teacher in phase.teachers or ("",) * taught:
         what = f"no earlier phase trains {teacher!r}"
         good = teacher in known.made or ":" in teacher

@@ -302,6 +302,22 @@ def test_every_mistake_is_said_at_once_and_no_consequence_of_one():
     ]
 
 
+def test_a_teacher_is_not_blamed_for_terms_that_ask_it_nothing():
+    nothing = "nothing is distilled, config key one.terms; give a preset"
+    terms = {"x": {"feature": "hidden", "weight": 0.0}}
+    (line,) = lines(with_phase("one", preset="", terms=terms))
+    assert line.startswith(nothing)
+    cls = {"feature": "cls"}
+    for terms in ({"loss": cls}, {"x": {"feature": "none"}}, {"x": {**cls, "weight": "a"}}):
+        found = lines(with_phase("one", preset="", terms=terms))
+        assert len(found) == 1 and "config key one.terms." in found[0], found
+    labels = {"feature": "logits", "loss": "labels"}
+    assert lines(with_phase("one", preset="", data="task", terms={"hard": labels})) == [
+        "the terms need no teacher, config key one.teacher; remove it, or give a term another loss "
+        "than labels"
+    ]
+
+
 # --- recipes -------------------------------------------------------------------------------------
 
 
