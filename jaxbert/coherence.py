@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Collection
 
-from jaxbert.config import AugmentationConfig, PhaseConfig, RunConfig
+from jaxbert.config import AugmentationConfig, PhaseConfig, RunConfig, is_reference
 from jaxbert.errors import UserError
 from jaxbert.presets import PRESETS
 
@@ -175,8 +175,8 @@ def _check_teacher(name: str, phase: PhaseConfig, known: _Known, found: _Problem
         check(not phase.teacher, what, "remove it", f"{name}.teacher", *deciding)
     for teacher in phase.teachers or ("",) * taught:
         what = f"no earlier phase trains {teacher!r}"
-        good = teacher in known.made or ":" in teacher
-        fix = f"give one of {', '.join(known.made)}, or a reference"
+        good = teacher in known.made or is_reference(teacher)
+        fix = f"give one of {', '.join(known.made)}, or a reference (of a folder here, ./NAME)"
         check(good, what, fix, f"{name}.teacher", *deciding, *known.deciding)
     good, cache = phase.teacher_cache in ("auto", "none"), f"{name}.teacher_cache"
     lone = taught and not phase.masks and not phase.compat and len(phase.teachers) == 1

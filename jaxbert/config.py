@@ -35,6 +35,11 @@ TASK_METRICS = (
 )
 
 
+def is_reference(name: str) -> bool:
+    """Whether a teacher's name says where a model lies, and is not that of a model of the run."""
+    return ":" in name or "/" in name or name.startswith((".", "~"))
+
+
 def option(
     default: Any, *, low: float | None = None, high: float | None = None, among: Sequence = ()
 ) -> Any:
@@ -245,7 +250,8 @@ class PhaseConfig:
         ``student`` (what init_from names, else the initial student), or ``initial_assistant`` and
         ``random_assistant``, likewise.
       teacher: the frozen model it learns from, or several, with ``+`` between: every term is the
-        mean over them. Names as for ``start``, or references such as ``run:runs/other#teacher``.
+        mean over them. Names as for ``start``, or references such as ``run:runs/other#teacher``
+        or a model folder (one that lies here: ``./NAME``).
         Empty for ``finetune`` and ``pretrain``.
       teacher_cache: what of the teacher is computed once, kept under ``cache/`` of the workdir and
         read from there: ``auto``, its logits where they are all that the phase reads of it and it
@@ -321,7 +327,7 @@ class PhaseConfig:
     @property
     def references(self) -> tuple[str, ...]:
         """Those of them that no phase of the run trains."""
-        return tuple(name for name in self.teachers if ":" in name)
+        return tuple(name for name in self.teachers if is_reference(name))
 
     @property
     def classifies(self) -> bool:

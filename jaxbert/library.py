@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxbert import processes
-from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.config import PhaseConfig, RunConfig, is_reference
 from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
@@ -36,8 +36,8 @@ class Library:
 
     ``given_teacher`` is what the config's teacher names; ``initial_student`` a student before any
     training, ``random_student`` one of its shape with random weights, ``student`` the one to start
-    from; ``initial_assistant`` and ``random_assistant`` are the like of an assistant; a name with a
-    colon is a reference; every other is a model that a phase trained.
+    from; ``initial_assistant`` and ``random_assistant`` are the like of an assistant; a reference
+    is a model from outside; every other is a model that a phase trained.
 
     Args:
       config: the run's.
@@ -175,10 +175,10 @@ class Library:
         return dataclasses.replace(model, params=params)
 
     def get(self, name: str) -> Model:
-        """The model of a name, or of a reference, which has a colon."""
+        """The model of a name, or of a reference."""
         if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
             return self.given
-        if ":" in name:
+        if is_reference(name):
             if name not in self._references:
                 self._references[name] = self._outside(name)
             return self._references[name]

@@ -302,6 +302,16 @@ def test_every_mistake_is_said_at_once_and_no_consequence_of_one():
     ]
 
 
+@pytest.mark.parametrize("name", ["/a/b", "a/b", "./a", "~/a", "run:a#b", "hf:a/b@c", "gs://a/b"])
+def test_a_teacher_with_a_place_is_a_reference_and_a_plain_name_is_a_model(name):
+    recipe = with_phase("one", teacher=f"{name} + given_teacher")
+    phase = resolve(recipe, {}).sections["one"]
+    assert phase.references == (name,) and phase.teachers == (name, "given_teacher")
+    (line,) = lines(RECIPE, one__teacher="folder")
+    assert line.startswith("no earlier phase trains 'folder', config key one.teacher; give one of")
+    assert line.endswith("or a reference (of a folder here, ./NAME)")
+
+
 def test_a_teacher_is_not_blamed_for_terms_that_ask_it_nothing():
     nothing = "nothing is distilled, config key one.terms; give a preset"
     terms = {"x": {"feature": "hidden", "weight": 0.0}}

@@ -14,7 +14,7 @@ from jaxbert.errors import UserError
 from jaxbert.interop.huggingface import read_model
 from jaxbert.library import Library
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.run import run
+from jaxbert.run import Run, run
 from jaxbert.training.hashing import parameter_hash
 
 LABELS = ("dull", "moving")
@@ -73,6 +73,23 @@ def test_a_model_of_random_weights_has_the_pieces_of_its_run(place):
     library = Library(config, place.root / "nowhere")
     assert library.foreign(library.get("random_student")) is None
     assert library.foreign(library.get(place.other)) is not None
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_model_folder_teaches_as_any_other_reference_does(place, together):
+    folder = str(place.root / "teacher")
+    given = "given_teacher + " * together + folder
+    flags = {"intermediate.teacher": given, "prediction.teacher": given}
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given | flags)
+    assert config.references == (folder,)
+    job = Run(config, place.root / "nowhere")
+    assert not job.inspection.problems(make=False)
+    assert job.library.get(folder).folder == place.root / "teacher"
+    assert job.library.shapes.of(folder).num_layers == commands.TEACHER.num_layers
+    flags["prediction.teacher"] = folder + "x"
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given | flags)
+    (error,) = Run(config, place.root / "nowhere").inspection.problems(make=False)
+    assert error.line.startswith(f"no such model folder, reference '{folder}x'")
 
 
 def train(place, name: str, *flags: str, cache: Path) -> tuple[Path, dict]:
