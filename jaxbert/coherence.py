@@ -177,6 +177,7 @@ def _check_teacher(name: str, phase: PhaseConfig, known: _Known, found: _Problem
         what = f"no earlier phase trains {teacher!r}"
         good = teacher in known.made or is_reference(teacher)
         fix = f"give one of {', '.join(known.made)}, or a reference (of a folder here, ./NAME)"
+        fix = "put blanks around the +" if "+" in teacher else fix
         check(good, what, fix, f"{name}.teacher", *deciding, *known.deciding)
     good, cache = phase.teacher_cache in ("auto", "none"), f"{name}.teacher_cache"
     lone = taught and not phase.masks and not phase.compat and len(phase.teachers) == 1

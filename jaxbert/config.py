@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -249,10 +250,10 @@ class PhaseConfig:
         ``initial_student`` (before any training), ``random_student`` (its shape, random weights),
         ``student`` (what init_from names, else the initial student), or ``initial_assistant`` and
         ``random_assistant``, likewise.
-      teacher: the frozen model it learns from, or several, with ``+`` between: every term is the
-        mean over them. Names as for ``start``, or references such as ``run:runs/other#teacher``
-        or a model folder (one that lies here: ``./NAME``).
-        Empty for ``finetune`` and ``pretrain``.
+      teacher: the frozen model it learns from, or several, ``A + B`` (blanks around the +): every
+        term is the mean over them. Names as for ``start``, or references such as
+        ``run:runs/other#teacher`` or a model folder (one that lies here: ``./NAME``). Empty for
+        ``finetune`` and ``pretrain``.
       teacher_cache: what of the teacher is computed once, kept under ``cache/`` of the workdir and
         read from there: ``auto``, its logits where they are all that the phase reads of it and it
         sees examples again (or the teacher has a vocabulary of its own); ``layers``, whatever the
@@ -322,7 +323,7 @@ class PhaseConfig:
     @property
     def teachers(self) -> tuple[str, ...]:
         """The frozen models that it learns from."""
-        return tuple(name.strip() for name in self.teacher.split("+")) if self.teacher else ()
+        return tuple(re.split(r"\s+\+\s+", self.teacher.strip())) if self.teacher else ()
 
     @property
     def references(self) -> tuple[str, ...]:

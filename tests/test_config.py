@@ -312,6 +312,17 @@ def test_a_teacher_with_a_place_is_a_reference_and_a_plain_name_is_a_model(name)
     assert line.endswith("or a reference (of a folder here, ./NAME)")
 
 
+def test_teachers_stand_between_pluses_with_blanks_around_them():
+    def teachers(text: str) -> tuple[str, ...]:
+        return PhaseConfig(teacher=text).teachers
+
+    assert teachers("run:a+b#teacher") == ("run:a+b#teacher",)
+    assert teachers("run:a+b#teacher  +  ./c+d + one") == ("run:a+b#teacher", "./c+d", "one")
+    assert teachers("") == () and teachers(" one ") == ("one",)
+    (line,) = lines(RECIPE, one__teacher="given_teacher+initial_student")
+    assert line.endswith("; put blanks around the +")
+
+
 def test_a_teacher_is_not_blamed_for_terms_that_ask_it_nothing():
     nothing = "nothing is distilled, config key one.terms; give a preset"
     terms = {"x": {"feature": "hidden", "weight": 0.0}}
