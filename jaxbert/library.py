@@ -316,9 +316,9 @@ def _projection(config: BertConfig) -> str:
 
 def _in_order(model: Model, classes: Sequence[str]) -> Model:
     """The same model with its classes in another order, if they are the same by name."""
-    if model.labels == tuple(classes) or sorted(model.labels) != sorted(classes):
+    order = model.class_order(classes)
+    if model.labels == tuple(classes) or order is None:
         return model
-    order = [model.labels.index(name) for name in classes]
     dense = {k: np.take(v, order, axis=-1) for k, v in model.params["classifier"]["dense"].items()}
     params = model.params | {"classifier": model.params["classifier"] | {"dense": dense}}
     return dataclasses.replace(model, params=params, labels=tuple(classes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import pytest
 
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.interop.huggingface import read_model
+from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.library import Library
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import Run, run
@@ -90,6 +92,38 @@ def test_a_model_folder_teaches_as_any_other_reference_does(place, together):
     config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given | flags)
     (error,) = Run(config, place.root / "nowhere").inspection.problems(make=False)
     assert error.line.startswith(f"no such model folder, reference '{folder}x'")
+
+
+def labelled(place, labels: tuple[str, ...]) -> Run:
+    """A run with the teacher, its classes named otherwise."""
+    teacher = place.root / "-".join(labels)
+    shutil.copytree(place.root / "teacher", teacher)
+    said = commands.read(teacher / "config.json")
+    said["id2label"], said["label2id"] = dict(enumerate(labels)), {}
+    (teacher / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    flags = place.given | {"teacher": str(teacher)}
+    return Run(resolve(load_recipe(f"{commands.TASK}:smoke"), flags), place.root / "nowhere")
+
+
+def test_classes_are_matched_by_their_names_in_any_case(place):
+    job = labelled(place, ("MOVING", "Dull"))
+    assert not job.inspection.problems(make=False)
+    theirs = read_model(place.root / "MOVING-Dull").params["classifier"]["dense"]["kernel"]
+    mine = job.library.given
+    assert mine.labels == LABELS
+    np.testing.assert_array_equal(mine.params["classifier"]["dense"]["kernel"], theirs[:, ::-1])
+
+
+def test_classes_of_other_names_can_be_renamed(place):
+    (error,) = labelled(place, ("bad", "good")).inspection.problems(make=False)
+    assert "labels ('bad', 'good') are not the task's ('dull', 'moving')" in error.what
+    assert error.fix.endswith(f"or rename id2label in {place.root}/bad-good/config.json")
+
+
+def test_two_classes_that_differ_in_case_alone_are_two():
+    model = Model(commands.TEACHER, {}, ("No", "no", "yes"), Path("there"))
+    assert model.class_order(("yes", "no", "No")) == [2, 1, 0]
+    assert model.class_order(("no", "NO", "yes")) is None
 
 
 def train(place, name: str, *flags: str, cache: Path) -> tuple[Path, dict]:
