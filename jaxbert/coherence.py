@@ -209,9 +209,12 @@ def _check_data(
     what = f"the phase {name} reads copies of its rows, and there is no task"
     check(phase.data != "augmentation" or bool(config.task), what, "name one", "task", data)
     labels = config.augmentation.relabel or config.augmentation.filter
+    # Whether a given one comes with a classifier is seen when it is read.
     good = phase.data != "augmentation" or not labels or "teacher" in known.made
-    what, key = "no earlier phase trains the teacher that labels copies", "augmentation.relabel"
-    check(good, what, "give false, and filter, or fine-tune it first", key, data, *known.deciding)
+    key = "augmentation.relabel" if config.augmentation.relabel else "augmentation.filter"
+    what, fix = "no earlier phase trains the teacher that labels copies", "fine-tune it first"
+    deciding = ["teacher", data, *known.deciding]
+    check(good or bool(config.teacher), what, f"give false, or {fix}", key, *deciding)
 
 
 def _check_masks(name: str, phase: PhaseConfig, found: _Problems) -> None:

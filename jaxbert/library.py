@@ -133,6 +133,7 @@ class Library:
                 errors += self._check_teacher(model, reference, tokenizer)
             except UserError as error:
                 errors.append(error)
+        errors += self._check_copies()
         starts = {phase.start for phase in self._config.sections.values()}
         for name in ("student", "initial_student", "initial_assistant"):
             if name not in starts:
@@ -146,6 +147,21 @@ class Library:
             except UserError as error:
                 errors.append(error)
         return errors
+
+    def _check_copies(self) -> list[UserError]:
+        """Whether there is a classifier to label copies with when they are first read."""
+        copies = self._config.augmentation
+        if not (copies.relabel or copies.filter) or self.teacher_is_finetuned:
+            return []
+        for phase in self._config.sections.values():
+            if phase.data == "augmentation":
+                what = "the teacher that labels copies has no classifier, and no earlier phase "
+                where = f"config key augmentation.{'relabel' if copies.relabel else 'filter'}"
+                fix = "give false, or fine-tune it first"
+                return [UserError(f"{what}fine-tunes it", where, fix)]
+            if phase.trains == "teacher":
+                break
+        return []
 
     def _check_teacher(self, model: Model, reference: str, tokenizer: Tokenizer) -> list[UserError]:
         errors: list[UserError] = []

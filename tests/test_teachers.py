@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -92,6 +93,25 @@ def test_a_model_folder_teaches_as_any_other_reference_does(place, together):
     config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given | flags)
     (error,) = Run(config, place.root / "nowhere").inspection.problems(make=False)
     assert error.line.startswith(f"no such model folder, reference '{folder}x'")
+
+
+def test_a_given_teacher_with_a_classifier_labels_copies_and_one_without_does_not(place):
+    flags = {"phases": "prediction", "prediction.start": "student", "student.init": "random"}
+    flags |= {"prediction.data": "augmentation", "augmentation.model": "m"}
+    for key in ("relabel", "filter"):
+        given = {k: v for k, v in place.given.items() if not k.startswith("intermediate")}
+        given |= flags | {f"augmentation.{key}": "true"}
+        config = resolve(load_recipe(f"{commands.TASK}:smoke"), given)
+        library = Library(config, place.root / "nowhere")
+        assert not library.check()
+        assert library.get("teacher") is library.given
+        params = {k: v for k, v in library.given.params.items() if k != "classifier"}
+        library.given = dataclasses.replace(library.given, params=params)
+        (error,) = library.check()
+        assert error.line == (
+            "the teacher that labels copies has no classifier, and no earlier phase fine-tunes it, "
+            f"config key augmentation.{key}; give false, or fine-tune it first"
+        )
 
 
 def labelled(place, labels: tuple[str, ...]) -> Run:
