@@ -33,6 +33,7 @@ EPOCHS = {
     "rotten_tomatoes": 216,
     "rte": 71,
     "sst2": 1_895,
+    "stsb": 162,
 }
 
 

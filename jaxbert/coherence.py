@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Collection
 
-from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.config import AugmentationConfig, PhaseConfig, RunConfig, is_reference
 from jaxbert.errors import UserError
 from jaxbert.presets import PRESETS
 
@@ -27,6 +27,7 @@ def find_problems(config: RunConfig, unread: Collection[str]) -> list[UserError]
         _check_terms(name, phase, found)
         _check_teacher(name, phase, known, found)
         _check_data(name, phase, config, known, found)
+        _check_masks(name, phase, found)
         _check_steps(name, phase, config, found)
         _check_trained(name, phase, known, found)
         known.add(name, phase)
@@ -102,6 +103,20 @@ def _check_models(config: RunConfig, found: _Problems) -> None:
     what, fix = "no phase starts from the assistant", "give a phase start=initial_assistant"
     starts = [f"{name}.start" for name in config.sections]
     check(used or not config.assistant, what, fix, "assistant.preset", *starts)
+    _check_augmentation(config, found)
+
+
+def _check_augmentation(config: RunConfig, found: _Problems) -> None:
+    """Whether a phase reads what the section makes."""
+    if any(phase.data == "augmentation" for phase in config.sections.values()):
+        return
+    mine, usual = config.augmentation, AugmentationConfig()
+    keys = [field.name for field in dataclasses.fields(mine)]
+    given = [key for key in keys if getattr(mine, key) != getattr(usual, key)]
+    data = ["phases", *config.phases, *(f"{name}.data" for name in config.sections)]
+    for key in given[:1]:
+        fix = "give a phase data=augmentation, or remove the section"
+        found.check(False, "no phase reads copies", fix, f"augmentation.{key}", *data)
 
 
 def _starts_from_nothing(config: RunConfig) -> bool:
@@ -120,8 +135,7 @@ def _check_start(name: str, phase: PhaseConfig, known: _Known, found: _Problems)
 
 def _check_terms(name: str, phase: PhaseConfig, found: _Problems) -> None:
     errors = found.errors
-    decides = tuple(f"{name}.{key}" for key in ("terms", "preset", "objective"))
-    broken = any(key.startswith(decides) for key in found.unread)
+    broken = not found.unread.isdisjoint(_deciding(name, found))
     if phase.objective != "distill" and phase.terms:
         what, where = f"{phase.objective} has no terms", f"config key {name}.terms"
         errors.append(UserError(what, where, "remove them, and preset, or give distill"))
@@ -131,7 +145,7 @@ def _check_terms(name: str, phase: PhaseConfig, found: _Problems) -> None:
     for key, term in phase.terms.items():
         near = difflib.get_close_matches(key, PRESETS.get(phase.preset, {}))
         where, fix = f"config key {name}.terms.{key}", f"did you mean {near[0]}?" if near else ""
-        if not term.feature:
+        if not term.feature and f"{name}.terms.{key}.feature" not in found.unread:
             fix = fix or f"give {name}.terms.{key}.feature"
             errors.append(UserError("the term has no feature", where, fix))
         if -1 < term.final_weight < 0:
@@ -143,21 +157,27 @@ def _check_terms(name: str, phase: PhaseConfig, found: _Problems) -> None:
             errors.append(UserError(what, where, f"give {name}.accumulation=1"))
 
 
-def _deciding(name: str) -> list[str]:
-    """The keys that decide what a phase minimises."""
-    return [f"{name}.{key}" for key in ("objective", "preset", "terms")]
+def _deciding(name: str, found: _Problems) -> list[str]:
+    """The keys that decide what a phase minimises, and those of its terms that are not read."""
+    keys = [f"{name}.{key}" for key in ("objective", "preset", "terms")]
+    return keys + [key for key in found.unread if key.startswith(f"{name}.terms.")]
 
 
 def _check_teacher(name: str, phase: PhaseConfig, known: _Known, found: _Problems) -> None:
-    check, deciding = found.check, _deciding(name)
-    taught = phase.objective == "distill" and any(t and t.taught for t in phase.terms.values())
-    if not taught:
-        what, fix = f"{phase.objective} has no teacher", "remove it"
-        check(not phase.teacher, what, fix, f"{name}.teacher", *deciding)
+    check, deciding = found.check, _deciding(name, found)
+    distils = phase.objective == "distill"
+    taught = distils and any(t and t.taught for t in phase.terms.values())
+    if distils and not taught and any(phase.terms.values()):
+        fix = "remove it, or give a term another loss than labels"
+        check(not phase.teacher, "the terms need no teacher", fix, f"{name}.teacher", *deciding)
+    elif not distils:
+        what = f"{phase.objective} has no teacher"
+        check(not phase.teacher, what, "remove it", f"{name}.teacher", *deciding)
     for teacher in phase.teachers or ("",) * taught:
         what = f"no earlier phase trains {teacher!r}"
-        good = teacher in known.made or ":" in teacher
-        fix = f"give one of {', '.join(known.made)}, or a reference"
+        good = teacher in known.made or is_reference(teacher)
+        fix = f"give one of {', '.join(known.made)}, or a reference (of a folder here, ./NAME)"
+        fix = "put blanks around the +" if "+" in teacher else fix
         check(good, what, fix, f"{name}.teacher", *deciding, *known.deciding)
     good, cache = phase.teacher_cache in ("auto", "none"), f"{name}.teacher_cache"
     lone = taught and not phase.masks and not phase.compat and len(phase.teachers) == 1
@@ -168,7 +188,7 @@ def _check_teacher(name: str, phase: PhaseConfig, known: _Known, found: _Problem
 def _check_data(
     name: str, phase: PhaseConfig, config: RunConfig, known: _Known, found: _Problems
 ) -> None:
-    check, deciding = found.check, _deciding(name)
+    check, deciding = found.check, _deciding(name, found)
     objective, data = f"{name}.objective", f"{name}.data"
     what = f"the objective {phase.objective} needs labelled data"
     what = "terms of logits need labelled data" if phase.objective == "distill" else what
@@ -189,13 +209,29 @@ def _check_data(
     what = f"the phase {name} reads copies of its rows, and there is no task"
     check(phase.data != "augmentation" or bool(config.task), what, "name one", "task", data)
     labels = config.augmentation.relabel or config.augmentation.filter
+    # Whether a given one comes with a classifier is seen when it is read.
     good = phase.data != "augmentation" or not labels or "teacher" in known.made
-    what, key = "no earlier phase trains the teacher that labels copies", "augmentation.relabel"
-    check(good, what, "give false, and filter, or fine-tune it first", key, data, *known.deciding)
+    key = "augmentation.relabel" if config.augmentation.relabel else "augmentation.filter"
+    what, fix = "no earlier phase trains the teacher that labels copies", "fine-tune it first"
+    deciding = ["teacher", data, *known.deciding]
+    check(good or bool(config.teacher), what, f"give false, or {fix}", key, *deciding)
+
+
+def _check_masks(name: str, phase: PhaseConfig, found: _Problems) -> None:
+    usual, deciding = PhaseConfig(), _deciding(name, found)
+    pretrains, masks = phase.objective == "pretrain", phase.masks
+    for key, read, what in (
+        ("freeze_encoder", pretrains, "pretrain alone can hold its encoder"),
+        ("nsp", pretrains, "pretrain alone learns next sentences"),
+        ("masking_rate", masks, "the phase masks no text"),
+        ("whole_words", masks, "the phase masks no text"),
+    ):
+        good = read or getattr(phase, key) == getattr(usual, key)
+        found.check(good, what, "remove it", f"{name}.{key}", *deciding)
 
 
 def _check_steps(name: str, phase: PhaseConfig, config: RunConfig, found: _Problems) -> None:
-    check, deciding = found.check, _deciding(name)
+    check, deciding = found.check, _deciding(name, found)
     what = "the authors' padded means need one example a row"
     packing = f"{name}.packing"
     check(not (phase.compat and phase.packing), what, "give false", packing, f"{name}.compat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,11 @@ TASK_METRICS = (
     *("accuracy", "f1", "matthews", "f1_micro", "f1_macro"),
     *("pearson_spearman", "pearson", "spearman", "entity_f1", "exact_match"),
 )
+
+
+def is_reference(name: str) -> bool:
+    """Whether a teacher's name says where a model lies, and is not that of a model of the run."""
+    return ":" in name or "/" in name or name.startswith((".", "~"))
 
 
 def option(
@@ -244,9 +250,10 @@ class PhaseConfig:
         ``initial_student`` (before any training), ``random_student`` (its shape, random weights),
         ``student`` (what init_from names, else the initial student), or ``initial_assistant`` and
         ``random_assistant``, likewise.
-      teacher: the frozen model it learns from, or several, with ``+`` between: every term is the
-        mean over them. Names as for ``start``, or references such as ``run:runs/other#teacher``.
-        Empty for ``finetune`` and ``pretrain``.
+      teacher: the frozen model it learns from, or several, ``A + B`` (blanks around the +): every
+        term is the mean over them. Names as for ``start``, or references such as
+        ``run:runs/other#teacher`` or a model folder (one that lies here: ``./NAME``). Empty for
+        ``finetune`` and ``pretrain``.
       teacher_cache: what of the teacher is computed once, kept under ``cache/`` of the workdir and
         read from there: ``auto``, its logits where they are all that the phase reads of it and it
         sees examples again (or the teacher has a vocabulary of its own); ``layers``, whatever the
@@ -265,7 +272,7 @@ class PhaseConfig:
       clip_norm: the largest L2 norm that clipping leaves.
       dropout: of the trained model, on hidden states and attention.
       masking_rate: share of the pieces that ``pretrain`` and terms of ``mlm_logits`` predict.
-      whole_words: ``pretrain`` masks all pieces of a word or none.
+      whole_words: they mask all pieces of a word or none.
       nsp: ``pretrain`` learns next sentences, too.
       freeze_encoder: ``pretrain`` trains heads alone, on an encoder that stays as it is.
       compat: ``huawei`` reproduces the authors' padded means.
@@ -316,12 +323,12 @@ class PhaseConfig:
     @property
     def teachers(self) -> tuple[str, ...]:
         """The frozen models that it learns from."""
-        return tuple(name.strip() for name in self.teacher.split("+")) if self.teacher else ()
+        return tuple(re.split(r"\s+\+\s+", self.teacher.strip())) if self.teacher else ()
 
     @property
     def references(self) -> tuple[str, ...]:
         """Those of them that no phase of the run trains."""
-        return tuple(name for name in self.teachers if ":" in name)
+        return tuple(name for name in self.teachers if is_reference(name))
 
     @property
     def classifies(self) -> bool:

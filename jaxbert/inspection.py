@@ -145,6 +145,8 @@ class Inspection:
                 raise UserError(what, where, fix)
             if labels != mine and not unnamed:
                 what = f"the {whose}'s labels {labels} are not the task's {mine}"
+                rename = f", or rename id2label in {model.folder}/config.json"
+                fix += rename * (len(labels) == len(mine))
                 raise UserError(what, where, fix)
 
         fix = "give a teacher fine-tuned on this task, or one without a classifier"

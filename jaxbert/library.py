@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxbert import processes
-from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.config import PhaseConfig, RunConfig, is_reference
 from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
@@ -36,8 +36,8 @@ class Library:
 
     ``given_teacher`` is what the config's teacher names; ``initial_student`` a student before any
     training, ``random_student`` one of its shape with random weights, ``student`` the one to start
-    from; ``initial_assistant`` and ``random_assistant`` are the like of an assistant; a name with a
-    colon is a reference; every other is a model that a phase trained.
+    from; ``initial_assistant`` and ``random_assistant`` are the like of an assistant; a reference
+    is a model from outside; every other is a model that a phase trained.
 
     Args:
       config: the run's.
@@ -133,6 +133,7 @@ class Library:
                 errors += self._check_teacher(model, reference, tokenizer)
             except UserError as error:
                 errors.append(error)
+        errors += self._check_copies()
         starts = {phase.start for phase in self._config.sections.values()}
         for name in ("student", "initial_student", "initial_assistant"):
             if name not in starts:
@@ -146,6 +147,21 @@ class Library:
             except UserError as error:
                 errors.append(error)
         return errors
+
+    def _check_copies(self) -> list[UserError]:
+        """Whether there is a classifier to label copies with when they are first read."""
+        copies = self._config.augmentation
+        if not (copies.relabel or copies.filter) or self.teacher_is_finetuned:
+            return []
+        for phase in self._config.sections.values():
+            if phase.data == "augmentation":
+                what = "the teacher that labels copies has no classifier, and no earlier phase "
+                where = f"config key augmentation.{'relabel' if copies.relabel else 'filter'}"
+                fix = "give false, or fine-tune it first"
+                return [UserError(f"{what}fine-tunes it", where, fix)]
+            if phase.trains == "teacher":
+                break
+        return []
 
     def _check_teacher(self, model: Model, reference: str, tokenizer: Tokenizer) -> list[UserError]:
         errors: list[UserError] = []
@@ -175,10 +191,10 @@ class Library:
         return dataclasses.replace(model, params=params)
 
     def get(self, name: str) -> Model:
-        """The model of a name, or of a reference, which has a colon."""
+        """The model of a name, or of a reference."""
         if name == "given_teacher" or (name == "teacher" and self.teacher_is_finetuned):
             return self.given
-        if ":" in name:
+        if is_reference(name):
             if name not in self._references:
                 self._references[name] = self._outside(name)
             return self._references[name]
@@ -316,9 +332,9 @@ def _projection(config: BertConfig) -> str:
 
 def _in_order(model: Model, classes: Sequence[str]) -> Model:
     """The same model with its classes in another order, if they are the same by name."""
-    if model.labels == tuple(classes) or sorted(model.labels) != sorted(classes):
+    order = model.class_order(classes)
+    if model.labels == tuple(classes) or order is None:
         return model
-    order = [model.labels.index(name) for name in classes]
     dense = {k: np.take(v, order, axis=-1) for k, v in model.params["classifier"]["dense"].items()}
     params = model.params | {"classifier": model.params["classifier"] | {"dense": dense}}
     return dataclasses.replace(model, params=params, labels=tuple(classes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.config import PhaseConfig, RunConfig, is_reference
 from jaxbert.datasets import Datasets
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.interop.huggingface import Model
@@ -123,7 +123,7 @@ class Objectives:
 
     def _heads(self, name: str) -> set[str]:
         """The parameter groups that a model will have, which may not be trained yet."""
-        if ":" in name or name == "given_teacher":
+        if is_reference(name) or name == "given_teacher":
             return set(self._library.get(name).params)
         if name == "teacher" and self._library.teacher_is_finetuned:
             return set(self._library.given.params)

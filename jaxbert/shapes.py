@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxbert.config import RunConfig, StudentConfig
+from jaxbert.config import RunConfig, StudentConfig, is_reference
 from jaxbert.models.bert import PRESETS, BertConfig
 
 MADE = ("student", "assistant")  # whose shape a section of the config gives
@@ -51,13 +51,14 @@ class Shapes:
         A projection leads into the width of the first model that the first phase learns from, of
         the phases with a teacher that train it.
         """
-        if ":" in name:
+        if is_reference(name):
             return self._outside(name)
         origin, wanted = self._origin(name), self.section(name)
         base, teacher = self._plain(origin), self._teacher(origin)
         if origin == "given_teacher" or not teacher or wanted.projection == "none":
             return base
-        other = self._outside(teacher) if ":" in teacher else self._plain(self._origin(teacher))
+        outside = is_reference(teacher)
+        other = self._outside(teacher) if outside else self._plain(self._origin(teacher))
         return base.replace(
             projection_size=other.hidden_size,
             projection_per_layer=wanted.projection == "layer",

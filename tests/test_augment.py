@@ -354,7 +354,15 @@ def test_a_run_trains_on_rows_and_their_copies(model, tmp_path, tmp_path_factory
     [
         ({"augmentation.model": ""}, "the phase intermediate reads it and it is empty"),
         ({"augmentation.probability": "1.5"}, "1.5 is out of range"),
-        ({"augmentation.relabel": "true"}, "no earlier phase trains the teacher that labels"),
+        (
+            {
+                "augmentation.relabel": "true",
+                "phases": "baseline",
+                "baseline.data": "augmentation",
+                "teacher": "",
+            },
+            "no earlier phase trains the teacher that labels",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(changes, what):

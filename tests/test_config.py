@@ -224,6 +224,24 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
             with_phase("one", objective="pretrain", teacher="", compat="huawei"),
             "pretrain has no padded means, config key one.compat",
         ),
+        (
+            {**RECIPE, "augmentation": {"model": "m", "copies": 3}},
+            "no phase reads copies, config key augmentation.model; give a phase data=augmentation",
+        ),
+        (
+            {**RECIPE, "augmentation": {"copies": 3}},
+            "no phase reads copies, config key augmentation.copies; give a phase data=augmentation",
+        ),
+        *(
+            (with_phase(phase, **{key: value}), f"{what}, config key {phase}.{key}; remove it")
+            for phase in ("one", "two")
+            for key, value, what in (
+                ("freeze_encoder", True, "pretrain alone can hold its encoder"),
+                ("nsp", True, "pretrain alone learns next sentences"),
+                ("masking_rate", 0.5, "the phase masks no text"),
+                ("whole_words", True, "the phase masks no text"),
+            )
+        ),
         ({**RECIPE, "corpus": ""}, "the phase one reads it and it is empty, config key corpus"),
         ({**RECIPE, "task": {}}, "the phase two reads it and it is empty, config key task"),
         ({**RECIPE, "phases": ("one", "two", "three")}, "the phase 'three' has no section"),
@@ -234,6 +252,16 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
 )
 def test_a_graph_of_phases_that_cannot_run_is_refused(recipe, said):
     assert any(said in line for line in lines(recipe)), lines(recipe)
+
+
+def test_what_masks_its_text_is_told_how():
+    keys = {"one__masking_rate": "0.5", "one__whole_words": "true"}
+    assert not lines(with_phase("one", preset="distilbert"), **keys)
+    pretrain = with_phase("one", objective="pretrain", preset="", teacher="")
+    assert not lines(pretrain, **keys, one__nsp="true", one__freeze_encoder="true")
+    # Whether it is masked cannot be known of terms that cannot be read.
+    (line,) = lines(**keys, one__terms__hidden__weight="x")
+    assert "config key one.terms.hidden.weight" in line
 
 
 def test_only_what_pre_trains_its_own_model_needs_no_teacher():
@@ -271,6 +299,43 @@ def test_every_mistake_is_said_at_once_and_no_consequence_of_one():
     assert lines(RECIPE, one__objective="layer", one__trains="first") == [
         "'layer' is out of range, config key one.objective; "
         "give one of 'distill', 'finetune', 'pretrain'"
+    ]
+
+
+@pytest.mark.parametrize("name", ["/a/b", "a/b", "./a", "~/a", "run:a#b", "hf:a/b@c", "gs://a/b"])
+def test_a_teacher_with_a_place_is_a_reference_and_a_plain_name_is_a_model(name):
+    recipe = with_phase("one", teacher=f"{name} + given_teacher")
+    phase = resolve(recipe, {}).sections["one"]
+    assert phase.references == (name,) and phase.teachers == (name, "given_teacher")
+    (line,) = lines(RECIPE, one__teacher="folder")
+    assert line.startswith("no earlier phase trains 'folder', config key one.teacher; give one of")
+    assert line.endswith("or a reference (of a folder here, ./NAME)")
+
+
+def test_teachers_stand_between_pluses_with_blanks_around_them():
+    def teachers(text: str) -> tuple[str, ...]:
+        return PhaseConfig(teacher=text).teachers
+
+    assert teachers("run:a+b#teacher") == ("run:a+b#teacher",)
+    assert teachers("run:a+b#teacher  +  ./c+d + one") == ("run:a+b#teacher", "./c+d", "one")
+    assert teachers("") == () and teachers(" one ") == ("one",)
+    (line,) = lines(RECIPE, one__teacher="given_teacher+initial_student")
+    assert line.endswith("; put blanks around the +")
+
+
+def test_a_teacher_is_not_blamed_for_terms_that_ask_it_nothing():
+    nothing = "nothing is distilled, config key one.terms; give a preset"
+    terms = {"x": {"feature": "hidden", "weight": 0.0}}
+    (line,) = lines(with_phase("one", preset="", terms=terms))
+    assert line.startswith(nothing)
+    cls = {"feature": "cls"}
+    for terms in ({"loss": cls}, {"x": {"feature": "none"}}, {"x": {**cls, "weight": "a"}}):
+        found = lines(with_phase("one", preset="", terms=terms))
+        assert len(found) == 1 and "config key one.terms." in found[0], found
+    labels = {"feature": "logits", "loss": "labels"}
+    assert lines(with_phase("one", preset="", data="task", terms={"hard": labels})) == [
+        "the terms need no teacher, config key one.teacher; remove it, or give a term another loss "
+        "than labels"
     ]
 
 
@@ -312,7 +377,7 @@ def test_every_recipe_resolves_with_every_argument_of_its_docstring(path):
     words.remove("smoke")
     arguments = ["", *words, "smoke", *(f"{word},smoke" for word in words)]
     if "task=" in path.read_text(encoding="utf-8"):
-        tasks = ("rotten_tomatoes", "sst2", "cola", "mrpc", "qqp", "qnli", "rte", "mnli")
+        tasks = ("rotten_tomatoes", "sst2", "cola", "mrpc", "stsb", "qqp", "qnli", "rte", "mnli")
         arguments += [
             f"{a},task={t}".strip(",") for a in ("", "paper", "paper,smoke") for t in tasks
         ]

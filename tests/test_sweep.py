@@ -103,6 +103,26 @@ def test_every_mistake_of_a_sweep_is_found_before_anything_runs():
         assert line == said
 
 
+def test_what_the_table_cannot_show_and_seeds_that_are_there_twice_are_mistakes():
+    classes = {"task.source": "{rows}", "task.columns": "text", "task.labels": ("a", "b")}
+    stages = [
+        Stage("task", TASK, models=["studnet", "tfidf", "teacher"], metric="acuracy"),
+        Stage("number", f"{TASK},task=stsb", {}, {"a": {}, "b": {}}, {}, ["x"], "accuracy"),
+        Stage("unknown", TASK, {"task.name": "mine", **classes}, models=["student"], metric="f1"),
+    ]
+    with pytest.raises(UserError) as caught:
+        expand(Sweep(stages, (0, 1, 0, 1, 0), {"rows": "where rows lie"}))
+    assert caught.value.lines == [
+        "seeds are named twice: 0, 1, the sweep; give each once",
+        "no phase trains 'studnet', cell task, models; did you mean student?",
+        "'acuracy' is no metric of the task, cell task, metric; did you mean accuracy?",
+        "no phase trains 'x', cell number/a, models; there are teacher, intermediate, student, "
+        "without_distillation, tfidf",
+        "'accuracy' is no metric of the task, cell number/a, metric; there are pearson_spearman, "
+        "pearson, spearman",
+    ]
+
+
 def test_cells_are_chosen_by_name_and_by_pattern():
     cells = expand(two_stages())
     assert [c.name for c in choose(cells, ["ta*"])] == ["task", "task"]

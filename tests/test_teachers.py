@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +14,10 @@ import pytest
 
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.interop.huggingface import read_model
+from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.library import Library
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.run import run
+from jaxbert.run import Run, run
 from jaxbert.training.hashing import parameter_hash
 
 LABELS = ("dull", "moving")
@@ -73,6 +76,74 @@ def test_a_model_of_random_weights_has_the_pieces_of_its_run(place):
     library = Library(config, place.root / "nowhere")
     assert library.foreign(library.get("random_student")) is None
     assert library.foreign(library.get(place.other)) is not None
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_model_folder_teaches_as_any_other_reference_does(place, together):
+    folder = str(place.root / "teacher")
+    given = "given_teacher + " * together + folder
+    flags = {"intermediate.teacher": given, "prediction.teacher": given}
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given | flags)
+    assert config.references == (folder,)
+    job = Run(config, place.root / "nowhere")
+    assert not job.inspection.problems(make=False)
+    assert job.library.get(folder).folder == place.root / "teacher"
+    assert job.library.shapes.of(folder).num_layers == commands.TEACHER.num_layers
+    flags["prediction.teacher"] = folder + "x"
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given | flags)
+    (error,) = Run(config, place.root / "nowhere").inspection.problems(make=False)
+    assert error.line.startswith(f"no such model folder, reference '{folder}x'")
+
+
+def test_a_given_teacher_with_a_classifier_labels_copies_and_one_without_does_not(place):
+    flags = {"phases": "prediction", "prediction.start": "student", "student.init": "random"}
+    flags |= {"prediction.data": "augmentation", "augmentation.model": "m"}
+    for key in ("relabel", "filter"):
+        given = {k: v for k, v in place.given.items() if not k.startswith("intermediate")}
+        given |= flags | {f"augmentation.{key}": "true"}
+        config = resolve(load_recipe(f"{commands.TASK}:smoke"), given)
+        library = Library(config, place.root / "nowhere")
+        assert not library.check()
+        assert library.get("teacher") is library.given
+        params = {k: v for k, v in library.given.params.items() if k != "classifier"}
+        library.given = dataclasses.replace(library.given, params=params)
+        (error,) = library.check()
+        assert error.line == (
+            "the teacher that labels copies has no classifier, and no earlier phase fine-tunes it, "
+            f"config key augmentation.{key}; give false, or fine-tune it first"
+        )
+
+
+def labelled(place, labels: tuple[str, ...]) -> Run:
+    """A run with the teacher, its classes named otherwise."""
+    teacher = place.root / "-".join(labels)
+    shutil.copytree(place.root / "teacher", teacher)
+    said = commands.read(teacher / "config.json")
+    said["id2label"], said["label2id"] = dict(enumerate(labels)), {}
+    (teacher / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    flags = place.given | {"teacher": str(teacher)}
+    return Run(resolve(load_recipe(f"{commands.TASK}:smoke"), flags), place.root / "nowhere")
+
+
+def test_classes_are_matched_by_their_names_in_any_case(place):
+    job = labelled(place, ("MOVING", "Dull"))
+    assert not job.inspection.problems(make=False)
+    theirs = read_model(place.root / "MOVING-Dull").params["classifier"]["dense"]["kernel"]
+    mine = job.library.given
+    assert mine.labels == LABELS
+    np.testing.assert_array_equal(mine.params["classifier"]["dense"]["kernel"], theirs[:, ::-1])
+
+
+def test_classes_of_other_names_can_be_renamed(place):
+    (error,) = labelled(place, ("bad", "good")).inspection.problems(make=False)
+    assert "labels ('bad', 'good') are not the task's ('dull', 'moving')" in error.what
+    assert error.fix.endswith(f"or rename id2label in {place.root}/bad-good/config.json")
+
+
+def test_two_classes_that_differ_in_case_alone_are_two():
+    model = Model(commands.TEACHER, {}, ("No", "no", "yes"), Path("there"))
+    assert model.class_order(("yes", "no", "No")) == [2, 1, 0]
+    assert model.class_order(("no", "NO", "yes")) is None
 
 
 def train(place, name: str, *flags: str, cache: Path) -> tuple[Path, dict]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxbert.config import PhaseConfig
+from jaxbert.config import PhaseConfig, is_reference
 from jaxbert.data.corpus import find_corpus
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.tokenizer import special_ids
@@ -92,7 +92,7 @@ class Forecast:
         """A model that no phase of the run trains, or the shape of one that is made anew."""
         library = self._job.library
         inherited = self._config.init_from and name in ("student", "initial_student")
-        if ":" in name or name in ("given_teacher", "teacher") or inherited:
+        if is_reference(name) or name in ("given_teacher", "teacher") or inherited:
             return library.get(name)
         config = library.shapes.of(name)
         return Model(config, shapes_of(config), (), library.folder(name))

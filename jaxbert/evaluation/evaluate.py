@@ -48,13 +48,13 @@ def label_order(model: Model, task: Task) -> list[int] | None:
     unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(mine))
     if len(mine) == len(theirs) and unnamed:
         return list(range(len(theirs))) or None
-    if sorted(mine) != sorted(theirs):
-        raise UserError(
-            f"the model's labels {', '.join(mine)} are not the task's {', '.join(theirs)}",
-            f"{model.folder}/config.json, id2label",
-            fix,
-        )
-    return [mine.index(name) for name in theirs]
+    if (order := model.class_order(theirs)) is not None:
+        return order
+    raise UserError(
+        f"the model's labels {', '.join(mine)} are not the task's {', '.join(theirs)}",
+        f"{model.folder}/config.json, id2label",
+        fix,
+    )
 
 
 def evaluate_run(workdir: Path) -> dict[str, Any]:

@@ -46,6 +46,22 @@ class Model:
     labels: tuple[str, ...]
     folder: Path
 
+    def class_order(self, classes: Sequence[str]) -> list[int] | None:
+        """Which of its classes is each of others, by name.
+
+        Args:
+          classes: the names of others. Case counts only where classes differ in nothing else.
+
+        Returns:
+          An index into ``labels`` for each; None where they are not the same by name.
+        """
+        mine, theirs = list(self.labels), list(classes)
+        if sorted(mine) != sorted(theirs):
+            mine, theirs = ([name.casefold() for name in names] for names in (mine, theirs))
+        if sorted(mine) != sorted(theirs) or len(set(mine)) != len(mine):
+            return None
+        return [mine.index(name) for name in theirs]
+
 
 class TokenizerFiles(Protocol):
     """What a model folder needs of its tokenizer."""

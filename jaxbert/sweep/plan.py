@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxbert.config import PhaseConfig, RunConfig, TermConfig
+from jaxbert.config import TASK_METRICS, PhaseConfig, RunConfig, TermConfig
+from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.recipe import load_recipe, resolve, run_file
 from jaxbert.workdir import decisive
@@ -150,6 +151,10 @@ def expand(sweep: Sweep) -> list[Cell]:
       UserErrors: with every key, value and name that cannot be, each once.
     """
     errors: dict[str, UserError] = {}
+    seeds = list(dict.fromkeys(sweep.seeds))
+    if twice := [str(seed) for seed in seeds if sweep.seeds.count(seed) > 1]:
+        what = f"seeds are named twice: {', '.join(twice)}"
+        errors[what] = UserError(what, "the sweep", "give each once")
 
     def say(error: UserError, name: str) -> None:  # once, in whatever cells and seeds it is
         where = f"cell {name}, {error.where}".removesuffix(", ")
@@ -157,7 +162,7 @@ def expand(sweep: Sweep) -> list[Cell]:
 
     recipes: dict[str, Mapping[str, Any]] = {}
     found: list[Cell] = []
-    for seed in sweep.seeds:
+    for seed in seeds:
         keys: dict[str, str] = {}
         for stage in sweep.stages:
             for name, overrides in stage.cells():
@@ -203,10 +208,9 @@ def _cell(
         config = resolve(recipe, {k: _filled(text, chained) for k, text in texts.items()})
     except UserErrors as error:
         errors += error.errors
+    errors += _unshown(stage, config) if config else []
     if errors or config is None:
         raise UserErrors(errors)
-    if stage.models and not config.task:
-        raise UserError("a run without a task has no models to show", "", "remove them")
     return Cell(
         name=name,
         seed=seed,
@@ -219,6 +223,28 @@ def _cell(
         models=tuple(stage.models),
         metric=stage.metric,
     )
+
+
+def _unshown(stage: Stage, config: RunConfig) -> list[UserError]:
+    """What the table is to show of a run, and the run does not have."""
+    if not config.task:
+        what = "a run without a task has no models to show"
+        return [UserError(what, "", "remove them")] if stage.models else []
+    trained = (phase.trains for phase in config.sections.values())
+    rows = list(dict.fromkeys(("teacher", *trained, "tfidf")))
+    errors = [
+        UserError(f"no phase trains {name!r}", "models", near_fix(name, rows))
+        for name in stage.models
+        if name not in rows
+    ]
+    if stage.metric:
+        metrics: Sequence[str] = TASK_METRICS
+        if not config.task.source.startswith("{"):  # a place, which may say the kind
+            metrics = describe_task(**dataclasses.asdict(config.task)).reported
+        if stage.metric not in metrics:
+            what = f"{stage.metric!r} is no metric of the task"
+            errors.append(UserError(what, "metric", near_fix(stage.metric, metrics)))
+    return errors
 
 
 def identity(config: RunConfig) -> str:

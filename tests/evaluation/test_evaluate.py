@@ -92,6 +92,7 @@ def test_labels_are_matched_by_name_and_unnamed_ones_by_position():
 
     assert order("negative", "positive") == [0, 1]
     assert order("positive", "negative") == [1, 0]
+    assert order("POSITIVE", "Negative") == [1, 0]
     assert order("LABEL_0", "LABEL_1") == [0, 1]
     for other in (("no", "yes"), ("LABEL_0", "LABEL_1", "LABEL_2"), ("negative",)):
         with pytest.raises(UserError, match="are not the task's negative, positive"):
