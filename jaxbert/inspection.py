@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
-from jaxbert import teaching
+from jaxbert import processes, teaching
 from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.tasks import SIMILARITY
 from jaxbert.datasets import Datasets
-from jaxbert.errors import UserError, UserErrors
+from jaxbert.errors import UserError, UserErrors, warn
 from jaxbert.evaluation.teacher import TeacherScore, check_order, score_teacher
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
@@ -45,11 +45,15 @@ class Inspection:
     def check(self) -> None:
         """Checks what can be known to fail before anything compiles, and reads the corpus.
 
+        What is only doubtful is said on stderr.
+
         Raises:
           UserErrors: with every problem.
         """
         if errors := self.problems():
             raise UserErrors(errors)
+        for doubt in self.doubts() if processes.first() else ():
+            warn(doubt.line)
         self.data.tokenize()
 
     def problems(self, *, make: bool = True) -> list[UserError]:
@@ -78,6 +82,26 @@ class Inspection:
                 fix = "give a multiple: empty rows would change them"
                 errors.append(UserError(what, f"config key {name}.batch_size", fix))
         return list({error.line: error for error in errors}.values())
+
+    def doubts(self) -> list[UserError]:
+        """What a run can begin with, and its user should know: models without a second type."""
+        if not self.data.reads_task:
+            return []
+        task = self.data.task.task
+        if len(task.columns) < 2 or task.kind == SIMILARITY:  # which reads each text by itself
+            return []
+        models = [("teacher", one, self.library.get(one)) for one in self.config.references]
+        if self.library.has_teacher:
+            models.insert(0, ("teacher", self.config.teacher, self.library.given))
+        if self.config.init_from:
+            models.append(("student", self.config.init_from, self.library.get("student")))
+        same = f"has one token type, so that both texts of {task.name} get the same"
+        apart = "with two where the texts should differ by more than [SEP]"
+        return [
+            UserError(f"the {whose} {same}", f"{whose} {reference}", f"give a {whose} {apart}")
+            for whose, reference, model in models
+            if model.config.type_vocab_size == 1
+        ]
 
     def score_teachers(self) -> Iterator[tuple[str, Model, TeacherScore]]:
         """Yields each fine-tuned teacher from outside, and how it does on the development part."""

@@ -146,6 +146,35 @@ def test_two_classes_that_differ_in_case_alone_are_two():
     assert model.class_order(("no", "NO", "yes")) is None
 
 
+def test_one_token_type_for_two_texts_is_said_and_not_refused(place, tmp_path, capsys):
+    lines = [f"a film\tnumber {i}\t{LABELS[i % 2]}" for i in range(150)]
+    rows = tmp_path / "pairs.tsv"
+    rows.write_text("\n".join(["text\tmore\tlabel", *lines]) + "\n", encoding="utf-8")
+    shape = commands.TEACHER.replace(num_labels=2, type_vocab_size=1)
+    one = commands.write_small_teacher(tmp_path / "run" / "models" / "one", shape, LABELS)
+    mine, pair = place.given["teacher"], f"tsv:{rows}"
+
+    def said(teacher: Path | str, source: str, columns: str, learns_from: str = "given_teacher"):
+        more = {"teacher": str(teacher), "task.source": source, "task.columns": columns}
+        more |= {"phases": "prediction", "prediction.start": "student"}
+        more |= {"prediction.teacher": learns_from}
+        keys = {k: v for k, v in (place.given | more).items() if not k.startswith("intermediate")}
+        config = resolve(load_recipe(f"{commands.TASK}:smoke"), keys | {"student.init": "random"})
+        Run(config, tmp_path / "unused").inspection.check()
+        return capsys.readouterr().err.splitlines()
+
+    (line,) = said(one, pair, "text,more")
+    assert line == (
+        "warning: the teacher has one token type, so that both texts of mine get the same, "
+        f"teacher {one}; give a teacher with two where the texts should differ by more than [SEP]"
+    )
+    reference = f"run:{tmp_path / 'run'}#one"
+    (line,) = said(mine, pair, "text,more", reference)
+    assert f"teacher {reference};" in line
+    assert said(mine, pair, "text,more") == []  # two token types
+    assert said(one, place.given["task.source"], "text") == []  # one text
+
+
 def train(place, name: str, *flags: str, cache: Path) -> tuple[Path, dict]:
     workdir = place.root / name
     given = [f"--config.{key}={value}" for key, value in place.given.items()]

@@ -9,7 +9,7 @@ import jax
 
 from jaxbert.config import RunConfig
 from jaxbert.doctor.forecast import COLUMNS, Forecast, describe_phase, describe_total
-from jaxbert.errors import UserError, UserErrors
+from jaxbert.errors import UserError, UserErrors, warn
 from jaxbert.run import Run
 from jaxbert.workdir import check_claim
 
@@ -33,6 +33,8 @@ def dry_run(config: RunConfig, workdir: Path) -> None:
         errors.append(error)
     if errors:
         raise UserErrors(errors)
+    for doubt in job.inspection.doubts():
+        warn(doubt.line)
     for name, section in config.sections.items():
         if job.skips(section):
             print(f"phase {name}: skipped, the given teacher has a classifier already")

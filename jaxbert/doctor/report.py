@@ -193,6 +193,7 @@ class _Report:
     # --- the teacher on the task ------------------------------------------------------------------
 
     def _score(self) -> None:
+        self.warnings += self._job.inspection.doubts()
         if not self._job.data.reads("task", "augmentation"):
             return
         unknown = float(np.mean(self._forecast.sample.tokens == self._job.library.tokenizer.unk_id))

@@ -254,6 +254,22 @@ def test_a_vocabulary_of_other_texts_or_casing_is_doubted(place, tmp_path, capsy
     assert "warning: the vocabulary does not know the task's texts" in out
 
 
+@pytest.mark.slow
+def test_a_teacher_with_one_token_type_for_two_texts_is_doubted(place, tmp_path, capsys):
+    rows = (place / "colours.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    pairs = ["text\tmore\tlabel", *(row.replace(" ", "\t", 1) for row in rows)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(pairs) + "\n", encoding="utf-8")
+    shape = commands.TEACHER.replace(num_layers=1, type_vocab_size=1)
+    teacher = commands.write_small_teacher(tmp_path / "teacher", shape)
+    two = {"task__source": f"tsv:{tmp_path / 'pairs.tsv'}", "task__columns": "text,more"}
+    stop = {"max_length": "65"}  # refused: nothing is timed
+    _, out, _ = doctor(capsys, place, teacher=str(teacher), **two, **stop)
+    doubt = "warning: the teacher has one token type, so that both texts of colours get the same"
+    assert f"{doubt}, teacher {teacher}; give" in out
+    _, out, _ = doctor(capsys, place, **two, **stop)
+    assert "token type" not in out
+
+
 def test_as_json_findings_are_numbered_and_nothing_else_is_printed(place, capsys):
     wrong = {"max_length": "65", "student__num_heads": "6", "corpus": "nowhere:x"}
     with pytest.raises(SystemExit) as left:
