@@ -81,7 +81,8 @@ def kept_folder(workdir: Path, chosen: str = "") -> Path:
       chosen: another folder; so is ``$JAXBERT_CACHE``.
     """
     named = chosen or os.environ.get("JAXBERT_CACHE")
-    return local_path(named) if named else scratch(workdir).parent / ".jaxbert"
+    beside = scratch(workdir).parent / ".jaxbert"
+    return local_path(named).expanduser() if named else beside
 
 
 def is_whole(folder: Path) -> bool:
