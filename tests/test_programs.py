@@ -23,7 +23,7 @@ print(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.eye(64) * 2).sum(), sum(hits) > 0)
 def run(folder: Path, **more: str) -> str:
     off = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder)],
+        [sys.executable, "-c", SCRIPT, str(folder)],
         env=os.environ | off | more,
         capture_output=True,
         text=True,
