@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import commands
@@ -161,14 +163,16 @@ def test_a_workdir_that_goes_with_its_machine_is_refused(name, words, said, tmp_
     assert done.returncode == 2 and said in done.stderr
 
 
-# ssh to a machine that is a folder: the command runs there, really. train.py says what it was told,
-# waits to be stopped if a file says so, and ends as the plan of its host says.
+# ssh to a machine that is a folder: the command runs there, really; a file says that the connection
+# is cut in the end. train.py says what it was told, waits to be stopped if a file says so, and ends
+# as the plan of its host says.
 SSH = """
-import os, pathlib, sys
+import os, pathlib, subprocess, sys
 place = pathlib.Path(os.environ["PLACE"])
 host, command = sys.argv[-2:]
 os.chdir(place / host)
-os.execvp("bash", ["bash", "-c", command])
+code = subprocess.call(["bash", "-c", command])
+sys.exit(255 if "exec" in command and pathlib.Path("cut").exists() else code)
 """
 HOSTNAME = """
 import pathlib
@@ -184,6 +188,7 @@ print("training", flush=True)
 while pathlib.Path("waits").exists() and not told:
     time.sleep(0.02)
 if told:
+    pathlib.Path("waits").unlink(missing_ok=True)  # a next one would end by itself
     sys.exit(75)
 plan = pathlib.Path("plan").read_text().split()
 pathlib.Path("plan").write_text(" ".join(plan[1:]))
@@ -217,25 +222,47 @@ def test_the_host_that_failed_says_why_all_ended(tmp_path):
     assert done.returncode == 2 and "the run ended with 2" in done.stderr
 
 
+@contextlib.contextmanager
+def training(place: Path, command: list[str]) -> Iterator[subprocess.Popen]:
+    """Runs a script until all of its hosts train."""
+    environment = os.environ | {"PLACE": str(place)}
+    environment["PATH"] = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        for _ in place.glob("*/train.py"):
+            read_until(process, ": training")
+        yield process
+
+
+def read_until(process: subprocess.Popen, words: str) -> None:
+    """Reads what a script says up to a line with the words."""
+    while words not in (line := process.stdout.readline()):
+        assert line, f"it ended without: {words}"
+
+
 def test_what_is_left_on_a_host_is_stopped_first_and_nothing_else(tmp_path):
     command = hosts(tmp_path, {"one": "0"})
     (tmp_path / "one/waits").touch()
     with subprocess.Popen(["sleep", "60"]) as other:
         (tmp_path / "one/run.one.pid").write_text(str(other.pid))  # of a training long ago
-        environment = os.environ | {"PLACE": str(tmp_path)}
-        environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        with subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            while "training" not in process.stdout.readline():
-                pass
+        with training(tmp_path, command) as process:
             assert other.poll() is None
             process.send_signal(signal.SIGTERM)  # it tells its host, which saves
             said = process.stdout.read()
         assert process.returncode == 75 and "kill -TERM" in said
         assert other.poll() is None
         other.kill()
+    assert (tmp_path / "one/told").read_text().count("--process=0") == 1
+
+
+def test_what_was_told_to_stop_is_not_started_again_where_its_connection_is_cut(tmp_path):
+    command = hosts(tmp_path, {"one": "0"})
+    (tmp_path / "one/waits").touch()
+    (tmp_path / "one/cut").touch()
+    with training(tmp_path, command) as process:
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 255
     assert (tmp_path / "one/told").read_text().count("--process=0") == 1
 
 
