@@ -64,11 +64,15 @@ class Hosts:
         failed = [code for code in codes if code not in (0, remote.INTERRUPTED)]
         return failed[0] if failed else max(codes, default=0)
 
-    def stop(self) -> int:
-        """Tells the run to save and to end: one process tells the others."""
-        self.told = True
-        command = self._ssh(self._flags.hosts[0], remote.stop_command(self._flags.folder))
-        return remote.call(command, dry_run=self._flags.dry_run)
+    def stop(self) -> None:
+        """Tells the run to save and to end: one process, the first that is reached, tells all."""
+        command = remote.stop_command(self._flags.folder)
+        for host in self._flags.hosts:
+            # Apart, so that a second Ctrl-C does not end it.
+            code = remote.call(self._ssh(host, command), dry_run=self._flags.dry_run, apart=True)
+            if code == 0:
+                return
+        print("no host was told to stop: try it again", file=sys.stderr, flush=True)
 
     def _ssh(self, host: str, command: str) -> list[str]:
         return ["ssh", "-o", "BatchMode=yes", host, command]
@@ -97,8 +101,8 @@ def main() -> None:
     hosts = Hosts(flags)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if not hosts.told:
-            threading.Thread(target=hosts.stop).start()
+        hosts.told = True
+        threading.Thread(target=hosts.stop).start()  # each time: the last one may have missed
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

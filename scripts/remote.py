@@ -58,10 +58,18 @@ def check_words(words: Sequence[str]) -> str | None:
     return None
 
 
-def call(command: Sequence[str], *, dry_run: bool) -> int:
-    """Says a command and runs it; returns its exit code, 0 of one that is only said."""
+def call(command: Sequence[str], *, dry_run: bool, apart: bool = False) -> int:
+    """Says a command and runs it; returns its exit code, 0 of one that is only said.
+
+    Args:
+      command: its words.
+      dry_run: only say it.
+      apart: from the terminal, whose Ctrl-C ends it otherwise.
+    """
     print(f"$ {shlex.join(command)}", flush=True)
-    return 0 if dry_run else subprocess.run(command, check=False).returncode
+    if dry_run:
+        return 0
+    return subprocess.run(command, check=False, start_new_session=apart).returncode
 
 
 def until_done(train: Callable[[], int], lost: Callable[[int], bool]) -> int:

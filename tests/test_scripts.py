@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,14 +164,16 @@ def test_a_workdir_that_goes_with_its_machine_is_refused(name, words, said, tmp_
     assert done.returncode == 2 and said in done.stderr
 
 
-# ssh to a machine that is a folder: the command runs there, really; a file says that the connection
-# is cut in the end. train.py says what it was told, waits to be stopped if a file says so, and ends
-# as the plan of its host says.
+# ssh to a machine that is a folder: the command runs there, really; files say that the connection
+# is cut in the end, or that only training reaches it. train.py says what it was told, waits to be
+# stopped if a file says so, and ends as the plan of its host says.
 SSH = """
 import os, pathlib, subprocess, sys
 place = pathlib.Path(os.environ["PLACE"])
 host, command = sys.argv[-2:]
 os.chdir(place / host)
+if "exec" not in command and pathlib.Path("unreached").exists():
+    sys.exit(255)
 code = subprocess.call(["bash", "-c", command])
 sys.exit(255 if "exec" in command and pathlib.Path("cut").exists() else code)
 """
@@ -229,9 +232,14 @@ def training(place: Path, command: list[str]) -> Iterator[subprocess.Popen]:
     environment["PATH"] = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
-        for _ in place.glob("*/train.py"):
-            read_until(process, ": training")
-        yield process
+        try:
+            for _ in place.glob("*/train.py"):
+                read_until(process, ": training")
+            yield process
+        finally:
+            process.kill()  # if it still runs, the test has failed; so it leaves nothing behind
+            for file in place.glob("*/waits"):
+                file.unlink()
 
 
 def read_until(process: subprocess.Popen, words: str) -> None:
@@ -264,6 +272,25 @@ def test_what_was_told_to_stop_is_not_started_again_where_its_connection_is_cut(
         process.stdout.read()
     assert process.returncode == 255
     assert (tmp_path / "one/told").read_text().count("--process=0") == 1
+
+
+def test_a_host_that_is_not_reached_leaves_the_stop_to_the_next_one_or_to_the_next_signal(tmp_path):
+    command = hosts(tmp_path, {"one": "75", "two": "75"})
+    for name in ("one", "two"):
+        (tmp_path / name / "waits").touch()
+        (tmp_path / name / "unreached").touch()
+    with training(tmp_path, command) as process:
+        process.send_signal(signal.SIGINT)
+        read_until(process, "no host was told to stop")
+        (tmp_path / "two/unreached").unlink()
+        process.send_signal(signal.SIGINT)
+        while (tmp_path / "two/waits").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        (tmp_path / "one/waits").unlink()  # the other tells it
+        process.stdout.read()
+    assert process.returncode == 75
+    assert (tmp_path / "two/told").read_text().count("--process=1") == 1
 
 
 def test_hosts_of_a_dry_run_are_not_asked(tmp_path):
