@@ -106,13 +106,27 @@ class Slice:
         return code or (0 if self._flags.keep else self.delete())
 
     def state(self) -> str:
-        """What Google says of it; empty if there is none."""
+        """What Google says of it; empty if it says that there is none.
+
+        Raises:
+          SystemExit: it says neither, however often it is asked.
+        """
         if self._flags.dry_run:
             return ""
         kind = ("queued-resources", "state.state") if self._flags.queued else ("tpu-vm", "state")
         command = self._command(kind[0], "describe", [f"--format=value({kind[1]})"])
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        for _ in range(max(1, self._flags.patience)):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0 and (state := done.stdout.strip()):
+                return state
+            if done.returncode and "NOT_FOUND" in done.stderr:
+                return ""
+            time.sleep(self._flags.poll)
+        why = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        sys.exit(
+            f"gcloud does not say whether there is {self._flags.name} ({why}): if there is, it "
+            "stays, and costs; run the same command again, or delete it"
+        )
 
     def _lost(self, code: int) -> bool:
         """Whether the slice was taken away while it trained; if so it is there again."""
@@ -154,7 +168,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="do not delete it after the run")
     parser.add_argument("--setup", default=SETUP, metavar="COMMAND", help="what installs there")
     parser.add_argument("--poll", type=float, default=30.0, metavar="SECONDS")
-    parser.add_argument("--patience", type=int, default=4, help="polls after a lost connection")
+    parser.add_argument("--patience", type=int, default=4, help="polls before it gives up")
     parser.add_argument("--dry-run", action="store_true", help="say the commands, run none")
     mine, words = remote.split(sys.argv[1:])
     flags = parser.parse_args(mine, argparse.Namespace(words=words))

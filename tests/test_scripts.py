@@ -22,7 +22,7 @@ FLAGS = ("--config=configs/tinybert_general.py", "--workdir=gs://bucket/general"
 ON_HOSTS = (FLAGS[0], "--workdir=/mnt/shared/general")
 
 # What gcloud does of a slice: its state lies in a file; training ends as the plan says, of which
-# "preempted" takes the machine away.
+# "preempted" takes the machine away. Some of its descriptions find no network.
 GCLOUD = """
 import json, os, pathlib, sys
 place = pathlib.Path(os.environ["PLACE"])
@@ -31,8 +31,11 @@ with (place / "calls").open("a") as file:
     file.write(json.dumps(words) + "\\n")
 verb, command, state = words[3], words[-1], place / "state"
 if verb == "describe":
+    asked = (place / "calls").read_text().count('"describe"')
+    if str(asked) in os.environ["OFFLINE"].split(",") or os.environ["OFFLINE"] == "always":
+        sys.exit("ERROR: there was a problem\\nERROR: no network")
     if not state.exists():
-        sys.exit(1)
+        sys.exit("ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource 'slice' was not found")
     coming, _, rest = state.read_text().partition(",")
     print(coming)
     state.write_text(rest or coming)
@@ -75,14 +78,20 @@ def script(place: Path, *words: str, **environment: str) -> subprocess.Completed
 
 
 def tpu(
-    place: Path, *words: str, plan: str = "0", comes: str = "READY", goes: str = "PREEMPTED"
+    place: Path,
+    *words: str,
+    plan: str = "0",
+    comes: str = "READY",
+    goes: str = "PREEMPTED",
+    offline: str = "",
 ) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
     """What tpu.py says, and the calls of gcloud that change something."""
     write_program(place / "bin", "gcloud", GCLOUD)
     (place / "plan").write_text(plan)
     program = (sys.executable, str(SCRIPTS / "tpu.py"))
     where = ("slice", "--zone=us-west4-a", "--poll=0.01")
-    done = script(place, *program, words[0], *where, *words[1:], COMES=comes, GOES=goes)
+    states = {"COMES": comes, "GOES": goes, "OFFLINE": offline}
+    done = script(place, *program, words[0], *where, *words[1:], **states)
     path = place / "calls"
     calls = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return done, [call for call in calls if call[3] != "describe"]
@@ -121,6 +130,20 @@ def test_a_slice_that_is_taken_away_is_made_again_and_runs_the_same_command(queu
     makers = {call[2] for call in calls if call[3] in ("create", "delete")}
     assert makers == {"queued-resources" if queued else "tpu-vm"}
     assert all("--node-id=slice" in call for call in calls if call[3] == "create") == queued
+
+
+def test_a_slice_that_could_not_be_asked_for_is_not_taken_to_be_none(tmp_path):
+    flags = ("--queued", "--", *FLAGS)
+    done, calls = tpu(tmp_path, "run", *flags, plan="75 0", comes="ACTIVE", offline="1,3,4,6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert verbs(calls) == ["create", "scp", "setup", "train", "train", "delete"]
+
+
+def test_a_slice_of_which_nothing_is_known_is_left_alone(tmp_path):
+    done, calls = tpu(tmp_path, "run", "--queued", "--", *FLAGS, offline="always")
+    assert done.returncode == 1 and calls == []
+    assert len(done.stderr.splitlines()) == 1
+    assert "ERROR: no network" in done.stderr and "the same command" in done.stderr
 
 
 @pytest.mark.parametrize(
