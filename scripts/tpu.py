@@ -100,7 +100,7 @@ class Slice:
 
     def run(self) -> int:
         """The whole job, machines that are taken away made again."""
-        if code := self.create() or self.setup():
+        if code := self._prepare():
             return code
         code = remote.until_done(self.train, self._lost)
         return code or (0 if self._flags.keep else self.delete())
@@ -115,7 +115,7 @@ class Slice:
             return ""
         kind = ("queued-resources", "state.state") if self._flags.queued else ("tpu-vm", "state")
         command = self._command(kind[0], "describe", [f"--format=value({kind[1]})"])
-        for _ in range(max(1, self._flags.patience)):
+        for _ in range(self._flags.patience):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0 and (state := done.stdout.strip()):
                 return state
@@ -128,12 +128,31 @@ class Slice:
             "stays, and costs; run the same command again, or delete it"
         )
 
+    def _prepare(self) -> int:
+        """Has the slice, and the checkout on it; made again if it is taken away meanwhile."""
+        failed = 0  # setups of a slice that stays: its ssh may come up later than it
+        while True:
+            if code := self.create():
+                return code
+            if not (code := self.setup()):
+                return 0
+            failed = failed + 1 if self.state() in READY else 0
+            if failed >= self._flags.patience:
+                print(
+                    f"the setup failed ({code}): {self._flags.name} stays, and costs; run the "
+                    "same command again, or delete it",
+                    file=sys.stderr,
+                )
+                return code
+            if failed:
+                time.sleep(self._flags.poll)
+
     def _lost(self, code: int) -> bool:
         """Whether the slice was taken away while it trained; if so it is there again."""
         # Google may say it later than ssh does.
         for _ in range(self._flags.patience):
             if (state := self.state()) in GONE or not state:
-                if failed := self.create() or self.setup():
+                if failed := self._prepare():
                     sys.exit(failed)
                 return True
             if code in (remote.INTERRUPTED, 2):  # jaxbert has said it itself
@@ -168,12 +187,14 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="do not delete it after the run")
     parser.add_argument("--setup", default=SETUP, metavar="COMMAND", help="what installs there")
     parser.add_argument("--poll", type=float, default=30.0, metavar="SECONDS")
-    parser.add_argument("--patience", type=int, default=4, help="polls before it gives up")
+    parser.add_argument("--patience", type=int, default=4, help="polls, or setups, that may fail")
     parser.add_argument("--dry-run", action="store_true", help="say the commands, run none")
     mine, words = remote.split(sys.argv[1:])
     flags = parser.parse_args(mine, argparse.Namespace(words=words))
     if flags.command in ("run", "train") and (problem := remote.check_words(flags.words)):
         parser.error(problem)
+    if flags.patience < 1:
+        parser.error("--patience is 1 or more")
     if flags.words and flags.command not in ("run", "train"):
         parser.error(f"{flags.command} takes nothing behind --")
     sys.exit(getattr(Slice(flags), flags.command)())

@@ -21,8 +21,8 @@ SCRIPTS = commands.ROOT / "scripts"
 FLAGS = ("--config=configs/tinybert_general.py", "--workdir=gs://bucket/general")
 ON_HOSTS = (FLAGS[0], "--workdir=/mnt/shared/general")
 
-# What gcloud does of a slice: its state lies in a file; training ends as the plan says, of which
-# "preempted" takes the machine away. Some of its descriptions find no network.
+# What gcloud does of a slice: its state lies in a file; training and setups end as their
+# plans say, of which "preempted" takes the machine away. Some of its descriptions find no network.
 GCLOUD = """
 import json, os, pathlib, sys
 place = pathlib.Path(os.environ["PLACE"])
@@ -47,9 +47,10 @@ elif verb == "delete":
     state.unlink()
 elif verb == "scp":
     assert pathlib.Path(words[4]).stat().st_size > 10_000
-elif "exec" in command:
-    plan = (place / "plan").read_text().split()
-    (place / "plan").write_text(" ".join(plan[1:]))
+else:
+    path = place / ("plan" if "exec" in command else "setups")
+    plan = path.read_text().split() or ["0"]
+    path.write_text(" ".join(plan[1:]))
     if plan[0] == "preempted":
         state.write_text(os.environ["GOES"])
         sys.exit(255)
@@ -84,10 +85,12 @@ def tpu(
     comes: str = "READY",
     goes: str = "PREEMPTED",
     offline: str = "",
+    setups: str = "",
 ) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
     """What tpu.py says, and the calls of gcloud that change something."""
     write_program(place / "bin", "gcloud", GCLOUD)
     (place / "plan").write_text(plan)
+    (place / "setups").write_text(setups)
     program = (sys.executable, str(SCRIPTS / "tpu.py"))
     where = ("slice", "--zone=us-west4-a", "--poll=0.01")
     states = {"COMES": comes, "GOES": goes, "OFFLINE": offline}
@@ -130,6 +133,25 @@ def test_a_slice_that_is_taken_away_is_made_again_and_runs_the_same_command(queu
     makers = {call[2] for call in calls if call[3] in ("create", "delete")}
     assert makers == {"queued-resources" if queued else "tpu-vm"}
     assert all("--node-id=slice" in call for call in calls if call[3] == "create") == queued
+
+
+def test_a_slice_that_is_taken_away_while_it_is_set_up_is_made_again(tmp_path):
+    setups = "preempted preempted 0 preempted 0"
+    done, calls = tpu(tmp_path, "run", "--", *FLAGS, setups=setups, plan="preempted 0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, again = ["create", "scp", "setup"], ["delete", "create", "scp", "setup"]
+    assert verbs(calls) == [*first, *again, *again, "train", *again, *again, "train", "delete"]
+
+
+@pytest.mark.parametrize(("setups", "code", "times"), [("255 255 0", 0, 3), ("1 " * 9, 1, 4)])
+def test_a_setup_that_fails_on_a_slice_that_is_there_is_tried_a_few_times(
+    setups, code, times, tmp_path
+):
+    done, calls = tpu(tmp_path, "run", "--patience=4", "--", *FLAGS, setups=setups)
+    assert done.returncode == code, done.stdout + done.stderr
+    after = ["train", "delete"] if code == 0 else []
+    assert verbs(calls) == ["create", *["scp", "setup"] * times, *after]
+    assert ("slice stays, and costs" in done.stderr) == bool(code)
 
 
 def test_a_slice_that_could_not_be_asked_for_is_not_taken_to_be_none(tmp_path):
