@@ -21,6 +21,14 @@ from typing import IO
 
 import remote
 
+# A machine that goes without a word is known to be gone after a minute.
+OPTIONS = (
+    "BatchMode=yes",
+    "ConnectTimeout=30",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=4",
+)
+
 
 class Hosts:
     """Machines that train together.
@@ -75,7 +83,8 @@ class Hosts:
         print("no host was told to stop: try it again", file=sys.stderr, flush=True)
 
     def _ssh(self, host: str, command: str) -> list[str]:
-        return ["ssh", "-o", "BatchMode=yes", host, command]
+        options = [word for option in OPTIONS for word in ("-o", option)]
+        return ["ssh", *options, host, command]
 
 
 def _pass_on(host: str, lines: IO[str]) -> None:

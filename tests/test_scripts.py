@@ -19,6 +19,7 @@ import pytest
 
 SCRIPTS = commands.ROOT / "scripts"
 FLAGS = ("--config=configs/tinybert_general.py", "--workdir=gs://bucket/general")
+ALIVE = "-o ConnectTimeout=30 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 ON_HOSTS = (FLAGS[0], "--workdir=/mnt/shared/general")
 
 # What gcloud does of a slice: its state lies in a file; training and setups end as their
@@ -302,7 +303,7 @@ def test_what_is_left_on_a_host_is_stopped_first_and_nothing_else(tmp_path):
             assert other.poll() is None
             process.send_signal(signal.SIGTERM)  # it tells its host, which saves
             said = process.stdout.read()
-        assert process.returncode == 75 and "kill -TERM" in said
+        assert process.returncode == 75 and "kill -TERM" in said and ALIVE in said
         assert other.poll() is None
         other.kill()
     assert (tmp_path / "one/told").read_text().count("--process=0") == 1
@@ -343,6 +344,7 @@ def test_hosts_of_a_dry_run_are_not_asked(tmp_path):
     command.insert(2, "--dry-run")
     done = script(tmp_path, *command)
     assert done.returncode == 0 and done.stdout.count("$ ssh ") == 2
+    assert done.stdout.count(ALIVE) == 2  # a machine that is gone without a word ends its ssh
     assert not (tmp_path / "one/told").exists()
 
 
