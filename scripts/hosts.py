@@ -99,7 +99,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("hosts", nargs="+", help="as ssh knows them; the first one coordinates")
-    parser.add_argument("--folder", required=True, help="of the checkout, on each of them")
+    parser.add_argument(
+        "--folder", required=True, help="of the checkout, on each of them; ~/ is their home folder"
+    )
     parser.add_argument("--python", default=".venv/bin/python", help="there, within the folder")
     parser.add_argument("--port", type=int, default=8476, help="of the first one, for the others")
     parser.add_argument("--dry-run", action="store_true", help="say the commands, run none")

@@ -29,12 +29,20 @@ _STOP = (
 def train_command(folder: str, python: str, words: Sequence[str]) -> str:
     """The shell command that trains on one machine; one that is left there is stopped first."""
     train = shlex.join([python, "train.py", *words])
-    return f'cd {folder} && {{ {_STOP}; echo $$ > "{_FILE}"; exec {train}; }}'
+    return f'{_enter(folder)} && {{ {_STOP}; echo $$ > "{_FILE}"; exec {train}; }}'
 
 
 def stop_command(folder: str) -> str:
     """The shell command that tells training to save and to end, and waits until it has."""
-    return f"cd {folder} && {{ {_STOP}; }}"
+    return f"{_enter(folder)} && {{ {_STOP}; }}"
+
+
+def _enter(folder: str) -> str:
+    """The shell command that goes to a folder of any name; a leading ~ is the home folder there."""
+    first, slash, rest = folder.partition("/")
+    if first != "~":
+        return f"cd {shlex.quote(folder)}"
+    return f"cd ~{slash}{shlex.quote(rest) if rest else ''}"
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

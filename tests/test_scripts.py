@@ -245,15 +245,15 @@ sys.exit(int(plan[0]))
 """
 
 
-def hosts(place: Path, plans: dict[str, str]) -> list[str]:
-    """Makes machines; returns the command that trains on them."""
+def hosts(place: Path, plans: dict[str, str], folder: str = ".") -> list[str]:
+    """Makes machines; returns the command that trains on them, in a folder as they call it."""
     write_program(place / "bin", "ssh", SSH)
     write_program(place / "bin", "hostname", HOSTNAME)
     for name, plan in plans.items():
         (place / name).mkdir()
         (place / name / "plan").write_text(plan)
         (place / name / "train.py").write_text(TRAIN)
-    flags = ("--folder=.", f"--python={sys.executable}", "--port=99")
+    flags = (f"--folder={folder}", f"--python={sys.executable}", "--port=99")
     return [sys.executable, str(SCRIPTS / "hosts.py"), *plans, *flags, "--", *ON_HOSTS]
 
 
@@ -272,19 +272,19 @@ def test_the_host_that_failed_says_why_all_ended(tmp_path):
 
 
 @contextlib.contextmanager
-def training(place: Path, command: list[str]) -> Iterator[subprocess.Popen]:
+def training(place: Path, command: list[str], **environment: str) -> Iterator[subprocess.Popen]:
     """Runs a script until all of its hosts train."""
-    environment = os.environ | {"PLACE": str(place)}
+    environment = os.environ | {"PLACE": str(place)} | environment
     environment["PATH"] = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
         try:
-            for _ in place.glob("*/train.py"):
+            for _ in place.rglob("train.py"):
                 read_until(process, ": training")
             yield process
         finally:
             process.kill()  # if it still runs, the test has failed; so it leaves nothing behind
-            for file in place.glob("*/waits"):
+            for file in place.rglob("waits"):
                 file.unlink()
 
 
@@ -292,6 +292,22 @@ def read_until(process: subprocess.Popen, words: str) -> None:
     """Reads what a script says up to a line with the words."""
     while words not in (line := process.stdout.readline()):
         assert line, f"it ended without: {words}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "place"), [("~/my run's $HOME", "my run's $HOME"), ("~", ""), ("a  b", "one/a  b")]
+)
+def test_a_folder_may_have_any_name_and_lie_in_the_home_folder(folder, place, tmp_path):
+    command = hosts(tmp_path, {"one": "0"}, folder)
+    (tmp_path / place).mkdir(exist_ok=True)
+    for name in ("plan", "train.py"):
+        (tmp_path / "one" / name).rename(tmp_path / place / name)
+    (tmp_path / place / "waits").touch()
+    with training(tmp_path, command, HOME=str(tmp_path)) as process:
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    assert process.returncode == 75
+    assert (tmp_path / place / "told").read_text().count("--process=0") == 1
 
 
 def test_what_is_left_on_a_host_is_stopped_first_and_nothing_else(tmp_path):
