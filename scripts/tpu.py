@@ -122,7 +122,8 @@ class Slice:
             if done.returncode and "NOT_FOUND" in done.stderr:
                 return ""
             time.sleep(self._flags.poll)
-        why = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        why = said[0] if said else f"exit code {done.returncode}"
         sys.exit(
             f"gcloud does not say whether there is {self._flags.name} ({why}): if there is, it "
             "stays, and costs; run the same command again, or delete it"

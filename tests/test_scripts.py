@@ -34,7 +34,7 @@ verb, command, state = words[3], words[-1], place / "state"
 if verb == "describe":
     asked = (place / "calls").read_text().count('"describe"')
     if str(asked) in os.environ["OFFLINE"].split(",") or os.environ["OFFLINE"] == "always":
-        sys.exit("ERROR: there was a problem\\nERROR: no network")
+        sys.exit("WARNING: old\\nERROR: no network\\n- details:\\n  name: slice")
     if not state.exists():
         sys.exit("ERROR: (gcloud.compute.tpus) NOT_FOUND: Resource 'slice' was not found")
     coming, _, rest = state.read_text().partition(",")
@@ -166,7 +166,7 @@ def test_a_slice_of_which_nothing_is_known_is_left_alone(tmp_path):
     done, calls = tpu(tmp_path, "run", "--queued", "--", *FLAGS, offline="always")
     assert done.returncode == 1 and calls == []
     assert len(done.stderr.splitlines()) == 1
-    assert "ERROR: no network" in done.stderr and "the same command" in done.stderr
+    assert "(ERROR: no network)" in done.stderr and "the same command" in done.stderr
 
 
 @pytest.mark.parametrize(
