@@ -16,6 +16,9 @@ from jaxbert.files import scratch, whole
 
 _FILE = "tracking.json"  # of the workdir: the id of the run there
 _PROJECT = "jaxbert"  # where WANDB_PROJECT, or TRACKIO_PROJECT, names none
+# Seconds that a run stands still for a server out of reach, where WANDB_INIT_TIMEOUT and
+# WANDB_FINISH_TIMEOUT name no others.
+_LIMITS = {"init_timeout": 15.0, "finish_timeout": 60.0}
 
 
 def check_tracking(tracking: str) -> list[UserError]:
@@ -53,7 +56,7 @@ class Tracker:
         self._try(send)
 
     def close(self) -> None:
-        """Waits until all is sent."""
+        """Waits until all is sent; wandb is waited for within a limit."""
         if self._run is not None:
             self._try(self._run.finish)
 
@@ -78,6 +81,11 @@ class Tracker:
             )
         import wandb
 
+        limits: dict[str, Any] = {
+            key: seconds
+            for key, seconds in _LIMITS.items()
+            if not os.environ.get(f"WANDB_{key.upper()}")
+        }
         here = scratch(self._workdir)
         here.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
@@ -87,7 +95,7 @@ class Tracker:
             dir=str(here),
             config=dict(self._config),
             resume="allow",
-            settings=wandb.Settings(console="off"),
+            settings=wandb.Settings(console="off", finish_timeout_raises=True, **limits),
         )
         # Each phase counts its steps from 1.
         for phase in self._config.get("phases", ()):

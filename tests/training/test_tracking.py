@@ -12,7 +12,7 @@ from pathlib import Path
 import commands
 import pytest
 
-from jaxbert.training.tracking import check_tracking
+from jaxbert.training.tracking import Tracker, check_tracking
 
 WRITES = """
 import sys
@@ -61,6 +61,47 @@ def test_what_is_not_installed_is_said_before_a_run_begins(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     (error,) = check_tracking("wandb")
     assert error.line.startswith("wandb is not installed, config key tracking; pip install wandb")
+
+
+@missing("wandb")
+@pytest.mark.parametrize(
+    "variables", [{}, {"WANDB_INIT_TIMEOUT": "4", "WANDB_FINISH_TIMEOUT": "5"}]
+)
+def test_wandb_is_waited_for_within_limits(variables, monkeypatch, tmp_path):
+    import wandb
+
+    for name in ("WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, seconds in variables.items():
+        monkeypatch.setenv(name, seconds)
+    begun: list[dict] = []
+
+    def begin(**named: object) -> object:
+        begun.append(named)
+        raise OSError("nobody answers")
+
+    monkeypatch.setattr(wandb, "init", begin)
+    Tracker("wandb", tmp_path, {}).write("task", 1, {"loss": 1.0})
+    # As wandb reads them: what is given goes before what the environment says.
+    settings = wandb.Settings()
+    settings.update_from_env_vars(variables)
+    settings.update_from_settings(begun[0]["settings"])
+    limits = (4.0, 5.0) if variables else (15.0, 60.0)
+    assert (settings.init_timeout, settings.finish_timeout) == limits
+    assert settings.finish_timeout_raises
+
+
+@pytest.mark.slow
+@missing("wandb")
+def test_a_server_out_of_reach_is_said_once_and_stops_nothing(tmp_path):
+    away = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    away |= {"WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "1"}
+    done = python(WRITES, "wandb", tmp_path, 1, **away)
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: wandb is told nothing more: CommError: ")
+    (log,) = tmp_path.glob("wandb/run-*/logs/debug.log")
+    assert "with 1.0 second timeout" in log.read_text()
+    assert lines(tmp_path) == [1, 1]
 
 
 @pytest.mark.slow
