@@ -23,7 +23,9 @@ _LIMITS = {"init_timeout": 15.0, "finish_timeout": 60.0}
 
 def check_tracking(tracking: str) -> list[UserError]:
     """What is wrong with a config's choice before a run begins."""
-    if not tracking or importlib.util.find_spec(tracking) is not None:
+    spec = importlib.util.find_spec(tracking) if tracking else None
+    # A mere folder of that name, such as wandb makes, is found too, and has no origin.
+    if not tracking or (spec is not None and spec.origin is not None):
         return []
     fix = f"pip install {tracking}, which jaxbert[tracking] brings, or leave it out"
     return [UserError(f"{tracking} is not installed", "config key tracking", fix)]

@@ -63,6 +63,15 @@ def test_what_is_not_installed_is_said_before_a_run_begins(monkeypatch):
     assert error.line.startswith("wandb is not installed, config key tracking; pip install wandb")
 
 
+def test_a_folder_of_that_name_is_no_package(monkeypatch, tmp_path):
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    assert find_spec("wandb") is not None  # a namespace
+    (error,) = check_tracking("wandb")
+    assert error.what == "wandb is not installed"
+
+
 @missing("wandb")
 @pytest.mark.parametrize(
     "variables", [{}, {"WANDB_INIT_TIMEOUT": "4", "WANDB_FINISH_TIMEOUT": "5"}]
