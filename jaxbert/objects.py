@@ -87,9 +87,25 @@ def cache_folder() -> Path:
 
 
 def scratch_folder(folder: Path) -> Path:
-    """The local folder that stands for a remote one, for what only this machine needs."""
+    """The local folder that stands for a remote one, for what only this machine needs.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
-    return cache_folder() / "remote" / name
+    return _writable(cache_folder() / "remote" / name)
+
+
+def _writable(folder: Path) -> Path:
+    """A folder of this machine's, made and found to be one that can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        what = f"what this machine keeps cannot be written: {error.strerror}"
+        fix = "set JAXBERT_CACHE to a folder that can be written"
+        raise UserError(what, str(folder), fix) from error
 
 
 def put(path: Path, content: bytes) -> None:
@@ -187,8 +203,7 @@ def _copy(folder: Path, blobs: list[Any]) -> Path:
     sizes = {copy / blob.name.removeprefix(prefix): blob.size for blob in blobs}
     if all(path.is_file() and path.stat().st_size == size for path, size in sizes.items()):
         return copy
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=copy.parent))
+    partial = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=_writable(copy.parent)))
     try:
         for blob in blobs:
             path = partial / blob.name.removeprefix(prefix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -291,6 +292,29 @@ def test_a_copy_that_is_damaged_is_made_again_and_one_damaged_on_the_way_is_none
     store.put(f"{place.name}/rows.tsv", changed.content)
     with store.damaged_on_the_way(), pytest.raises(UserError, match="cannot be copied"):
         objects.fetch(place)
+
+
+def test_a_cache_that_cannot_be_written_is_said_in_one_line(store, place, monkeypatch, tmp_path):
+    store.put(f"{place.name}/rows.tsv", b"text\tlabel\n")
+    copy = objects.fetch(place)
+    monkeypatch.delenv("JAXBERT_CACHE")
+    (tmp_path / "home").write_text("no folder, which stops even one who may write everywhere")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for use in (Journal, objects.fetch):
+        with pytest.raises(UserError) as error:
+            use(place)
+        assert error.value.what == "what this machine keeps cannot be written: Not a directory"
+        assert error.value.where.startswith(str(tmp_path / "home" / ".cache" / "jaxbert"))
+        assert error.value.fix == "set JAXBERT_CACHE to a folder that can be written"
+
+    def refuse(**named: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setenv("JAXBERT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert objects.fetch(place) == copy  # which is there needs no writing
+    with pytest.raises(UserError, match="Read-only file system"):
+        Journal(place)
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/outside", "a/../../outside"])
