@@ -105,7 +105,7 @@ def read_run(workdir: Path) -> FinishedRun:
         )
     try:
         described = describe_task(**task)
-    except TypeError as error:
+    except (AttributeError, TypeError, ValueError) as error:  # a value of another kind
         fix = "evaluate it with the version that trained it"
         raise UserError(f"not understood: {error}", f"{path}", fix) from error
     return FinishedRun(workdir, config, read_object(workdir / "summary.json", _RESTORE), described)

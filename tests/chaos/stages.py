@@ -197,6 +197,8 @@ class Given:
         if not baseline:
             said = {key: value for key, value in said.items() if not key.startswith("baseline.")}
             said["phases"] = "finetune,intermediate,prediction"
+        if more.get("intermediate__data") == "task":  # nobody reads copies
+            said = {key: x for key, x in said.items() if not key.startswith("augmentation.")}
         return self._command(f"{commands.TASK}:smoke", workdir, devices, said, more)
 
     def _command(
