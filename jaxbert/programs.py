@@ -54,7 +54,7 @@ def _show(
     if not said.startswith(_UNREAD):
         show(message, *where, **more)
         return
-    name = said.removeprefix(_UNREAD).split("'")[1]
+    name = said.removeprefix(_UNREAD).partition("'")[2].partition("'")[0]
     for path in folder.glob(f"{name}-*-cache"):
         path.unlink(missing_ok=True)
     warn(f"a compiled program cannot be read, and is compiled anew: {name} in {folder}")

@@ -25,7 +25,7 @@ SETUP = (
     f"mkdir -p {FOLDER} && tar -xzf {ARCHIVE} -C {FOLDER} && cd {FOLDER} && "
     "{ command -v python3.11 >/dev/null || "
     "{ sudo apt-get -q update && sudo apt-get -qy install make python3.11-venv; }; } && "
-    "make setup PYTHON=python3.11 VENV=.venv && .venv/bin/pip install -q '.[tpu,gcs]'"
+    "make setup PYTHON=python3.11 VENV=.venv && .venv/bin/pip install -q --editable '.[tpu,gcs]'"
 )
 READY = ("READY", "ACTIVE")
 GONE = ("PREEMPTED", "TERMINATED", "STOPPED", "FAILED", "SUSPENDING", "SUSPENDED")

@@ -148,7 +148,9 @@ def parse(words: Sequence[str]) -> None:
     """
     words = [word.rstrip(";") for word in words if word not in ("until", "&")]
     if words[:2] == ["pip", "install"]:
-        (extras,) = re.findall(r"^\.\[(.*)\]$", words[2])
+        # A copy in the place of the checkout would not follow it.
+        assert words[2] == "--editable", words
+        (extras,) = re.findall(r"^\.\[(.*)\]$", words[3])
         parser = configparser.RawConfigParser()
         parser.read(ROOT / "setup.cfg")
         assert set(extras.split(",")) <= set(parser["options.extras_require"]), words

@@ -16,6 +16,7 @@ import commands  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import object_store  # noqa: E402
 import pytest  # noqa: E402
 
 # A busy machine is no fault of the code: nothing is held against a clock.
@@ -32,6 +33,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of compiled programs and tokenised text for all tests."""
     return commands.shared_cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[object_store.Store]:
+    """An object store, one for the module: what speaks to it asks once in a process where it is."""
+    store = object_store.Store()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        yield store
+    store.close()
 
 
 @pytest.fixture

@@ -178,7 +178,8 @@ def test_what_a_block_names_is_there(page):
         "jaxbert train --config=tinybert_task --workdir=x --config.intermediate.stepz=3",
         "until jaxbert train --config=tinybert_taks --workdir=x; do",
         "python eval.py --workdri=x",
-        'pip install ".[cudda]"',
+        'pip install --editable ".[cudda]"',
+        'pip install ".[cuda]"',
     ],
 )
 def test_what_is_not_there_is_noticed(line):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,17 +19,6 @@ from jaxbert.files import as_path
 
 # Not imported yet: it reads its variables once.
 pytestmark = pytest.mark.skipif(find_spec("gcsfs") is None, reason="gcsfs is not installed")
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    """One for the module: what speaks to it asks once in a process where it is."""
-    store = Store()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in store.environment.items():
-            patch.setenv(name, value)
-        yield store
-    store.close()
 
 
 def put_all(store: Store, folder: Path, name: str) -> str:
