@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,55 @@ from jaxbert.objects import put
 from jaxbert.training.tracking import Tracker
 
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
+CURVES_EVERY = 30.0  # seconds after which TensorBoard sees what was written
+
+
+class _Curves:
+    """TensorBoard's file of a phase, written by who asks for it.
+
+    tensorboardX's own ``SummaryWriter`` writes in a thread. One that has met a full disk is gone,
+    and the next write but ten waits for it without end.
+
+    Args:
+      folder: is made, and gets the file.
+      first: step from which on earlier files of the folder are hidden: what a killed process wrote
+        beyond its last checkpoint.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        from tensorboardX.proto import event_pb2, summary_pb2  # slow to import
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"  # read in this order
+        self._file, self._flushed = RecordWriter(str(folder / name)), time.monotonic()
+        self._add(file_version="brain.Event:2")
+        begins = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=first, session_log=begins)
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Adds a point to the curve of each value that there is."""
+        points = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+            if value is not None
+        ]
+        self._add(step=step, summary=self._summary(value=points))
+        if time.monotonic() - self._flushed > CURVES_EVERY:
+            self.flush()
+
+    def _add(self, **event: Any) -> None:
+        self._file.write(self._event(wall_time=time.time(), **event).SerializeToString())
+
+    def flush(self) -> None:
+        """Brings what was written to the disk."""
+        self._file.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """The same, and closes the file."""
+        self._file.close()
 
 
 class Journal:
@@ -37,7 +87,7 @@ class Journal:
         self._workdir, self._here = workdir, scratch(workdir)
         self._path = self._here / "metrics.jsonl"
         self._folder = self._here / "tensorboard"
-        self._writers: dict[str, Any] = {}
+        self._curves: dict[str, _Curves] = {}
         self._starts: dict[str, int] = {}
         self._restored = self._here is workdir
         # Of each file the bytes that are there, or are nothing of this run's.
@@ -93,14 +143,9 @@ class Journal:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
-        if phase not in self._writers:
-            from tensorboardX import SummaryWriter  # slow to import
-
-            first = self._starts.get(phase, 0) + 1  # what a killed process wrote beyond is hidden
-            self._writers[phase] = SummaryWriter(str(self._folder / phase), purge_step=first)
-        for name, value in values.items():
-            if value is not None:
-                self._writers[phase].add_scalar(name, value, step)
+        if phase not in self._curves:
+            self._curves[phase] = _Curves(self._folder / phase, self._starts.get(phase, 0) + 1)
+        self._curves[phase].write(step, values)
         if self._tracker is not None:
             self._tracker.write(phase, step, values)
 
@@ -111,8 +156,8 @@ class Journal:
         """
         if self._here is self._workdir or not processes.first() or not self._restored:
             return
-        for writer in self._writers.values():
-            writer.flush()
+        for curves in self._curves.values():
+            curves.flush()
         for path, size in self._files():
             if self._kept.get(path) != size:
                 put(self._workdir / path.relative_to(self._here).as_posix(), path.read_bytes())
@@ -136,8 +181,8 @@ class Journal:
 
     def close(self) -> None:
         """Writes out what TensorBoard still holds."""
-        for writer in self._writers.values():
-            writer.close()
+        for curves in self._curves.values():
+            curves.close()
         self.keep()
         if self._tracker is not None:
             self._tracker.close()
