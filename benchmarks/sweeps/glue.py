@@ -16,7 +16,8 @@ r"""Distillation on four tasks of GLUE, what its parts are worth on two of them,
 
 The three see as many batches. Each model is the best of four evaluations on the hashed tenth of
 train; the official dev set is reported. ``labels`` has the recipe's rate, which was the best of
-four there, and so has ``soft``. The ablation changes one thing of ``student``:
+four there, and so has ``soft``. The ablation changes one thing of ``student``, after half as many
+batches of layers and of predictions:
 
     random      general distillation starts from random weights, not from the teacher's
     no_general  the student that learns the task is cut out of its teacher, and has not seen text
@@ -35,7 +36,7 @@ four there, and so has ``soft``. The ablation changes one thing of ``student``:
     augmented   five copies of each row, words replaced by a masked LM, for as many batches
 
 ``recipes`` looks for a better student at the same cost, as many batches of layers and predictions
-together, on CoLA and STS-B:
+together as in the main table:
 
     student     as above
     rate_2e-4, rate_1e-3
@@ -55,7 +56,7 @@ together, on CoLA and STS-B:
 
 Arguments:
     (none)    The main table.
-    ablation  CoLA and RTE.
+    ablation  CoLA and STS-B: RTE tells nothing apart.
     recipes   CoLA and STS-B.
     kinds     Teachers alone.
 """
@@ -106,14 +107,12 @@ def get_sweep(argument: str = "") -> Sweep:
         for task in GLUE:
             stages += [teacher(task), students(task, main(task))]
         return Sweep(stages, SEEDS, PLACES)
-    if argument == "recipes":
-        for task in ("cola", "stsb"):
-            stages += [teacher(task), students(task, recipes(task))]
-        return Sweep(stages, SEEDS, PLACES)
-    stages.append(general("general/random", {"student.init": "random"}))
-    stages.append(Stage("mlm", "configs/bert_pretrain.py"))
-    for task in ("cola", "rte"):
-        stages += [teacher(task), students(task, ablation(task))]
+    if argument == "ablation":
+        stages.append(general("general/random", {"student.init": "random"}))
+        stages.append(Stage("mlm", "configs/bert_pretrain.py"))
+    variants = ablation if argument == "ablation" else recipes
+    for task in ("cola", "stsb"):
+        stages += [teacher(task), students(task, variants(task))]
     return Sweep(stages, SEEDS, PLACES)
 
 
@@ -142,7 +141,7 @@ def main(task: str) -> dict[str, dict[str, Any]]:
     """The students of the main table."""
     steps = sum(STEPS[task][1:])
     return {
-        "student": distilled(task),
+        "student": distilled(*STEPS[task][1:]),
         "labels": {
             "phases": "baseline",
             "baseline.trains": "student",
@@ -160,13 +159,14 @@ def main(task: str) -> dict[str, dict[str, Any]]:
 
 def ablation(task: str) -> dict[str, dict[str, Any]]:
     """The student, and what becomes of it when one thing is changed."""
-    student = distilled(task)
+    steps = [count // 2 for count in STEPS[task][1:]]
+    student = distilled(*steps)
     alone = {"phases": "prediction", "prediction.start": "student"}
     return {
         "student": student,
         "random": {**student, "init_from": "{general/random}", "student.init": "random"},
         "no_general": {**student, "init_from": ""},
-        "no_layers": {**predictions(sum(STEPS[task][1:])), **alone},
+        "no_layers": {**predictions(sum(steps)), **alone},
         **{
             f"no_{term}": {**student, f"intermediate.terms.{term}.weight": 0.0}
             for term in ("attention", "hidden", "embedding")
@@ -204,8 +204,8 @@ def ablation(task: str) -> dict[str, dict[str, Any]]:
 
 def recipes(task: str) -> dict[str, dict[str, Any]]:
     """The student, and others that cost as much."""
-    student, (_, *steps) = distilled(task), STEPS[task]
-    total = sum(steps)
+    total = sum(STEPS[task][1:])
+    student = distilled(*STEPS[task][1:])
     joint = {
         "phases": "intermediate",
         "intermediate.trains": "student",
@@ -221,8 +221,8 @@ def recipes(task: str) -> dict[str, dict[str, Any]]:
             f"rate_{rate}": {**student, "intermediate.learning_rate": float(rate)}
             for rate in ("2e-4", "1e-3")
         },
-        "more_layers": distilled(task, total * 4 // 5),
-        "fewer_layers": distilled(task, total * 2 // 5),
+        "more_layers": distilled(total * 4 // 5, total // 5),
+        "fewer_layers": distilled(total * 2 // 5, total * 3 // 5),
         "fast_predictions": {**student, "prediction.learning_rate": 3e-4},
         "joint": joint,
         "joint_relations": {**joint, "intermediate.preset": "minilmv2"},
@@ -237,15 +237,14 @@ def recipes(task: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def distilled(task: str, layers: int = 0) -> dict[str, Any]:
-    """The teacher's layers, then its predictions; ``layers`` of the batches are the first's."""
-    layers = layers or STEPS[task][1]
+def distilled(layers: int, last: int) -> dict[str, Any]:
+    """So many batches of the teacher's layers, then of its predictions."""
     return {
         "phases": ("intermediate", "prediction"),
         "intermediate.teacher": "given_teacher",
         "intermediate.steps": layers,
         "intermediate.eval_every": layers // 4,
-        **predictions(sum(STEPS[task][1:]) - layers),
+        **predictions(last),
     }
 
 
