@@ -51,7 +51,7 @@ docs: $(VENV)/.installed-test
 
 # Real faults, and a table of what became of them.
 chaos: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests/chaos -m "chaos or not chaos" -n 2 --dist loadfile --chaos-json=chaos.json
+	$(BIN)/python -m pytest tests/chaos -m "chaos or not chaos" -n 2 --dist worksteal --chaos-json=chaos.json
 
 # A long run that is struck SOAK times.
 SOAK ?= 200
