@@ -239,9 +239,12 @@ def _check_steps(name: str, phase: PhaseConfig, config: RunConfig, found: _Probl
     good = phase.batch_size >= phase.accumulation
     size = f"{name}.batch_size"
     check(good, what, "give at most batch_size", f"{name}.accumulation", size)
-    what = "a phase without a classifier is measured on a task, and there is none"
+    what = "the phase is measured on a task, and there is none"
     good = phase.objective != "distill" or not phase.eval_every or bool(config.task)
     check(good, what, "name one, or give 0", f"{name}.eval_every", *deciding, "task")
+    what, good = "nothing is clipped", phase.clip != "none"
+    usual = phase.clip_norm == PhaseConfig().clip_norm
+    check(good or usual, what, "remove it, or give clip", f"{name}.clip_norm", f"{name}.clip")
     what, good = "nothing is evaluated to select by", phase.select != "best"
     fix, evaluation = "give eval_every, or last", f"{name}.eval_every"
     check(good or phase.eval_every > 0, what, fix, f"{name}.select", evaluation)

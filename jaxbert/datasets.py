@@ -29,6 +29,8 @@ from jaxbert.evaluation.predict import all_answered
 from jaxbert.files import kept_folder, scratch
 from jaxbert.library import Library
 
+MEASURED_TOGETHER = 64  # examples a batch where pre-training is measured
+
 
 class Datasets:
     """The data that the phases name, each read when it is first asked for.
@@ -112,6 +114,11 @@ class Datasets:
         )
 
     @functools.cached_property
+    def copies(self) -> Examples:
+        """The encoded rows and their copies."""
+        return self.encode(self.augmented.rows)
+
+    @functools.cached_property
     def corpus(self) -> Spans:
         """The text, tokenised now or before."""
         began = time.monotonic()
@@ -182,7 +189,7 @@ class Datasets:
         elif phase.data == "task":
             examples = self.examples
         else:
-            examples = self.encode(self.augmented.rows)
+            examples = self.copies
         return PackedBatches(
             examples,
             batch_size=phase.batch_size,
@@ -215,10 +222,13 @@ class Datasets:
         return self._masked(batches, phase, self._config.seed)
 
     def measured(self, phase: PhaseConfig) -> list[Batch]:
-        """What a phase that pre-trains is measured on, with the same masks for every seed."""
+        """What a phase that pre-trains is measured on, with the same masks for every seed.
+
+        Masks are drawn by batch and row, so that no key but those of the text may change these.
+        """
         batches = PackedBatches(
             self._pretraining_text(phase, measured=True),
-            batch_size=self._config.eval_batch_size,
+            batch_size=MEASURED_TOGETHER,
             row_length=self._config.max_length,
             seed=0,
             shuffle=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import functools
+import itertools
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -133,7 +134,7 @@ class Library:
                 errors += self._check_teacher(model, reference, tokenizer)
             except UserError as error:
                 errors.append(error)
-        errors += self._check_copies()
+        errors += self._check_copies() + self._check_trained_teachers()
         starts = {phase.start for phase in self._config.sections.values()}
         for name in ("student", "initial_student", "initial_assistant"):
             if name not in starts:
@@ -163,6 +164,20 @@ class Library:
                 break
         return []
 
+    def _check_trained_teachers(self) -> list[UserError]:
+        """Whether a phase trains what nobody would read: ``teacher`` is the given one."""
+        if not self.teacher_is_finetuned:
+            return []
+        return [
+            UserError(
+                "the given teacher has a classifier, so that it is the one that 'teacher' names",
+                f"config key {name}.trains",
+                "give another name, and the phases that read it the same",
+            )
+            for name, phase in self._config.sections.items()
+            if phase.trains == "teacher" and phase.objective != "finetune"
+        ]
+
     def _check_teacher(self, model: Model, reference: str, tokenizer: Tokenizer) -> list[UserError]:
         errors: list[UserError] = []
         pieces, rows = tokenizer.vocab_size, model.config.vocab_size
@@ -181,9 +196,14 @@ class Library:
     def start(self, phase: PhaseConfig) -> Model:
         """The model that a phase starts from.
 
-        A projection into another width than that of the model it learns from is left out.
+        A student that no earlier phase trains is the one before this run, also where a later phase
+        has trained it already. A projection into another width than that of the model it learns
+        from is left out.
         """
-        model = self.get(phase.start)
+        phases = self._config.sections.values()
+        earlier = itertools.takewhile(lambda other: other is not phase, phases)
+        trained = any(other.trains == phase.start for other in earlier)
+        model = self.get(phase.start) if trained or phase.start != "student" else self._student()
         width = self.shapes.of(phase.teachers[0]).hidden_size if phase.teachers else 0
         if width in (0, model.config.projection_size):
             return model
@@ -205,14 +225,19 @@ class Library:
             return Model(shape, init_params(shape, jax.random.key(self._config.seed)), (), folder)
         if is_whole(folder):
             return read_model(folder)
-        if name in ("student", "initial_student") and self._config.init_from:
-            return self._inherited(name)
         if name == "student":
-            return self.get("initial_student")
+            return self._student()
+        if name == "initial_student" and self._config.init_from:
+            return self._inherited(name)
         if how == "initial" and who in MADE:
             fresh = self._checked.pop(who, None) or self._fresh(who)
             self.write(name, self.shapes.of(name), fresh)
         return read_model(folder)
+
+    def _student(self) -> Model:
+        """The student that a run starts from."""
+        inherits = bool(self._config.init_from)
+        return self._inherited("student") if inherits else self.get("initial_student")
 
     def _inherited(self, name: str) -> Model:
         reference = self._config.init_from

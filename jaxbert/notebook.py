@@ -60,7 +60,8 @@ def distill(
         distilled on the task alone.
       argument: of both recipes, such as ``smoke``.
       overrides: further config keys, dotted, and their values, for both recipes; those of a phase
-        for the recipe that has it.
+        for the recipe that has it, those of ``task`` and ``augmentation`` for the task's, those of
+        ``assistant`` for the general one.
 
     Raises:
       UserError: what the user can fix.
@@ -79,10 +80,11 @@ def distill(
     start = {"init_from": folders[GENERAL]} if corpus != "" else {}
     stages = {GENERAL: given | texts} if corpus != "" else {}
     stages[TASK] = given | start
-    phases = {name: set(recipes[name]["phases"]) for name in stages}
+    own = {GENERAL: {"assistant"}, TASK: {"task", "augmentation"}}
+    own = {name: own[name] | set(recipes[name]["phases"]) for name in stages}
     configs = {}
     for name, words in stages.items():
-        others = set().union(*phases.values()) - phases[name]
+        others = set().union(*own.values()) - own[name]
         mine = {key: _text(v) for key, v in words.items() if key.split(".")[0] not in others}
         configs[name] = resolve(recipes[name], mine)
     describe_task(**dataclasses.asdict(configs[TASK].task))  # before hours of the first stage

@@ -147,7 +147,8 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfi
     merged = _deep_copy(recipe)
     phases = _override_phases(merged, overrides)
     # A recipe's own phases may be left out by overriding ``phases``; their sections then lie idle.
-    idle = set(_override_phases(merged, {})) - set(phases)
+    left = set(_override_phases(merged, {})) - set(phases)
+    idle = set(left)
     known = {field.name: field for field in dataclasses.fields(RunConfig)}
     known.pop("sections")
     hints = typing.get_type_hints(RunConfig)
@@ -180,7 +181,11 @@ def resolve(recipe: Mapping[str, Any], overrides: Mapping[str, str]) -> RunConfi
         else:
             sections[name] = _read(PhaseConfig, _with_terms(merged[name]), f"{name}.", errors)
     for key in set(merged) - set(known) - set(phases) - idle:
-        errors.append(_unknown(key, [*known, *phases]))
+        if key in left:
+            fix = "name it there, or remove its keys"
+            errors.append(UserError("phases leaves it out", f"config key {key}", fix))
+        else:
+            errors.append(_unknown(key, [*known, *phases]))
     if not phases:
         errors.append(UserError("there are no phases", "config key phases", "name at least one"))
     unread = {error.where.removeprefix("config key ") for error in errors}
@@ -214,7 +219,7 @@ def read_section(cls: Any, texts: Mapping[str, str], name: str) -> Any:
 RESERVED = (
     *("loss", "accuracy", "mlm_accuracy", "gradient_norm", "dev", "phase", "step", "seconds"),
     *("tokens", "real_tokens", "data_wait", "data_wait_fraction", "saving", "bad_steps"),
-    *("flops", "flops_per_second", "mfu"),
+    *("flops", "flops_per_second", "mfu", "spike"),
 )
 
 

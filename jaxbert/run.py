@@ -21,11 +21,11 @@ from jaxbert.data.pipeline import iterate
 from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.taught import Taught
 from jaxbert.data.tokenizer import excerpt
-from jaxbert.datasets import Datasets
-from jaxbert.errors import memory_advice
+from jaxbert.datasets import MEASURED_TOGETHER, Datasets
+from jaxbert.errors import UserError, memory_advice
 from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
-from jaxbert.evaluation.predict import RowPredictor, all_answered
+from jaxbert.evaluation.predict import RowPredictor
 from jaxbert.evaluation.probe import Probe
 from jaxbert.files import check_seal, is_whole, scratch, seal
 from jaxbert.inspection import Inspection
@@ -118,6 +118,7 @@ class Run:
         self.data = Datasets(config, self.library, workdir)
         self.objectives = Objectives(config, self.library, self.data)
         self.inspection = Inspection(config, self.library, self.data, self.objectives, self.mesh)
+        self._made: dict[str, str] = {}  # the models of finished phases, and their hashes
 
     def train(self, scores: dict[str, Any]) -> dict[str, Any]:
         """Trains every phase that is not finished, and writes summary.json.
@@ -181,8 +182,14 @@ class Run:
         if is_whole(folder) and record.exists():
             again = "remove that folder and run the same command again, which trains the phase anew"
             check_seal(folder, again)
+            result = json.loads(record.read_text(encoding="utf-8"))
+            made = [self._made.get(teacher) for teacher in phase.teachers]
+            if all(made) and result.get("teacher_hash") != "+".join(filter(None, made)):
+                what = f"the phase {name} is finished, and has learnt from another {phase.teacher}"
+                raise UserError(what, str(folder), again)
+            self._made[phase.trains] = result["parameter_hash"]
             print(f"{name}: finished before, in {folder}", flush=True)
-            return json.loads(record.read_text(encoding="utf-8"))
+            return result
         start = processes.in_turn(lambda: self.library.start(phase))
         teachers = processes.in_turn(lambda: [self.library.get(name) for name in phase.teachers])
         objective = self.objectives.make(phase, start, teachers)
@@ -193,6 +200,7 @@ class Run:
         params = {g: start.params.get(g, fresh.get(g)) for g in objective.groups}
         multiple = sharding.row_multiple(self.mesh) * phase.accumulation
         batches = processes.in_turn(lambda: self.data.packed(phase, multiple))
+        say_size(name, phase, batches)
         taught = None
         if isinstance(objective, Distillation) and len(teachers) == 1 and not phase.masks:
             taught = processes.in_turn(lambda: self._taught(name, objective, teachers[0], batches))
@@ -231,7 +239,7 @@ class Run:
         traced = self._profile and processes.first()
         profile = Profile(scratch(self.workdir) / "profile" / name) if traced else None
         try:
-            with step_advice(name, phase):
+            with step_advice(name, phase, batches.rows // multiple):
                 state, totals, values = train(
                     plan,
                     step,
@@ -287,6 +295,7 @@ class Run:
         self.journal.keep()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
+        self._made[phase.trains] = result["parameter_hash"]
         processes.barrier()
         print(
             f"{name}: {phase.steps:,} steps, {totals.real_tokens:,} real tokens "
@@ -338,9 +347,11 @@ class Run:
         """From trained parameters to the metric that selects, on what is not trained on."""
         measured = self._measurement(name, objective, config, frozen)
         size = self.config.eval_batch_size
+        fix = f"give --config.eval_batch_size={max(size // 2, 1)} and run again, which goes on"
+        if isinstance(objective, Pretraining):
+            size, fix = MEASURED_TOGETHER, "give a smaller max_length, and another --workdir"
 
         def evaluate(params: Any) -> float | None:
-            fix = f"give --config.eval_batch_size={max(size // 2, 1)} and run again, which goes on"
             with memory_advice(f"evaluation in phase {name}, {size} examples at once", fix):
                 if processes.count() == 1:
                     return measured(params)
@@ -355,22 +366,13 @@ class Run:
         if isinstance(objective, Pretraining):
             text = self.data.measured(phase)
             return lambda params: measure(objective, params, frozen, text)["mlm_accuracy"]
-        length, size = self.config.max_length, self.config.eval_batch_size
+        data, tokenizer = self.data.task, self.library.tokenizer
+        size = {"max_length": self.config.max_length, "batch_size": self.config.eval_batch_size}
         if self._probes(phase):
-            probe = Probe(
-                self.data.task, self.library.tokenizer, max_length=length, batch_size=size
-            )
+            probe = Probe(data, tokenizer, **size)
             return lambda params: probe(config, params)
-        task, rows = self.data.task.task, self.data.task.dev
-        predict = RowPredictor(
-            task.kind,
-            self.library.tokenizer,
-            rows,
-            max_length=length,
-            batch_size=size,
-            stride=task.stride,
-            always=all_answered(self.data.task.train),
-        )
+        task, rows = data.task, data.dev
+        predict = RowPredictor.of(data, rows, tokenizer, **size)
         return lambda params: (
             score_rows(task, rows, predict(config, params), (task.metric,))[task.metric].value
         )
@@ -391,13 +393,32 @@ class Run:
         return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
 
 
-def step_advice(name: str, phase: PhaseConfig) -> contextlib.AbstractContextManager[None]:
-    """What to do when a device has not the memory that a step of a phase needs."""
-    return memory_advice(
-        f"phase {name}, {phase.batch_size} examples in {phase.accumulation} micro-batches",
-        f"give --config.{name}.accumulation={2 * phase.accumulation}, which halves what a step "
-        "needs, or a smaller max_length, and another --workdir",
-    )
+def say_size(name: str, phase: PhaseConfig, batches: PackedBatches) -> None:
+    """Says where whole rows cannot hold the number of examples that was asked for."""
+    held = batches.examples_per_batch
+    if phase.packing and abs(held - phase.batch_size) > 0.1 * phase.batch_size:
+        row = held / batches.filled_rows
+        print(
+            f"{name}: an update has {held:.1f} examples on average, not {phase.batch_size}: whole "
+            f"rows of {batches.row_length} hold {row:.1f} each; packing=false takes as many",
+            flush=True,
+        )
+
+
+def step_advice(
+    name: str, phase: PhaseConfig, rows: int
+) -> contextlib.AbstractContextManager[None]:
+    """What to do when a device has not the memory that a step of a phase needs.
+
+    Args:
+      name: the phase's.
+      phase: how large its batches are.
+      rows: of a micro-batch on one device; less than one there cannot be.
+    """
+    more = f"--config.{name}.accumulation={2 * phase.accumulation}, which halves what a step needs"
+    fix = f"give {f'{more}, or ' * (rows > 1)}a smaller max_length, and another --workdir"
+    what = f"phase {name}, {phase.batch_size} examples in {phase.accumulation} micro-batches"
+    return memory_advice(what, fix)
 
 
 def stale(objective: Objective) -> tuple[str, ...]:

@@ -190,6 +190,11 @@ def test_an_unknown_key_is_said_with_the_nearest_one(key, said):
         ),
         (with_phase("two", select="best"), "nothing is evaluated to select by, config key two.sel"),
         (
+            with_phase("two", clip="none", clip_norm=2.0),
+            "nothing is clipped, config key two.clip",
+        ),
+        (with_phase("one", terms={"spike": {"feature": "cls"}}), "'spike' cannot name a term"),
+        (
             {**RECIPE, "task": {"name": "stsb", "kind": "similarity"}},
             "a task of similarity trains no head, and finetune does, config key task.kind",
         ),
@@ -281,7 +286,7 @@ def test_phases_can_be_left_out_and_then_have_no_keys_to_set():
     recipe = {**RECIPE, "two": {**RECIPE["two"], "start": "student"}}
     assert list(resolve(recipe, {"phases": "two"}).sections) == ["two"]
     (line,) = lines(recipe, phases="two", one__steps="3")
-    assert "config key one" in line
+    assert "phases leaves it out, config key one" in line
 
 
 def test_every_mistake_is_said_at_once_and_no_consequence_of_one():

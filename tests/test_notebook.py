@@ -71,6 +71,15 @@ def test_mistakes_are_those_of_the_commands_and_nothing_is_written(tmp_path):
         ({"overrides": {"prediction.stesp": 3}}, "did you mean steps?"),
         ({"overrides": {"predicton.steps": 3}}, "config key predicton"),
         ({"argument": "tiny"}, "does not know the argument 'tiny'"),
+        # Of each recipe what it has: copies are the task's, an assistant the general one's.
+        (
+            {
+                "data": "no_task",
+                "overrides": {"augmentation.model": "m", "intermediate.data": "augmentation"},
+            },
+            "unknown task 'no_task'",
+        ),
+        ({"overrides": {"assistant.num_layers": 3}}, "no phase starts from the assistant"),
     ):
         with pytest.raises(UserError, match=said.replace("?", r"\?")):
             distill(workdir=tmp_path / "run", **given)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import commands
+import numpy as np
 import pytest
 
+from jaxbert.config import PhaseConfig
+from jaxbert.data.examples import Examples
+from jaxbert.data.packing import PackedBatches
 from jaxbert.errors import UserError
+from jaxbert.files import SEAL
 from jaxbert.interop.huggingface import read_model
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.run import run
+from jaxbert.run import Run, run, say_size
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +85,44 @@ def test_what_several_checks_meet_is_said_once(teacher, tmp_path):
     assert "no such model folder" in line
 
 
+def test_a_phase_that_trains_a_teacher_which_nobody_would_read_is_refused(tmp_path):
+    shape = commands.TEACHER.replace(num_labels=2)
+    given = commands.write_small_teacher(tmp_path / "given", shape, ("negative", "positive"))
+    flags = {"phases": "intermediate", "intermediate__trains": "teacher", "max_length": "48"}
+    flags["intermediate__teacher"] = "given_teacher"
+    (line,) = refusals(commands.TASK, given, tmp_path / "run", **flags)
+    assert "so that it is the one that 'teacher' names, config key intermediate.trains" in line
+
+
+# --- what phases read -----------------------------------------------------------------------------
+
+
+def test_an_update_that_whole_rows_make_larger_or_smaller_is_said(capsys):
+    examples = Examples.join([np.full(21, 6, np.int32)] * 1_000)
+    for size in (16, 24):
+        batches = PackedBatches(examples, batch_size=size, row_length=512, seed=0)
+        say_size("general", PhaseConfig(batch_size=size), batches)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("general: an update has 23.8 examples on average, not 16: whole rows of")
+
+
+def test_masks_that_pre_training_is_measured_with_depend_on_no_size_of_an_evaluation(
+    teacher, tmp_path
+):
+    text = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(200))
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    found = []
+    for size in ("64", "16"):
+        given = {"teacher": str(teacher), "corpus": f"text:{tmp_path}/text.txt", "max_length": "48"}
+        config = resolve(
+            load_recipe("configs/bert_pretrain.py:smoke"), {**given, "eval_batch_size": size}
+        )
+        found.append(Run(config, tmp_path / "run").data.measured(config.sections["pretrain"]))
+    assert len(found[0]) == len(found[1])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+
+
 # --- on more devices, and of some phases ----------------------------------------------------------
 
 
@@ -115,3 +160,30 @@ def test_a_run_of_one_phase_needs_no_other(teacher, cache, tmp_path):
     assert list(summary["phases"]) == ["finetune"]
     assert summary["parameter_hash"] == summary["phases"]["finetune"]["parameter_hash"]
     assert "classifier" in read_model(tmp_path / "run" / "models" / "teacher").params
+
+
+@pytest.mark.slow
+def test_a_removed_phase_is_trained_anew_from_what_it_began_with(teacher, cache, tmp_path):
+    """Not from the finished student, which has the name of the one that it began with."""
+    workdir = tmp_path / "run"
+    phases = "--config.phases=finetune,intermediate,prediction"
+    given = (f"--config.teacher={teacher}", *commands.SMALL, phases)
+    flags = (f"{commands.TASK}:smoke", workdir, *given)
+    commands.train(*flags, cache=cache)
+    before = commands.read(workdir / "summary.json")
+    for folder in ("models", "checkpoints"):
+        shutil.rmtree(workdir / folder / "intermediate")
+    commands.train(*flags, cache=cache)
+    after = commands.read(workdir / "summary.json")
+    for key in ("start_hash", "parameter_hash"):
+        mine, theirs = (each["phases"]["intermediate"][key] for each in (after, before))
+        assert mine == theirs
+    # A finished phase whose teacher is another by now is said to be one.
+    record = workdir / "models" / "intermediate" / "phase.json"
+    (record.parent / SEAL).unlink()
+    record.write_text(json.dumps(commands.read(record) | {"teacher_hash": "0" * 64}))
+    (line,) = commands.refused(*flags, cache=cache)
+    assert line.startswith(
+        "the phase intermediate is finished, and has learnt from another teacher"
+    )
+    assert f"{record.parent}; remove that folder and run the same command again" in line

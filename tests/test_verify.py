@@ -71,7 +71,16 @@ def test_out_of_memory_says_what_would_need_less():
     )
     with (
         pytest.raises(UserError, match=said),
-        step_advice("general", PhaseConfig(accumulation=2)),
+        step_advice("general", PhaseConfig(accumulation=2), rows=2),
+    ):
+        jax.block_until_ready(jnp.zeros((2**46,), jnp.float32))
+
+
+def test_out_of_memory_with_one_row_at_a_time_asks_for_shorter_rows():
+    said = "in 8 micro-batches; give a smaller max_length, and another --workdir$"
+    with (
+        pytest.raises(UserError, match=said),
+        step_advice("general", PhaseConfig(accumulation=8), rows=1),
     ):
         jax.block_until_ready(jnp.zeros((2**46,), jnp.float32))
 

@@ -25,7 +25,7 @@ def pretraining_text(
     measured: bool,
     seed: int = 0,
 ) -> ExampleSource:
-    """The spans to learn from, or the first thousand of those that are held out.
+    """The spans to learn from, or a thousand of those that are held out, evenly taken.
 
     Args:
       spans: a corpus.
@@ -39,7 +39,9 @@ def pretraining_text(
       UserError: there are not enough documents.
     """
     ids = np.flatnonzero(held_out(documents) == measured)
-    ids = ids[:_MEASURED] if measured else ids
+    if measured:
+        count = min(len(ids), _MEASURED)
+        ids = ids[np.arange(count) * len(ids) // count]
     text = Subset(spans, ids)
     return SentencePairs(text, documents[ids], tokenizer, seed=seed) if pairs else text
 
@@ -47,7 +49,8 @@ def pretraining_text(
 def held_out(documents: np.ndarray) -> np.ndarray:
     """Which spans belong to the documents that are held out.
 
-    Documents are chosen by a fixed seed, so that runs that differ in theirs can be compared.
+    Documents are chosen by a fixed seed: of the same documents all runs hold out the same ones.
+    With ``num_documents`` each seed draws documents of its own first.
 
     Args:
       documents: int [N], the document that each span is from.

@@ -18,7 +18,7 @@ from jaxbert.evaluation.embeddings import ENCODER
 from jaxbert.evaluation.finished import read_run
 from jaxbert.evaluation.flops import forward_flops
 from jaxbert.evaluation.metrics import score_rows, standard_error
-from jaxbert.evaluation.predict import RowPredictor, all_answered
+from jaxbert.evaluation.predict import RowPredictor
 from jaxbert.evaluation.predictions import Predictions, read_classes
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import count_parameters, scored_groups
@@ -156,14 +156,12 @@ def _score(model: Model, task: TaskData, config: Mapping[str, Any]) -> tuple[dic
 
     def predict(rows: Rows) -> Predictions:
         nonlocal truncated
-        run = RowPredictor(
-            task.task.kind,
-            tokenizer,
+        run = RowPredictor.of(
+            task,
             rows,
+            tokenizer,
             max_length=config["max_length"],
             batch_size=config.get("eval_batch_size") or 64,
-            stride=task.task.stride,
-            always=all_answered(task.train),
         )
         truncated += run.examples.truncated
         with jax.default_matmul_precision("highest"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from jaxbert.batch import Batch
 from jaxbert.data.encoding import encode_rows, encode_windows
 from jaxbert.data.packing import Examples, PackedBatches
-from jaxbert.data.rows import Rows
+from jaxbert.data.rows import Rows, TaskData
 from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
@@ -166,6 +166,27 @@ class RowPredictor:
             seed=0,
             shuffle=False,
             epochs=1,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        data: TaskData,
+        rows: Rows,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        batch_size: int = 64,
+    ) -> Self:
+        """One for rows of a task, of which models learn from the training rows."""
+        return cls(
+            data.task.kind,
+            tokenizer,
+            rows,
+            max_length=max_length,
+            batch_size=batch_size,
+            stride=data.task.stride,
+            always=all_answered(data.train),
         )
 
     def __call__(

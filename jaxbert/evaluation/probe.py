@@ -17,7 +17,7 @@ from jaxbert.data.rows import TaskData
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.evaluation.embeddings import ENCODER
 from jaxbert.evaluation.metrics import score_rows
-from jaxbert.evaluation.predict import RowPredictor, all_answered, collect
+from jaxbert.evaluation.predict import RowPredictor, collect
 from jaxbert.models.bert import POOLED, BertConfig, Params, encode
 from jaxbert.models.pooling import mean_states
 
@@ -58,17 +58,9 @@ class Probe:
         order = np.random.default_rng(0).permutation(len(data.train))
         limit = rows // 10 if self._kind == "spans" else rows
         sample = data.train.take(order < limit)
+        size = {"max_length": max_length, "batch_size": batch_size}
         self._seen, self._dev = (
-            RowPredictor(
-                self._kind,
-                tokenizer,
-                part,
-                max_length=max_length,
-                batch_size=batch_size,
-                stride=data.task.stride,
-                always=all_answered(data.train),
-            )
-            for part in (sample, data.dev)
+            RowPredictor.of(data, part, tokenizer, **size) for part in (sample, data.dev)
         )
 
     def __call__(self, config: BertConfig, params: Params) -> float | None:

@@ -15,7 +15,7 @@ from jaxbert.data.tasks import Task
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.metrics import score_rows
-from jaxbert.evaluation.predict import RowPredictor, all_answered
+from jaxbert.evaluation.predict import RowPredictor
 from jaxbert.evaluation.predictions import Predictions
 from jaxbert.interop.huggingface import Model
 
@@ -155,15 +155,8 @@ def score_teacher(
     if len(rows) > SAMPLE:
         chosen = np.random.Generator(np.random.PCG64(0)).permutation(len(rows)) < SAMPLE
         rows = rows.take(chosen)
-    predict = RowPredictor(
-        task.kind,
-        tokenizer,
-        rows,
-        max_length=max_length,
-        batch_size=batch_size,
-        stride=task.stride,
-        always=all_answered(data.train),
-    )
+    size = {"max_length": max_length, "batch_size": batch_size}
+    predict = RowPredictor.of(data, rows, tokenizer, **size)
     found = predict(teacher.config, teacher.params)
     order = None
     if task.kind == "classification":

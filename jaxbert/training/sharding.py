@@ -131,9 +131,7 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
 
 def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
     axes = zip(spec, shape, strict=True)
-    return P(
-        *(a if a is None or size % math.prod([mesh.shape[a]]) == 0 else None for a, size in axes)
-    )
+    return P(*(a if a is None or size % mesh.shape[a] == 0 else None for a, size in axes))
 
 
 def on_host(tree: Any) -> Any:

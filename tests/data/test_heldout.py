@@ -65,5 +65,10 @@ def test_an_evaluation_reads_a_thousand_spans_at_most(tokenizer):
     many = Examples.join([np.full(9, 6, np.int32)] * 110_000)
     arguments = (many, np.arange(110_000), tokenizer)
     assert len(pretraining_text(*arguments, pairs=False, measured=True)) == 1_000
+    # They are of all documents that are held out, not of the first long one.
+    long = np.repeat(np.arange(400), 1_200)
+    text = Examples.join([np.full(9, 6, np.int32)] * len(long))
+    measured = pretraining_text(text, long, tokenizer, pairs=True, measured=True)
+    assert len(measured) == 1_000
     # The others are not trained on all the same.
     assert len(pretraining_text(*arguments, pairs=False, measured=False)) == 110_000 - 1_100
