@@ -184,7 +184,7 @@ class Run:
             check_seal(folder, again)
             result = json.loads(record.read_text(encoding="utf-8"))
             made = [self._made.get(teacher) for teacher in phase.teachers]
-            if all(made) and result.get("teacher_hash") != "+".join(filter(None, made)):
+            if made and all(made) and result.get("teacher_hash") != "+".join(filter(None, made)):
                 what = f"the phase {name} is finished, and has learnt from another {phase.teacher}"
                 raise UserError(what, str(folder), again)
             self._made[phase.trains] = result["parameter_hash"]
