@@ -273,7 +273,9 @@ def _listed(texts: Iterable[Any]) -> list[Any]:
     if isinstance(texts, str):
         raise UserError("one text instead of several", "texts", "give a list: [text]")
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
-        raise UserError(f"a {type(texts).__name__} instead of texts", "texts", "give a list: [text]")
+        raise UserError(
+            f"a {type(texts).__name__} instead of texts", "texts", "give a list: [text]"
+        )
     return list(texts)
 
 

@@ -117,9 +117,7 @@ class Labeller:
         logits = collect_by_width(
             predictor(self._shape),
             self._params,
-            encode_rows(
-                self._tokenizer, Rows.join(self._task, good), max_length=self.max_length
-            ),
+            encode_rows(self._tokenizer, Rows.join(self._task, good), max_length=self.max_length),
             self._shape.head,
             self.max_length,
             # One shape a width: what is said of a line does not depend on the lines beside it.
