@@ -35,7 +35,7 @@ from jaxbert.data.wording import (
 )
 from jaxbert.errors import UserError
 from jaxbert.evaluation.fill_mask import MaskedLM, check_masked_lm
-from jaxbert.evaluation.relabel import Labeller
+from jaxbert.evaluation.relabel import Labeller, check_labelling
 from jaxbert.files import hold, whole
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
@@ -124,6 +124,7 @@ def augment(
       UserError: what is there was made otherwise, or by another process right now, or a model
         cannot do what is asked.
     """
+    check_labelling(config, task)
     labeller = None
     if config.relabel or config.filter:
         labeller = Labeller(config, task, teacher, max_length)
@@ -137,6 +138,8 @@ def augment(
         "seed": seed,
         **engine.hashes,
         "teacher": parameter_hash(teacher.params) if labeller and teacher else None,
+        "class_order": labeller.order if labeller else None,
+        "max_length": labeller.max_length if labeller else None,
         "config": plain,
     }
     texts = rows.texts + (rows.pairs or [])
@@ -182,6 +185,7 @@ def _write(
             flush=True,
         )
     if not output.state["counts"].get("copies"):
+        output.remove()  # another config is to be free to write it
         raise UserError(
             f"not one copy of {len(rows):,} rows", task.source, "lower confidence, or other text"
         )
@@ -349,6 +353,11 @@ class _Output:
             "counts": totals,
         }
         write_json(self._record, self.state)
+
+    def remove(self) -> None:
+        """Leaves nothing of a file that is not finished."""
+        self._record.unlink(missing_ok=True)  # first: without it, the other is written anew
+        self._partial.unlink(missing_ok=True)
 
     def finish(self) -> dict[str, Any]:
         """Gives the file its name."""

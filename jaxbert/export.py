@@ -28,10 +28,9 @@ from jaxbert.data.rows import Rows
 from jaxbert.data.tasks import SIMILARITY, Task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError, warn
-from jaxbert.evaluation.evaluate import label_order
 from jaxbert.evaluation.finished import FinishedRun, read_run
 from jaxbert.evaluation.metrics import score_rows
-from jaxbert.evaluation.predict import encode_for
+from jaxbert.evaluation.predict import encode_for, label_order
 from jaxbert.evaluation.predictions import Predictions
 from jaxbert.files import SEAL, as_path, read_object, seal
 from jaxbert.interop import hub, onnx, stablehlo

@@ -163,11 +163,11 @@ class Inspection:
             labels, head = model.labels, model.config.head
             if "classifier" not in model.params:
                 return
-            unnamed = len(labels) == len(mine) and all(x.startswith("LABEL_") for x in labels)
+            by_place = model.unnamed and len(labels) == len(mine)
             if head != task.kind:
                 what = f"the {whose} is for {head}, and {task.name} is {task.kind}"
                 raise UserError(what, where, fix)
-            if labels != mine and not unnamed:
+            if labels != mine and not by_place:
                 what = f"the {whose}'s labels {labels} are not the task's {mine}"
                 rename = f", or rename id2label in {model.folder}/config.json"
                 fix += rename * (len(labels) == len(mine))

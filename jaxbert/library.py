@@ -20,6 +20,7 @@ from jaxbert.data.tasks import describe_task
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
+from jaxbert.evaluation.relabel import check_labelling
 from jaxbert.files import as_path, fetched, is_whole
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
@@ -150,19 +151,27 @@ class Library:
         return errors
 
     def _check_copies(self) -> list[UserError]:
-        """Whether there is a classifier to label copies with when they are first read."""
-        copies = self._config.augmentation
-        if not (copies.relabel or copies.filter) or self.teacher_is_finetuned:
+        """Whether copies can be labelled, by a classifier that is there when they are first read.
+
+        Whether the classes of a given one are the task's is seen where all heads are checked.
+        """
+        config, copies = self._config, self._config.augmentation
+        phases = list(config.sections.values())
+        first = next((i for i, phase in enumerate(phases) if phase.data == "augmentation"), None)
+        if first is None:
             return []
-        for phase in self._config.sections.values():
-            if phase.data == "augmentation":
-                what = "the teacher that labels copies has no classifier, and no earlier phase "
-                where = f"config key augmentation.{'relabel' if copies.relabel else 'filter'}"
-                fix = "give false, or fine-tune it first"
-                return [UserError(f"{what}fine-tunes it", where, fix)]
-            if phase.trains == "teacher":
-                break
-        return []
+        errors = []
+        try:
+            check_labelling(copies, describe_task(**dataclasses.asdict(config.task)))
+        except UserError as error:
+            errors.append(error)
+        trained = any(phase.trains == "teacher" for phase in phases[:first])
+        if (copies.relabel or copies.filter) and not (trained or self.teacher_is_finetuned):
+            what = "the teacher that labels copies has no classifier, and no earlier phase "
+            where = f"config key augmentation.{'relabel' if copies.relabel else 'filter'}"
+            fix = "give false, or fine-tune it first"
+            errors.append(UserError(f"{what}fine-tunes it", where, fix))
+        return errors
 
     def _check_trained_teachers(self) -> list[UserError]:
         """Whether a phase trains what nobody would read: ``teacher`` is the given one."""

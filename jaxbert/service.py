@@ -187,6 +187,8 @@ def make_app(model: TextModel, *, most: int, wait: float, room: int) -> fastapi.
 
     @app.post("/predict")
     async def predict(question: Question) -> dict[str, Any]:
+        if len(question.texts) > room:  # which no waiting would change
+            raise fastapi.HTTPException(413, f"a request has at most {room} texts")
         try:
             return {"predictions": await batcher.predict(question.texts)}
         except OverflowError:

@@ -11,21 +11,19 @@ import jax
 import numpy as np
 
 from jaxbert.data.encoding import encode_rows
-from jaxbert.data.examples import bounds, stretches
-from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.data.packing import Examples
 from jaxbert.data.rows import Rows
 from jaxbert.data.tasks import SIMILARITY
-from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.data.tokenizer import check_text, load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.embeddings import ENCODER, embedder
-from jaxbert.evaluation.predict import collect, encode_for, predictor
+from jaxbert.evaluation.predict import collect_by_width, encode_for, predictor
 from jaxbert.evaluation.predictions import describe
 from jaxbert.files import as_path, read_object
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import Params, scored_groups
 
-SHORTEST = 16  # word pieces of the least row; each further one is twice as long
 FEW = (1, 8)  # rows of the batches for what is left over
 
 
@@ -124,10 +122,6 @@ class TextModel:
         self._params: Params = jax.device_put({group: model.params[group] for group in groups})
         self._predict, self._config = predictor(config), config
         self._embedders = {wanted: embedder(config, normalize=wanted) for wanted in (False, True)}
-        lengths = [SHORTEST]
-        while lengths[-1] < self.max_length:
-            lengths.append(2 * lengths[-1])
-        self._lengths = np.array([*lengths[:-1], self.max_length])
 
     def __repr__(self) -> str:
         return f"<jaxbert {self.kind or 'encoder'} from {self.folder}>"
@@ -218,13 +212,13 @@ class TextModel:
 
     def _rows(self, items: Sequence[Any]) -> Iterator[tuple[list[int], Rows]]:
         """The items as rows, single texts and pairs apart, and which they are."""
-        for index, item in enumerate(items):
-            if isinstance(item, Mapping | set) or not isinstance(item, Iterable):
-                what = f"a {type(item).__name__} instead of text"
-                raise UserError(what, f"item {index}", "give a text, or two: (first, second)")
+        read = [_texts(item, f"item {index}") for index, item in enumerate(items)]
         pairs = self.kind in ("spans", SIMILARITY)
         if self.kind == "tagging":
-            words = [tuple(x.split() if isinstance(x, str) else _flat(x)) for x in items]
+            words = [
+                tuple(item.split()) if isinstance(item, str) else texts
+                for item, texts in zip(items, read, strict=True)
+            ]
             ids = [index for index, sentence in enumerate(words) if sentence]
             chosen = [words[index] for index in ids]
             tags = [np.zeros(len(sentence), np.int32) for sentence in chosen]
@@ -233,14 +227,14 @@ class TextModel:
             return
         two = [index for index, item in enumerate(items) if not isinstance(item, str)]
         one = [index for index, item in enumerate(items) if isinstance(item, str)]
-        wrong = [index for index in two if len(_flat(items[index])) != 2] + one * pairs
+        wrong = [index for index in two if len(read[index]) != 2] + one * pairs
         if wrong:
             fix = "give two texts, (first, second)" if pairs else "give a text, or two of a pair"
             raise UserError("neither a text nor two", f"item {wrong[0]}", fix)
         if one:
-            yield one, Rows([items[index] for index in one], None, None)
+            yield one, Rows([read[index][0] for index in one], None, None)
         if two:
-            firsts, seconds = ([_flat(items[i])[place] for i in two] for place in (0, 1))
+            firsts, seconds = map(list, zip(*(read[index] for index in two), strict=True))
             answers: list[tuple] | None = [()] * len(two) if self.kind == "spans" else None
             yield two, Rows(firsts, seconds, None, answers=answers)
 
@@ -248,33 +242,15 @@ class TextModel:
         self, run: Callable[..., jax.Array], examples: Examples, kind: str, batch_size: int
     ) -> np.ndarray:
         """What a function says of examples, as `collect` gives it, in batches of few shapes."""
-        sizes = np.ones(len(examples), np.int64)
-        if kind == "spans":
-            sizes = examples.lengths
-        elif examples.marks is not None:
-            sizes = np.diff(examples.marks.offsets)
-        starts = bounds(sizes)
-        found: np.ndarray | None = None
-        bucket = np.searchsorted(self._lengths, examples.lengths)
         with jax.default_matmul_precision("highest"):
-            for place in np.unique(bucket):
-                ids = np.flatnonzero(bucket == place)
-                for part, rows in _batches(ids, max(1, batch_size)):
-                    batches = PackedBatches(
-                        examples.gather(part),
-                        batch_size=rows,
-                        row_length=int(self._lengths[place]),
-                        seed=0,
-                        packing=False,
-                        shuffle=False,
-                        epochs=1,
-                    )
-                    values = collect(run, self._params, batches, kind)
-                    if found is None:
-                        found = np.empty((starts[-1], values.shape[1]), np.float32)
-                    found[stretches(starts[part], sizes[part])] = values
-        assert found is not None
-        return found
+            return collect_by_width(
+                run,
+                self._params,
+                examples,
+                kind,
+                self.max_length,
+                lambda ids, _: _batches(ids, max(1, batch_size)),
+            )
 
 
 def _batches(ids: np.ndarray, largest: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -293,19 +269,31 @@ def _batches(ids: np.ndarray, largest: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _listed(texts: Iterable[Any]) -> list[Any]:
+    """Several texts: one alone, or a batch that is none of a list, would be taken for others."""
     if isinstance(texts, str):
         raise UserError("one text instead of several", "texts", "give a list: [text]")
+    if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+        raise UserError(
+            f"a {type(texts).__name__} instead of texts", "texts", "give a list: [text]"
+        )
     return list(texts)
 
 
-def _flat(texts: Iterable[Any]) -> list[str]:
-    """The texts, those of batches among them, each of which is one."""
+def _texts(item: Any, where: str) -> tuple[str, ...]:
+    """The texts of an item: itself, or those that it holds."""
+    if isinstance(item, Mapping | set | bytes) or not isinstance(item, Iterable):
+        what = f"a {type(item).__name__} instead of text"
+        raise UserError(what, where, "give a text, or two: (first, second)")
+    texts = (item,) if isinstance(item, str) else tuple(item)
+    for text in texts:
+        check_text(text, where)
+    return texts
+
+
+def _flat(texts: Iterable[Any]) -> list[Any]:
+    """The texts, those of batches among them; the tokenizer sees whether each is one."""
     found: list[Any] = []
     for item in texts:
         batch = item.get("text", [item]) if isinstance(item, Mapping) else [item]
-        found += [batch] if isinstance(batch, str) else batch
-    for index, text in enumerate(found):
-        if not isinstance(text, str):
-            what = f"a {type(text).__name__} instead of text"
-            raise UserError(what, f"text {index}", "give texts")
+        found += [batch] if isinstance(batch, str) or not isinstance(batch, Iterable) else batch
     return found

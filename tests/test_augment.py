@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from jaxbert.augment import augment, read_rows, write_rows
+from jaxbert.cli.main import main
 from jaxbert.config import AugmentationConfig
 from jaxbert.data.labels import Answer
 from jaxbert.data.rows import Rows, load_task
@@ -23,10 +26,11 @@ from jaxbert.data.tasks import Task, describe_task
 from jaxbert.data.wording import Wording
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import predict
+from jaxbert.evaluation.relabel import Labeller
 from jaxbert.files import hold
 from jaxbert.interop.huggingface import read_model, write_model
 from jaxbert.models.bert import init_params
-from jaxbert.recipe import load_recipe, resolve
+from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 TASK = Task("mine", "tsv:mine.tsv", ("text",), ("bad", "good"))
 LINES = [f"The {word} film number {i}, which is {word}" for i in range(4) for word in ("a", "fine")]
@@ -211,6 +215,8 @@ def test_the_teacher_labels_copies_and_drops_those_it_doubts(model, teacher, tmp
     sure = max(max(line["augmentation"]["teacher"]) for line in copied)
     with pytest.raises(UserError, match="not one copy of 8 rows"):
         made(relabel=True, filter=True, confidence=min(1.0, sure + 0.01))
+    again = made(relabel=True, filter=True, confidence=0.0)  # into the same file
+    assert [line["text"] for line in again] == [line["text"] for line in labelled]
     with pytest.raises(UserError, match="does not label copies of spans"):
         task = Task("qa", "squad:x", ("q", "c"), (), "answers", "spans")
         augment(config(model, relabel=True), task, ROWS, tmp_path / "x", seed=0, teacher=teacher)
@@ -230,6 +236,66 @@ def test_the_teacher_s_probabilities_are_those_of_each_row_alone(model, teacher,
     want = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     told = [line["augmentation"]["teacher"] for line in lines(tmp_path / "a.jsonl")]
     np.testing.assert_allclose(told, want, atol=1e-5)
+
+
+def labels_of(model: Path, task: Task, teacher, texts: list[str], length: int = 64) -> list[dict]:
+    """Copies with those texts, as a teacher labels them."""
+    copies = [{"text": x, "label": task.labels[0], "augmentation": {"copy": 1}} for x in texts]
+    return Labeller(config(model, relabel=True), task, teacher, length)(copies)[0]
+
+
+def test_a_teacher_reads_no_further_than_it_has_positions(model, teacher):
+    positions = teacher.config.max_position_embeddings
+    long = [" ".join(LINES * 9)]
+    want = labels_of(model, TASK, teacher, long, positions)
+    assert labels_of(model, TASK, teacher, long, 4 * positions) == want
+    assert labels_of(model, TASK, teacher, long, positions // 2) != want
+
+
+def test_a_teacher_s_classes_are_taken_by_name_or_by_place_where_nobody_named_them(model, teacher):
+    want = labels_of(model, TASK, teacher, LINES)
+
+    def named(*labels: str) -> list[dict]:
+        return labels_of(model, TASK, dataclasses.replace(teacher, labels=labels), LINES)
+
+    assert named("LABEL_0", "LABEL_1") == want
+    for line, other in zip(want, named("Good", "Bad"), strict=True):
+        assert other["label"] != line["label"]
+        assert other["augmentation"]["teacher"] == line["augmentation"]["teacher"][::-1]
+    with pytest.raises(UserError, match="labels LABEL_1, LABEL_0 are not the task's bad, good"):
+        named("LABEL_1", "LABEL_0")
+
+
+def test_labels_that_a_teacher_gave_otherwise_are_not_kept(model, teacher, tmp_path):
+    def again(teacher, **options) -> None:
+        changed, path = config(model, relabel=True), tmp_path / "a.jsonl"
+        augment(changed, TASK, ROWS, path, seed=1, teacher=teacher, **options)
+
+    again(teacher, max_length=5)
+    with pytest.raises(UserError, match="made with another max_length,"):
+        again(teacher, max_length=48)
+    with pytest.raises(UserError, match="made with another class_order,"):
+        again(dataclasses.replace(teacher, labels=("good", "bad")), max_length=5)
+
+
+def test_a_number_that_a_teacher_gives_stays_within_the_bounds(model, teacher, tmp_path):
+    shape = teacher.config.replace(head="regression", num_labels=1)
+    params = jax.device_get(init_params(shape, jax.random.key(5)))
+    numbers = dataclasses.replace(teacher, config=shape, params=params, labels=())
+    task = Task("score", "tsv:x", ("text",), (), kind="regression", bounds=(4.0, 5.0))
+    rows = Rows(LINES, None, np.linspace(4, 5, 8).astype(np.float32))
+    path, changed = tmp_path / "a.jsonl", config(model, relabel=True)
+    augment(changed, task, rows, path, seed=1, teacher=numbers)
+    assert len(read_rows(task, path)) == len(lines(path)) > 8
+    told = np.array([line["augmentation"]["teacher"][0] for line in lines(path)])
+    have = np.array([line["label"] for line in lines(path)])
+    copies = np.array([line["augmentation"]["copy"] > 0 for line in lines(path)])
+    np.testing.assert_allclose(have[copies], np.clip(told, 4, 5)[copies], atol=1e-6)
+    assert (have != told)[copies].any()
+    with pytest.raises(UserError, match=r"a number is none, config key augmentation\.filter"):
+        augment(config(model, filter=True), task, rows, path, seed=1, teacher=numbers)
+    with pytest.raises(UserError, match=r"nothing is filtered by it, .*augmentation\.confidence"):
+        augment(config(model, confidence=0.9), task, rows, path, seed=1)
 
 
 def test_chinese_without_a_segmenter_is_left_and_said_so(model, tmp_path, capsys):
@@ -258,6 +324,29 @@ def test_a_model_without_a_head_is_refused_before_anything_is_written(teacher, t
 
 
 # --- the command, and the run --------------------------------------------------------------------
+
+
+def test_the_flags_that_the_command_names_describe_the_whole_task(model, tmp_path, capsys):
+    words = ("Good", "people", "make", "films")
+    tags = ("how", "who", "does", "what")
+    rows = [
+        {"w": [*words[: 1 + i % 4], f"{i}"], "t": [*tags[: 1 + i % 4], "a b"]} for i in range(60)
+    ]
+    source, out = tmp_path / "mine.jsonl", tmp_path / "copies.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = {"name": "mine", "source": f"jsonl:{source}", "columns": "w", "label": "t"}
+    said |= {"labels": ",".join((*tags, "a b")), "kind": "tagging", "scheme": "none"}
+    flags = [f"--task.{key}={value}" for key, value in said.items()]
+    main(["augment", f"--model={model}", "--copies=1", f"--out={out}", *flags])
+    printed = capsys.readouterr().out.splitlines()[-1]
+    overrides = read_overrides(shlex.split(printed.removeprefix("train on it with ")), "")
+    found = resolve(load_recipe(f"{commands.TASK}:smoke"), {"teacher": "t"} | overrides).task
+    data = load_task(describe_task(**dataclasses.asdict(found)))
+    want = load_task(describe_task(**(said | {"columns": ("w",), "labels": (*tags, "a b")})))
+    assert data.task.classes == want.task.classes
+    assert data.task.reported == want.task.reported
+    assert (data.dev.sha256, data.test.sha256) == (want.dev.sha256, want.test.sha256)
+    assert len(data.train) > len(want.train)
 
 
 def write_source(folder: Path, count: int) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from jaxbert.interop.huggingface import write_model
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
+uvicorn = pytest.importorskip("uvicorn")
 CLIENTS = 1_000
 LABELS = ("negative", "positive")
 
@@ -136,6 +137,25 @@ def test_what_is_wrong_or_too_much_is_refused_and_nothing_else(port):
     statuses = asyncio.run(too_many())  # 6,000 texts, and 2,000 may wait
     assert set(statuses) <= {200, 503} and 200 in statuses
     assert once(port, "/predict", {"texts": ["a film"]})[0] == 200
+
+
+def test_a_request_for_which_there_never_is_room_is_too_large(folder):
+    """And is not told to come again."""
+    from jaxbert.service import OnnxModel, make_app
+
+    app = make_app(OnnxModel(folder), most=4, wait=0.0, room=4)
+
+    async def statuses() -> list[int]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", http="h11"))
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            port = listener.getsockname()[1]
+            found = [await ask(port, "/predict", {"texts": ["a film"] * n}) for n in (4, 5)]
+            server.should_exit = True
+            await serving
+        return [status for status, _ in found]
+
+    assert asyncio.run(statuses()) == [200, 413]
 
 
 def test_a_folder_without_onnx_is_refused(folder, tmp_path, capsys):

@@ -124,9 +124,15 @@ def test_pairs_and_single_texts_go_together_and_other_things_are_refused(folders
         ([{"text": "a", "text_pair": "b"}], "a dict instead of text, item 0"),
         (["a", None], "a NoneType instead of text, item 1"),
         ([float("nan")], "a float instead of text, item 0"),
+        ([b"film"], "a bytes instead of text, item 0"),
+        ([("a", "b"), "x\ud800"], "not valid Unicode .*, item 1"),
+        ({"text": ["a film", "b"]}, "a dict instead of texts"),
+        (None, "a NoneType instead of texts"),
     ):
         with pytest.raises(UserError, match=said):
             served.predict(wrong)
+    pairs = [iter(("a film", "of wit")), (text for text in ("a film", "of wit"))]
+    assert served.predict(pairs) == served.predict([("a film", "of wit")] * 2)
     with pytest.raises(UserError, match="neither a text nor two, item 1"):
         jaxbert.load(folders["spans"]).predict([("who ?", "he"), "he"])
     tagged = jaxbert.load(folders["tagging"], max_length=8).predict(["", ["New York", "is"]])
@@ -168,6 +174,8 @@ def test_an_encoder_is_what_mteb_asks_for(folders):
     np.testing.assert_array_equal(batched, found)
     words = inspect.signature(served.encode).parameters.values()
     assert any(word.kind is inspect.Parameter.VAR_KEYWORD for word in words)
+    with pytest.raises(UserError, match="a dict instead of texts, texts; give a list"):
+        served.encode({"text": items})
     unit = served.encode(items, normalize_embeddings=True)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
 

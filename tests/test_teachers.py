@@ -114,6 +114,25 @@ def test_a_given_teacher_with_a_classifier_labels_copies_and_one_without_does_no
         )
 
 
+def test_copies_that_no_teacher_can_label_are_refused_before_one_is_trained(place):
+    flags = place.given | {"phases": "finetune,prediction", "prediction.start": "student"}
+    flags |= {"student.init": "random", "prediction.data": "augmentation"}
+    flags = {k: v for k, v in flags.items() if not k.startswith("intermediate")}
+    for changes, said in (
+        ({"task.kind": "multi_label", "augmentation.relabel": "true"}, "copies of multi_label"),
+        ({"augmentation.confidence": "0.5"}, "nothing is filtered by it"),
+        (
+            {"task.kind": "regression", "task.labels": "", "augmentation.filter": "true"},
+            "copies are filtered by their class, and a number is none",
+        ),
+    ):
+        config = resolve(
+            load_recipe(f"{commands.TASK}:smoke"), flags | {"augmentation.model": "m"} | changes
+        )
+        (error,) = Library(config, place.root / "nowhere").check()
+        assert said in error.line
+
+
 def labelled(place, labels: tuple[str, ...]) -> Run:
     """A run with the teacher, its classes named otherwise."""
     teacher = place.root / "-".join(labels)
@@ -138,6 +157,12 @@ def test_classes_of_other_names_can_be_renamed(place):
     (error,) = labelled(place, ("bad", "good")).inspection.problems(make=False)
     assert "labels ('bad', 'good') are not the task's ('dull', 'moving')" in error.what
     assert error.fix.endswith(f"or rename id2label in {place.root}/bad-good/config.json")
+
+
+def test_classes_that_nobody_named_are_taken_by_place(place):
+    assert not labelled(place, ("LABEL_0", "LABEL_1")).inspection.problems(make=False)
+    (error,) = labelled(place, ("LABEL_1", "LABEL_0")).inspection.problems(make=False)
+    assert "labels ('LABEL_1', 'LABEL_0') are not the task's" in error.what
 
 
 def test_two_classes_that_differ_in_case_alone_are_two():

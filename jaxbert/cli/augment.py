@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 from typing import Any
 
 from jaxbert.cli.flags import add_section, given_section
@@ -54,6 +55,7 @@ def _augment(
     """Writes the files, and says how to train on them."""
     # Only now what imports jax: a wrong flag is said at once.
     from jaxbert.augment import augment, write_rows
+    from jaxbert.data.copies import written
     from jaxbert.data.rows import load_task
     from jaxbert.data.tasks import describe_task
     from jaxbert.interop import hub
@@ -73,21 +75,27 @@ def _augment(
         teacher=teacher,
         max_length=max_length,
     )
+    # Of separator and on_bad_row the file has no need: it holds lists, and rows that are good.
+    keys = ["name", "kind", "columns", "label", "labels", "scheme", "bounds", "stride"]
+    keys += ["metric", "metrics"]
+    task = written(data.task)
     flags = {"source": f"jsonl:{args.out}"}
     for split, rows in (("dev", data.dev), ("test", data.test)):
         # A part of the source, chosen by hash, would be chosen anew among the copies.
         path = args.out.with_name(f"{args.out.stem}.{split}.jsonl")
-        write_rows(data.task, rows, path)
+        write_rows(task, rows, path)
         flags[split] = f"jsonl:{path}"
-    flags |= {"columns": ",".join(data.task.columns), "label": data.task.label}
-    flags |= {"name": data.task.name, "kind": data.task.kind, "labels": ",".join(data.task.labels)}
+    for key in keys:
+        value = getattr(task, key)
+        flags[key] = ",".join(map(str, value)) if isinstance(value, tuple) else value
     counts = state["counts"]
     print(
         f"augment: {counts['rows']:,} rows and {counts['copies']:,} copies, "
         f"{counts['same']:,} left out as repeated, {counts['filtered']:,} by the teacher "
         f"-> {args.out}"
     )
-    print("train on it with", " ".join(f"--config.task.{k}={v}" for k, v in flags.items() if v))
+    said = shlex.join(f"--config.task.{key}={value}" for key, value in flags.items() if value)
+    print("train on it with", said)
 
 
 def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str, int]:

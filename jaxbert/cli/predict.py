@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=local_path, required=True, help="the file, of --glue the folder"
     )
-    parser.add_argument("--max_length", type=int, help="word pieces; a run's own if absent, or 128")
+    parser.add_argument("--max_length", type=int, help="word pieces; a run's own, or all positions")
     parser.add_argument("--batch_size", type=int, default=64, help="examples at a time")
     parser.add_argument("--glue", action="store_true", help="write the files that GLUE takes")
     parser.add_argument("--data", help="with --glue: glue:DIR, the folder of GLUE's own download")
@@ -106,11 +106,12 @@ class _Model:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from jaxbert.data.tasks import Task
-        from jaxbert.evaluation.evaluate import label_order
+        from jaxbert.data.tasks import SIMILARITY, Task
         from jaxbert.evaluation.finished import read_run
+        from jaxbert.evaluation.predict import label_order
         from jaxbert.interop import hub
         from jaxbert.interop.huggingface import read_model
+        from jaxbert.serving import read_asking
 
         finished = read_run(args.workdir) if args.workdir else None
         if args.model:
@@ -120,25 +121,22 @@ class _Model:
             folders = finished.folders()
             folder = folders.get("student") or list(folders.values())[-1]
         self._model = read_model(folder)
-        head, labels = self._model.config.head, self._model.labels
+        self._asking = read_asking(args.workdir or args.model, args.max_length or 0)
+        kind = SIMILARITY if self._asking.similarity else self._model.config.head
         columns = tuple(args.columns.split(",")) if args.columns else ()
-        known = {"tagging": (1,), "spans": (2,)}.get(head, (1, 2))
+        known = {"tagging": (1,), "spans": (2,), SIMILARITY: (2,)}.get(kind, (1, 2))
         wanted = (len(finished.task.columns),) if finished else known
         if columns and len(columns) not in wanted:
             fix = f"give {' or '.join(map(str, wanted))}, which the model reads"
             raise UserError(f"{len(columns)} columns", "flag --columns", fix)
-        config: dict[str, Any] = finished.config if finished else {}
         if finished is None:
             # The names of tags are the classes themselves.
-            self.task = Task("predict", "", columns, labels, kind=head, scheme="none")
-            self._always = False
+            self.task = Task("predict", "", columns, self._model.labels, kind=kind, scheme="none")
         else:
             self.task = dataclasses.replace(finished.task, columns=columns or finished.task.columns)
-            self._always = finished.summary.get("task", {}).get("all_answered", False)
         self._order = label_order(self._model, self.task)
         self._batch_size = args.batch_size
-        self._max_length = args.max_length or config.get("max_length") or 128
-        self.data_dir = config.get("data_dir") or ""
+        self.data_dir = (finished.config.get("data_dir") if finished else None) or ""
 
     def __call__(self, rows: Rows) -> Predictions:
         """What the model says of rows."""
@@ -147,15 +145,16 @@ class _Model:
         from jaxbert.data.tokenizer import load_tokenizer
         from jaxbert.evaluation.predict import RowPredictor
 
-        model = self._model
+        model, asking = self._model, self._asking
+        positions = model.config.max_position_embeddings
         predictor = RowPredictor(
             self.task.kind,
             load_tokenizer(model.folder),
             rows,
-            max_length=min(self._max_length, model.config.max_position_embeddings),
+            max_length=min(asking.max_length or positions, positions),
             batch_size=self._batch_size,
-            stride=self.task.stride,
-            always=self._always,
+            stride=asking.stride,
+            always=asking.always,
         )
         with jax.default_matmul_precision("highest"):
             return predictor(model.config, model.params, self._order)

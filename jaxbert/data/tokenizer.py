@@ -440,15 +440,17 @@ def _build_wordpiece(path: Path, options: Mapping[str, Any]) -> tokenizers.Token
     return backend
 
 
+def check_text(text: Any, where: str) -> None:
+    """Raises a UserError unless something is text that can be encoded."""
+    if not isinstance(text, str):
+        raise UserError(f"a {type(text).__name__} instead of text", where, "give text")
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        what = f"not valid Unicode ({error.reason})"
+        raise UserError(what, where, "read the file as UTF-8") from error
+
+
 def _check_texts(texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UserError(
-                f"{type(text).__name__} instead of text", f"text {index}", "give strings"
-            )
-        try:
-            text.isascii() or text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"not valid Unicode ({error.reason})", f"text {index}", "read the file as UTF-8"
-            ) from error
+        check_text(text, f"text {index}")

@@ -18,43 +18,13 @@ from jaxbert.evaluation.embeddings import ENCODER
 from jaxbert.evaluation.finished import read_run
 from jaxbert.evaluation.flops import forward_flops
 from jaxbert.evaluation.metrics import score_rows, standard_error
-from jaxbert.evaluation.predict import RowPredictor
+from jaxbert.evaluation.predict import RowPredictor, label_order
 from jaxbert.evaluation.predictions import Predictions, read_classes
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import count_parameters, scored_groups
 from jaxbert.workdir import versions, write_json
 
 FLOPS_LENGTH = 128  # the paper's
-
-
-def label_order(model: Model, task: Task) -> list[int] | None:
-    """Which of the model's classes is each of the task's, by name; None where they have none.
-
-    Of similarity, any model will do: its head, if it has one, is not read.
-
-    Raises:
-      UserError: the model has no classifier or one of another kind, or the names are not the same
-        set. ``LABEL_0``, ..., which nobody named, are taken by their places.
-    """
-    fix = "give a model that was fine-tuned on this task"
-    mine, theirs = model.labels, task.classes
-    if task.kind == SIMILARITY:
-        return None
-    if "classifier" not in model.params:
-        raise UserError("the model has no classifier", f"{model.folder}", fix)
-    if model.config.head != task.kind:
-        what = f"the model is for {model.config.head}, and {task.name} is {task.kind}"
-        raise UserError(what, f"{model.folder}/config.json", fix)
-    unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(mine))
-    if len(mine) == len(theirs) and unnamed:
-        return list(range(len(theirs))) or None
-    if (order := model.class_order(theirs)) is not None:
-        return order
-    raise UserError(
-        f"the model's labels {', '.join(mine)} are not the task's {', '.join(theirs)}",
-        f"{model.folder}/config.json, id2label",
-        fix,
-    )
 
 
 def evaluate_run(workdir: Path) -> dict[str, Any]:

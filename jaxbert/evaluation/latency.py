@@ -1,6 +1,6 @@
 """How long one text takes on one thread: a process of its own, pinned before jax starts.
 
-    python -m jaxbert.evaluation.latency --text="A fine film." FOLDER...
+    echo '{"text": "A fine film."}' | python -m jaxbert.evaluation.latency FOLDER...
 
 What is timed is the forward pass from word piece ids to logits (or with --embed, of the first text
 alone, to its embedding), in float32: one text (of spans, a
@@ -49,19 +49,19 @@ def measure_apart(
     Raises:
       UserError: what the process said if it failed.
     """
-    words = [f"--text={text}", f"--max_length={max_length}"]
-    words += [f"--pair={pair}"] if pair is not None else []
-    words += ["--embed"] * embed
-    words += [f"--rounds={rounds}", "--", *map(str, folders)]
-    return run_apart(__name__, words)
+    words = [f"--max_length={max_length}", f"--rounds={rounds}", *["--embed"] * embed]
+    # A word of a command line has at most 128 KiB, and a text may be longer.
+    texts = json.dumps({"text": text, "pair": pair})
+    return run_apart(__name__, [*words, "--", *map(str, folders)], texts)
 
 
-def run_apart(module: str, words: Sequence[str], **variables: str) -> Any:
+def run_apart(module: str, words: Sequence[str], given: str = "", **variables: str) -> Any:
     """What a module prints as JSON, on its last line, from a fresh process.
 
     Args:
       module: run as ``python -m``.
       words: of its command line.
+      given: what it reads from stdin.
       variables: of its environment, beside the caller's.
 
     Raises:
@@ -71,7 +71,9 @@ def run_apart(module: str, words: Sequence[str], **variables: str) -> Any:
     # The devices that the caller's flags pretend to have are not this process's.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= variables
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, env=environment, check=False
+    )
     said = [line for line in done.stderr.splitlines() if line.startswith(ERROR_PREFIX)]
     if done.returncode == 2 and said:
         raise UserErrors([UserError(line.removeprefix(ERROR_PREFIX)) for line in said])
@@ -158,21 +160,20 @@ def measure(
 
 
 def main() -> None:
-    """The command: prints what `measure` returns as JSON."""
-    parser = argparse.ArgumentParser(prog="jaxbert", usage="%(prog)s --text=TEXT FOLDER...")
+    """The command: reads ``text`` and ``pair`` as JSON, prints what `measure` returns as JSON."""
+    parser = argparse.ArgumentParser(prog="jaxbert", usage="%(prog)s FOLDER... < TEXTS")
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--pair")
     parser.add_argument("--max_length", type=int, default=512)
     parser.add_argument("--embed", action="store_true")
     parser.add_argument("--rounds", type=int, default=100)
     args = parser.parse_args()
+    texts = json.load(sys.stdin)
     pin_to_one_cpu()
     with exit_on_user_error():
         found = measure(
             args.folders,
-            args.text,
-            args.pair,
+            texts["text"],
+            texts.get("pair"),
             max_length=args.max_length,
             embed=args.embed,
             rounds=args.rounds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import jax
@@ -11,16 +11,20 @@ import numpy as np
 
 from jaxbert.batch import Batch
 from jaxbert.data.encoding import encode_rows, encode_windows
+from jaxbert.data.examples import bounds, stretches
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.rows import Rows, TaskData
-from jaxbert.data.tasks import SIMILARITY
+from jaxbert.data.tasks import SIMILARITY, Task
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation import predictions
 from jaxbert.evaluation.embeddings import ENCODER, embedder, read_cosines
 from jaxbert.evaluation.predictions import Predictions
+from jaxbert.interop.huggingface import Model
 from jaxbert.models.bert import BertConfig, Params, scored_groups
 from jaxbert.objectives.finetuning import classify
+
+SHORTEST = 16  # word pieces of the least row
 
 
 @functools.cache
@@ -84,6 +88,60 @@ def collect(
     return values[np.argsort(owner, kind="stable")]
 
 
+def collect_by_width(
+    run: Callable[[Any, Batch], jax.Array],
+    params: Any,
+    examples: Examples,
+    kind: str,
+    longest: int,
+    cut: Callable[[np.ndarray, int], Iterable[tuple[np.ndarray, int]]],
+) -> np.ndarray:
+    """What `collect` says of examples that stand alone in rows, which have one of a few widths.
+
+    Widths are 16 word pieces, twice as many, and so on, and at last ``longest``: what was compiled
+    for some examples serves others.
+
+    Args:
+      run: as of `collect`.
+      params: what it reads.
+      examples: one or more.
+      kind: of the task.
+      longest: word pieces; no example has more.
+      cut: (ids int [n] of the examples of a width, the width) -> parts of them, and the rows of the
+        batches of each.
+
+    Raises:
+      UserError: a value is not finite.
+    """
+    widths = [SHORTEST]
+    while widths[-1] < longest:
+        widths.append(2 * widths[-1])
+    widths[-1] = longest
+    sizes = np.ones(len(examples), np.int64)
+    if kind == "spans":
+        sizes = examples.lengths
+    elif examples.marks is not None:
+        sizes = np.diff(examples.marks.offsets)
+    starts, found = bounds(sizes), np.zeros((0, 0), np.float32)
+    chosen = np.searchsorted(widths, examples.lengths)
+    for number in np.unique(chosen):
+        for ids, rows in cut(np.flatnonzero(chosen == number), widths[number]):
+            batches = PackedBatches(
+                examples.gather(ids),
+                batch_size=rows,
+                row_length=widths[number],
+                seed=0,
+                packing=False,
+                shuffle=False,
+                epochs=1,
+            )
+            values = collect(run, params, batches, kind)
+            if not found.size:
+                found = np.empty((starts[-1], values.shape[1]), np.float32)
+            found[stretches(starts[ids], sizes[ids])] = values
+    return found
+
+
 def _owners(kind: str, batch: Batch, ids: np.ndarray) -> np.ndarray:
     """Which example each item belongs to, -1 for none; ids int64 [B, S]."""
     if kind == "tagging":
@@ -123,6 +181,35 @@ def encode_for(
     if kind == "tagging":
         return examples, lambda logits: predictions.read_tags(logits, rows, examples)
     return examples, _READERS[kind]
+
+
+def label_order(model: Model, task: Task) -> list[int] | None:
+    """Which of the model's classes is each of the task's, by name; None where they have none.
+
+    Of similarity, any model will do: its head, if it has one, is not read.
+
+    Raises:
+      UserError: the model has no classifier or one of another kind, or the names are not the same
+        set. ``LABEL_0``, ..., which nobody named, are taken by their places.
+    """
+    fix = "give a model that was fine-tuned on this task"
+    mine, theirs = model.labels, task.classes
+    if task.kind == SIMILARITY:
+        return None
+    if "classifier" not in model.params:
+        raise UserError("the model has no classifier", f"{model.folder}", fix)
+    if model.config.head != task.kind:
+        what = f"the model is for {model.config.head}, and {task.name} is {task.kind}"
+        raise UserError(what, f"{model.folder}/config.json", fix)
+    if len(mine) == len(theirs) and model.unnamed:
+        return list(range(len(theirs))) or None
+    if (order := model.class_order(theirs)) is not None:
+        return order
+    raise UserError(
+        f"the model's labels {', '.join(mine)} are not the task's {', '.join(theirs)}",
+        f"{model.folder}/config.json, id2label",
+        fix,
+    )
 
 
 class RowPredictor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,18 +12,33 @@ from jaxbert.config import AugmentationConfig
 from jaxbert.data.copies import label_of
 from jaxbert.data.encoding import encode_rows
 from jaxbert.data.labels import read_example
-from jaxbert.data.packing import PackedBatches
 from jaxbert.data.rows import Rows
 from jaxbert.data.tables import BadRow, Record
 from jaxbert.data.tasks import Task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation import predictions
-from jaxbert.evaluation.predict import predict
+from jaxbert.evaluation.predict import collect_by_width, label_order, predictor
 from jaxbert.interop.huggingface import Model
+from jaxbert.models.bert import scored_groups
 
-_WIDTHS = (16, 32, 64, 128, 256, 512)
 _POSITIONS = 4096  # rows x width of a batch
+
+
+def check_labelling(config: AugmentationConfig, task: Task) -> None:
+    """Raises a UserError if no teacher at all labels or filters copies as a config asks for."""
+    if config.confidence and not config.filter:
+        fix = "give augmentation.filter=true, or remove it"
+        raise UserError("nothing is filtered by it", "config key augmentation.confidence", fix)
+    if not (config.relabel or config.filter):
+        return
+    if task.kind not in ("classification", "regression"):
+        where = "config keys augmentation.relabel and augmentation.filter"
+        fix = "turn both off: the labels of such rows are copied"
+        raise UserError(f"a teacher does not label copies of {task.kind}", where, fix)
+    if config.filter and task.kind == "regression":
+        what, fix = "copies are filtered by their class, and a number is none", "give relabel"
+        raise UserError(what, "config key augmentation.filter", fix)
 
 
 class Labeller:
@@ -33,8 +49,12 @@ class Labeller:
         is left out if its label is not the teacher's most probable one, or is less probable than
         ``confidence``.
       task: of classification, or of regression, which is not filtered.
-      teacher: fine-tuned on it.
-      max_length: word pieces that it reads.
+      teacher: fine-tuned on it; its classes are taken by name, or by place where nobody named them.
+      max_length: word pieces that it reads, as far as it has positions.
+
+    Attributes:
+      max_length: word pieces that it does read.
+      order: which of its classes is each of the task's; None of regression.
 
     Raises:
       UserError: a task of another kind, or no such teacher.
@@ -43,20 +63,15 @@ class Labeller:
     def __init__(
         self, config: AugmentationConfig, task: Task, teacher: Model | None, max_length: int
     ) -> None:
-        where = "config keys augmentation.relabel and augmentation.filter"
-        if task.kind not in ("classification", "regression"):
-            fix = "turn both off: the labels of such rows are copied"
-            raise UserError(f"a teacher does not label copies of {task.kind}", where, fix)
-        if teacher is None or "classifier" not in teacher.params:
+        check_labelling(config, task)
+        if teacher is None:
+            where = "config keys augmentation.relabel and augmentation.filter"
             fix = "give a teacher that is fine-tuned on the task, such as run:WORKDIR#teacher"
             raise UserError("there is no teacher that could", where, fix)
-        if teacher.config.num_labels != task.num_outputs or (
-            task.classes and teacher.labels != task.classes
-        ):
-            what = f"the teacher's labels {teacher.labels} are not the task's {task.classes}"
-            raise UserError(what, str(teacher.folder), "give a teacher of this task")
-        self._config = config
-        self._task, self._model, self._max_length = task, teacher, max_length
+        self.order = label_order(teacher, task)
+        self.max_length = min(max_length, teacher.config.max_position_embeddings)
+        self._config, self._task, self._shape = config, task, teacher.config
+        self._params = {group: teacher.params[group] for group in scored_groups(teacher.config)}
         self._tokenizer = load_tokenizer(teacher.folder)
 
     def __call__(self, lines: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
@@ -71,45 +86,43 @@ class Labeller:
         Returns:
           The lines that stay, and how many do not.
         """
-        task = self._task
+        config, label = self._config, self._task.label
         scores = self._predict(lines)
         kept = []
         for line, score in zip(lines, scores, strict=True):
             about = line["augmentation"] | {"teacher": [round(float(x), 6) for x in score]}
             line = line | {"augmentation": about}
             if about["copy"]:
-                best = score[0] if task.kind == "regression" else int(score.argmax())
-                if self._config.relabel:
-                    line[task.label] = label_of(task, best)
-                if self._config.filter and task.kind == "classification":
-                    agreed = line[task.label] == label_of(task, best)
-                    if not agreed or score.max() < self._config.confidence:
-                        continue
+                told = self._label(score)
+                if config.relabel:
+                    line[label] = told
+                if config.filter and (line[label] != told or score.max() < config.confidence):
+                    continue
             kept.append(line)
         return kept, len(lines) - len(kept)
+
+    def _label(self, score: np.ndarray) -> Any:
+        """The label that scores [C] speak for, or the number [1], which the task's bounds hold."""
+        task = self._task
+        if task.kind == "classification":
+            return label_of(task, score.argmax())
+        low, high = task.bounds or (-math.inf, math.inf)
+        return min(max(label_of(task, score[0]), low), high)
 
     def _predict(self, lines: Sequence[dict[str, Any]]) -> np.ndarray:
         """Probabilities [N, C], or numbers [N, 1], each as if the line stood alone."""
         examples = [read_example(self._task, Record("", line)) for line in lines]
         good = [example for example in examples if not isinstance(example, BadRow)]
         assert len(good) == len(lines)
-        rows = Rows.join(self._task, good)
-        encoded = encode_rows(self._tokenizer, rows, max_length=self._max_length)
-        logits = np.zeros((len(lines), self._model.config.num_labels), np.float32)
-        widths = sorted({*(w for w in _WIDTHS if w < self._max_length), self._max_length})
-        chosen = np.searchsorted(widths, encoded.lengths)
-        for number in np.unique(chosen):
-            ids = np.flatnonzero(chosen == number)
-            batches = PackedBatches(
-                encoded.gather(ids),
-                batch_size=max(1, _POSITIONS // widths[number]),
-                row_length=widths[number],
-                seed=0,
-                packing=False,
-                shuffle=False,
-                epochs=1,
-            )
-            logits[ids] = predict(self._model.config, self._model.params, batches)
-        if self._task.kind == "regression":
+        logits = collect_by_width(
+            predictor(self._shape),
+            self._params,
+            encode_rows(self._tokenizer, Rows.join(self._task, good), max_length=self.max_length),
+            self._shape.head,
+            self.max_length,
+            # One shape a width: what is said of a line does not depend on the lines beside it.
+            lambda ids, width: [(ids, max(1, _POSITIONS // width))],
+        )
+        if self.order is None:
             return logits
-        return predictions.read_classes(logits).scores
+        return predictions.read_classes(logits[:, self.order]).scores

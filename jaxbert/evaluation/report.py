@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jaxbert.data.tasks import SIMILARITY
@@ -46,7 +47,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     if results["kind"] == SIMILARITY:
         titles = TITLES | _OF_SIMILARITY
     table = Table(
-        title=f"{results['task']}, {results['split']}, {results['examples']:,} examples",
+        title=f"{escape(results['task'])}, {results['split']}, {results['examples']:,} examples",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("model", no_wrap=True)
@@ -54,7 +55,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         table.add_column(name, justify="right", no_wrap=True)
     for name, model in results["models"].items():
         table.add_row(
-            titles.get(name, name),
+            escape(titles.get(name, name)),
             shown(model[metric], ".4f"),
             scaled(model["parameters"]),
             shown(model["size_mb"], ".1f"),
@@ -74,6 +75,5 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         soft_wrap=True,
     )
     for name, reason in results["left_out"].items():
-        console.print(
-            f"{titles.get(name, name)}: left out, {reason}", highlight=False, soft_wrap=True
-        )
+        line = escape(f"{titles.get(name, name)}: left out, {reason}")
+        console.print(line, highlight=False, soft_wrap=True)

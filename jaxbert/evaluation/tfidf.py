@@ -45,9 +45,9 @@ def fit(kind: str, train: Rows) -> Pipeline:
 
 
 def logits(model: Pipeline, rows: Rows, num_labels: int) -> np.ndarray:
-    """Log probabilities, float64 [N, num_labels]; a class absent from training is least."""
+    """Log probabilities, float64 [N, num_labels]; -inf for a class absent from training."""
     known = model.predict_log_proba(texts_of(rows))
-    every = np.full((len(known), num_labels), known.min(initial=0.0) - 1)
+    every = np.full((len(known), num_labels), -np.inf)
     every[:, model.classes_] = known
     return every
 

@@ -128,11 +128,16 @@ def _head(problem: Any, groups: Sequence[str], shapes: Mapping[str, tuple[int, .
     return "regression" if shapes.get("classifier.weight", ())[:1] == (1,) else "classification"
 
 
+def no_names(count: int) -> tuple[str, ...]:
+    """What ``count`` classes are called that nobody named: LABEL_0 and so on."""
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
 def read_labels(values: Mapping[str, Any], count: int, path: Path) -> tuple[str, ...]:
-    """The names of ``count`` classes, LABEL_0 and so on where config.json gives none."""
+    """The names of ``count`` classes, those of `no_names` where config.json gives none."""
     given = values.get("id2label")
     if not count or given is None:
-        return tuple(f"LABEL_{i}" for i in range(count))
+        return no_names(count)
     if not isinstance(given, dict) or set(given) != {str(i) for i in range(count)}:
         raise UserError(
             f"id2label does not name the classifier's {count} classes",

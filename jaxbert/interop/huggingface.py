@@ -20,7 +20,13 @@ import safetensors.numpy
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.files import SEAL, as_path, check_seal, fetched, is_remote, seal
 from jaxbert.interop import layout as table
-from jaxbert.interop.configuration import PROBLEMS, config_json, read_config, read_labels
+from jaxbert.interop.configuration import (
+    PROBLEMS,
+    config_json,
+    no_names,
+    read_config,
+    read_labels,
+)
 from jaxbert.interop.tensors import WEIGHTS, Tensors, open_tensors, read_json
 from jaxbert.models.bert import BertConfig
 from jaxbert.objects import send
@@ -45,6 +51,11 @@ class Model:
     params: dict[str, Any]
     labels: tuple[str, ...]
     folder: Path
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether nobody named its classes, so that they are known by their places alone."""
+        return self.labels == no_names(len(self.labels))
 
     def class_order(self, classes: Sequence[str]) -> list[int] | None:
         """Which of its classes is each of others, by name.

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxbert
 from jaxbert.cli.main import main
 from jaxbert.data.glue import FILES
 from jaxbert.data.tasks import TASKS
@@ -136,6 +137,30 @@ def test_glue_files_of_a_score_are_numbers_from_0_to_5(tmp_path, data):
     said = np.array(submission(out / "STS-B.tsv"), float)
     np.testing.assert_allclose(said, np.clip(scores, 0, 5), atol=6e-4)
     assert np.unique(scores).size > 3
+
+
+def test_a_model_of_a_run_is_asked_as_its_run_asks_it(tmp_path, data):
+    """Its length, and of similarity its embeddings, as `jaxbert.load` has it."""
+    rng = np.random.default_rng(0)
+    long = [" ".join(rng.choice(WORDS, 90)) for _ in range(3)]
+    (tmp_path / "new.tsv").write_text("\n".join(["a\tb", *(f"{x}\tit" for x in long)]) + "\n")
+    workdir = make_run(tmp_path / "run", "cola", data)
+
+    def said(which: str, columns: str) -> list[dict]:
+        rows = [f"--source=tsv:{tmp_path}/new.tsv", f"--columns={columns}"]
+        main(["predict", which, *rows, f"--out={tmp_path / 'out.jsonl'}"])
+        return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+
+    want = said(f"--workdir={workdir}", "a")
+    for which in (workdir, f"run:{workdir}", f"run:{workdir}#student"):
+        for have, line in zip(said(f"--model={which}", "a"), want, strict=True):
+            assert have["scores"] == pytest.approx(line["scores"], abs=1e-5)
+    config = commands.read(workdir / "config.json")
+    config["task"] = {"name": "mine", "kind": "similarity"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    found = [line["score"] for line in said(f"--model=run:{workdir}", "a,b")]
+    pairs = jaxbert.load(workdir).predict([(text, "it") for text in long])
+    np.testing.assert_allclose(found, [line["score"] for line in pairs], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxbert.data.packing import Examples, PackedBatches
 from jaxbert.data.rows import load_task
 from jaxbert.data.tasks import TASKS
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.evaluation.evaluate import evaluate_run, label_order
-from jaxbert.evaluation.predict import predict, predictor
+from jaxbert.evaluation.evaluate import evaluate_run
+from jaxbert.evaluation.predict import label_order, predict, predictor
+from jaxbert.evaluation.report import print_table
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, write_model
 from jaxbert.models.bert import BertConfig, init_params
@@ -106,6 +108,16 @@ def test_a_model_of_another_kind_of_task_is_refused():
     assert label_order(model, TASKS["stsb"]) is None
     with pytest.raises(UserError, match="the model is for regression, and cola is classification"):
         label_order(model, TASKS["cola"])
+
+
+def test_the_table_says_names_as_they_are(capsys):
+    name = "[red]x[/y]"
+    columns = ("accuracy", "parameters", "size_mb", "flops", "milliseconds")
+    results = {"task": name, "kind": "classification", "metric": "accuracy", "split": "test"}
+    results |= {"examples": 3, "standard_error": None, "flops_length": 128, "latency_tokens": 3}
+    results |= {"models": {name: dict.fromkeys(columns, 1.0)}, "left_out": {name: name}}
+    print_table(results, Console(width=100))
+    assert capsys.readouterr().out.count(name) == 4
 
 
 # --- eval.py -------------------------------------------------------------------------------------

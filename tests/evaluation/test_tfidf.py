@@ -9,6 +9,7 @@ import pytest
 
 from jaxbert.data.rows import Rows
 from jaxbert.evaluation import tfidf
+from jaxbert.evaluation.predictions import read_classes
 
 TRAIN = Rows(["a fine film", "so fine", "a dull film", "so dull"], None, np.array([2, 2, 0, 0]))
 
@@ -18,6 +19,9 @@ def test_learns_the_words_that_matter_and_never_picks_a_class_it_never_saw():
     logits = tfidf.logits(model, Rows(["fine", "dull, dull"], None, np.zeros(2)), num_labels=4)
     assert logits.shape == (2, 4)
     assert logits.argmax(axis=1).tolist() == [2, 0]
+    scores = read_classes(logits).scores
+    np.testing.assert_allclose(scores[:, [0, 2]], model.predict_proba(["fine", "dull, dull"]))
+    assert not scores[:, [1, 3]].any()
 
 
 def test_parameters_are_a_weight_a_feature_and_an_intercept():
