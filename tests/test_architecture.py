@@ -31,7 +31,7 @@ FLOORS = (
     ("datasets",),
     ("phases",),
     ("inspection",),
-    ("run", "export", "bench"),
+    ("run", "export", "bench", "mteb"),
     ("doctor", "report", "notebook", "service"),
     ("cli",),
     ("__main__",),
