@@ -27,7 +27,7 @@ FLOORS = (
     ("objectives", "interop", "workdir", "coherence", "shapes"),
     ("recipe",),
     ("training", "evaluation", "sweep"),
-    ("library", "augment", "prune", "teaching", "verify", "serving"),
+    ("library", "augment", "prune", "teaching", "verify", "serving", "history"),
     ("datasets",),
     ("phases",),
     ("inspection",),
