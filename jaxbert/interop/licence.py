@@ -57,7 +57,7 @@ def read_licence(reference: str) -> str:
         return name
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         about = importlib.metadata.metadata(package.partition("==")[0])
-        told = about.get("License-Expression") or about.get("License") or ""
-        if told and "\n" not in told:
-            return f"{told} (of the package)"
+        named = [about[key] for key in ("License-Expression", "License") if key in about]
+        if named and "\n" not in named[0]:  # some have all of its text there
+            return f"{named[0]} (of the package)"
     return ""
