@@ -1,4 +1,4 @@
-# make setup | quickstart | test | test-full | test-beam | docs | chaos | soak | fuzz | bench | bench-check | lint | clean
+# make setup | quickstart | test | test-full | test-beam | test-mteb | docs | chaos | soak | fuzz | bench | bench-check | lint | clean
 #
 # PYTHON picks the interpreter: python3.11 if it runs (a command that exists may still be a
 # version manager's empty shim), else python3.12, else python3. Another Python version gets an environment of its
@@ -20,7 +20,7 @@ endif
 # The tests allocate as train.py does.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup quickstart test test-full test-beam docs chaos soak fuzz bench bench-check lint clean
+.PHONY: setup quickstart test test-full test-beam test-mteb docs chaos soak fuzz bench bench-check lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.installed-quickstart
@@ -41,6 +41,11 @@ test-full: $(VENV)/.installed-test
 # Apache Beam in an environment of its own: its pins and jax's do not go together.
 test-beam: $(VENV)/.installed-test $(VENV)-beam/.installed
 	BEAM_PYTHON=$(abspath $(VENV))-beam/bin/python $(BIN)/python -m pytest -m slow tests/data/test_beam.py
+
+# What MTEB and sentence-transformers make of models.
+test-mteb: $(VENV)/.installed-test
+	$(PIP) install --editable ".[mteb]"
+	$(BIN)/python -m pytest tests/test_mteb.py tests/test_export.py -k "mteb or sentence_transformers"
 
 # The site, from docs/, docstrings and argument parsers, without network, into site/. Any warning ends
 # it; the theme's advertisement of its successor is none of ours.

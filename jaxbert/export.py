@@ -32,7 +32,8 @@ from jaxbert.evaluation.finished import FinishedRun, read_run
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import encode_for, label_order
 from jaxbert.evaluation.predictions import Predictions
-from jaxbert.files import SEAL, as_path, read_object, seal
+from jaxbert.files import SEAL, as_path, seal
+from jaxbert.history import read_history
 from jaxbert.interop import hub, onnx, stablehlo
 from jaxbert.interop.card import model_card
 from jaxbert.interop.huggingface import Model, layout_for, read_model, write_model
@@ -73,6 +74,7 @@ def export(
     max_loss: float = 0.01,
     force: bool = False,
     license: str = "",
+    seeds: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes a model in some formats, all of them or none.
 
@@ -83,6 +85,7 @@ def export(
       max_loss: of the task's metric on the run's development rows, what int8 may cost.
       force: write an int8 model that costs more, or whose cost is not known.
       license: of the model, for its card.
+      seeds: workdirs of runs that differ from the model's in their seed alone, for its card.
 
     Returns:
       What export.json holds: under ``formats`` of each its ``bytes`` and ``difference``, the
@@ -91,7 +94,7 @@ def export(
 
     Raises:
       UserError: a format cannot hold the model, does not give what jaxbert gives, or int8 costs
-        too much.
+        too much; a run of `seeds` is none of the same recipe.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -103,7 +106,7 @@ def export(
     if folder.exists() and not (folder / REPORT).is_file() and any(folder.iterdir()):
         fix = "give a new one, or one that an earlier export has written"
         raise UserError("the folder holds something else", str(folder), fix)
-    subject = Subject(reference)
+    subject = Subject(reference, seeds)
     if subject.model.folder.resolve().is_relative_to(folder):
         raise UserError("the model itself lies there", str(folder), "give another folder")
     partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("export", "before"))
@@ -155,16 +158,17 @@ class Subject:
 
     Args:
       reference: as `export` takes it.
+      seeds: likewise.
 
     Attributes:
       model: its head and what that reads; without a head all but projections.
       projection: these, the group ``projection`` of its parameters; empty where it has none.
       asking: how its run asks it.
       served: it, computed by jaxbert.
-      history: ``config``, ``summary`` and ``eval`` of its run; None without one.
+      history: of its run, as `model_card` takes it; None without one.
     """
 
-    def __init__(self, reference: str) -> None:
+    def __init__(self, reference: str, seeds: Sequence[str] = ()) -> None:
         model = read_model(hub.resolve(reference))
         self.asking = read_asking(reference)
         groups = [group for group in model.params if group not in ("projection", "classifier")]
@@ -182,16 +186,11 @@ class Subject:
         self.projection: dict[str, Any] = model.params.get("projection", {})
         self.served = TextModel(self.model, self.asking)
         self.tokenizer = load_tokenizer(model.folder)
-        self.history: dict[str, Any] | None = None
         self._run: FinishedRun | None = None
         workdir = as_path(reference.removeprefix("run:").partition("#")[0]).expanduser()
-        if hub.is_workdir(workdir) and (workdir / "summary.json").is_file():
-            read = functools.partial(read_object, fix="restore the file")
-            config, summary = (read(workdir / f"{name}.json") for name in ("config", "summary"))
-            scores = workdir / "eval.json"
-            self.history = {"config": config, "summary": summary}
-            self.history["eval"] = read(scores) if scores.is_file() else None
-            task = config.get("task") or {}
+        self.history = read_history(workdir, seeds)
+        if self.history is not None:
+            task = self.history["config"].get("task") or {}
             if task.get("name") or task.get("source"):
                 self._run = read_run(workdir)
 

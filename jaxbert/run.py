@@ -65,7 +65,9 @@ OPTIMIZER = (
 STALE = ("projection", "mlm", "nsp")
 
 
-def run(config: RunConfig, workdir: Path, *, profile: bool = False) -> dict[str, Any]:
+def run(
+    config: RunConfig, workdir: Path, *, profile: bool = False, command: str = ""
+) -> dict[str, Any]:
     """Trains every phase that is not finished, and writes summary.json.
 
     Running it again continues: finished phases are kept, the phase under way goes on from its
@@ -75,6 +77,7 @@ def run(config: RunConfig, workdir: Path, *, profile: bool = False) -> dict[str,
       config: checked.
       workdir: the run's folder; made if absent.
       profile: trace some steps of each phase into ``profile/``, and say where their time goes.
+      command: by which a user has started it, for summary.json.
 
     Returns:
       What summary.json holds.
@@ -89,7 +92,7 @@ def run(config: RunConfig, workdir: Path, *, profile: bool = False) -> dict[str,
     scores = {reference: score.facts() for reference, score in trusted.items()}
     with claim(workdir, config) if processes.first() else contextlib.nullcontext():
         processes.barrier()
-        summary = job.train(scores)
+        summary = job.train(scores, command)
         processes.barrier()
         return summary
 
@@ -120,11 +123,12 @@ class Run:
         self.inspection = Inspection(config, self.library, self.data, self.objectives, self.mesh)
         self._made: dict[str, str] = {}  # the models of finished phases, and their hashes
 
-    def train(self, scores: dict[str, Any]) -> dict[str, Any]:
+    def train(self, scores: dict[str, Any], command: str) -> dict[str, Any]:
         """Trains every phase that is not finished, and writes summary.json.
 
         Args:
           scores: of the given teachers on the task, by reference.
+          command: by which a user has started it.
 
         Returns:
           What summary.json holds.
@@ -151,6 +155,7 @@ class Run:
             "teacher": {"reference": self.config.teacher, "hash": given["parameter_hash"]} | dev,
             "other_teachers": scores,
             "seed": self.config.seed,
+            "command": command,
             "config": self.config.to_dict(),
             "devices": {
                 "platform": jax.default_backend(),

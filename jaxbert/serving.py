@@ -107,6 +107,8 @@ class TextModel:
       labels: the names of its classes, in the order of its logits.
       max_length: word pieces at which texts are cut.
       folder: where the model was read from.
+      config: its shape, in float32.
+      params: the groups that are asked, on the device.
     """
 
     def __init__(self, model: Model, asking: Asking = Asking()) -> None:
@@ -119,8 +121,8 @@ class TextModel:
         self._asking, self._tokenizer = asking, load_tokenizer(model.folder)
         config = model.config.replace(dtype="float32")
         groups = ENCODER if self.kind in ("", SIMILARITY) else scored_groups(config)
-        self._params: Params = jax.device_put({group: model.params[group] for group in groups})
-        self._predict, self._config = predictor(config), config
+        self.params: Params = jax.device_put({group: model.params[group] for group in groups})
+        self._predict, self.config = predictor(config), config
         self._embedders = {wanted: embedder(config, normalize=wanted) for wanted in (False, True)}
 
     def __repr__(self) -> str:
@@ -172,7 +174,7 @@ class TextModel:
     ) -> np.ndarray:
         """The embeddings of texts: the mean of the last hidden state over a text's tokens.
 
-        This is also what MTEB asks an encoder for.
+        It is asked as MTEB asks an encoder; what MTEB itself takes is `jaxbert.mteb.MTEBEncoder`.
 
         Args:
           sentences: N texts, or batches of them, ``{"text": [...]}``.
@@ -190,7 +192,7 @@ class TextModel:
         """
         texts = _flat(_listed(sentences))
         if not texts:
-            return np.zeros((0, self._config.hidden_size), np.float32)
+            return np.zeros((0, self.config.hidden_size), np.float32)
         run = self._embedders[bool(normalize or others.get("normalize_embeddings"))]
         rows = Rows(texts, None, None)
         examples = encode_rows(self._tokenizer, rows, max_length=self.max_length)
@@ -245,7 +247,7 @@ class TextModel:
         with jax.default_matmul_precision("highest"):
             return collect_by_width(
                 run,
-                self._params,
+                self.params,
                 examples,
                 kind,
                 self.max_length,

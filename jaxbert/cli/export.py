@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="write int8 whatever it costs")
     parser.add_argument("--license", default="", help="of the model, for its card")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="evaluated runs that differ from RUN in their seed alone, for the card",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         max_loss=args.max_loss,
         force=args.force,
         license=args.license,
+        seeds=args.seeds,
     )
     for name, measured in found["formats"].items():
         said = f"{args.to / FILES[name]}: {size_text(measured['bytes'])}"

@@ -6,6 +6,7 @@ Any key of the config is overridden by ``--config.KEY=VALUE``. The same command 
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from jaxbert import launch
 from jaxbert.files import as_path, kept_folder
@@ -50,5 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
     training.quieten()
     keep_programs(kept_folder(args.workdir, config.corpus_cache) / "programs")
+    words = ["jaxbert", "train", f"--config={args.config}", f"--workdir={args.workdir}"]
+    command = shlex.join([*words, *args.overrides])
     with joined(group):
-        training.run(config, args.workdir, profile=args.profile)
+        training.run(config, args.workdir, profile=args.profile, command=command)

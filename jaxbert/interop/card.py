@@ -40,16 +40,19 @@ def model_card(
       formats: format -> what was measured when it was read back.
       files: the files that the formats consist of.
       max_length: word pieces at which it was asked.
-      run: ``config``, ``summary`` and ``eval`` (or None), as the run's files hold them; None where
-        it is not known which run made it.
+      run: ``config``, ``summary`` and ``eval`` (or None), as the run's files hold them;
+        ``origins``, of the models that it starts from the reference and the licence, which may be
+        empty; ``seeds``, what is said of runs with other seeds, or empty. None where it is not
+        known which run made it.
       license: of the model; empty = not known.
     """
     tag = _TAGS.get(kind, _SENTENCES)
     licensed = f"license: {license}" if license else "license: other\nlicense_name: unknown"
-    teacher = str(run["config"].get("teacher", "")) if run else ""
-    base = f"base_model: {teacher[3:].partition('@')[0]}"
+    teacher = run["config"].get("teacher") if run else None
+    origin = run["origins"][teacher][0] if run is not None and teacher else ""
+    base = f"base_model: {origin[3:].partition('@')[0]}"
     head = [
-        *("---", licensed, f"pipeline_tag: {tag}", *[base] * teacher.startswith("hf:")),
+        *("---", licensed, f"pipeline_tag: {tag}", *[base] * origin.startswith("hf:")),
         f"library_name: {'transformers' if tag in _CLASSES else 'sentence-transformers'}",
         *("tags:", "- jaxbert", "- bert", "- distillation", "---"),
     ]
@@ -77,17 +80,22 @@ def _history(run: Mapping[str, Any]) -> list[str]:
     config, summary, found = run["config"], run["summary"], run.get("eval")
     task, teacher = config.get("task") or {}, summary.get("teacher") or {}
     data = [task.get("source") or task.get("name"), config.get("corpus")]
-    start = config.get("init_from")
+    origins = run["origins"]
+    reference = teacher.get("reference") or config.get("teacher")
+    others = [name for name in origins if name not in (reference, config.get("init_from"))]
     versions = ", ".join(f"{k} {v}" for k, v in (summary.get("versions") or {}).items())
+    command = summary.get("command")
     phases = [
         f"- `{name}`: {phase.get('steps'):,} steps, {phase.get('real_tokens', 0):,} tokens"
         for name, phase in (summary.get("phases") or {}).items()
     ]
     facts = {
-        "teacher": teacher.get("reference") or config.get("teacher") or "none",
+        "teacher": _origin(origins, reference) or "none",
         "parameters of the teacher, SHA-256": teacher.get("hash"),
+        "other teachers": "; ".join(_origin(origins, name) for name in others),
         "data": ", ".join(filter(None, data)) or "none",
-        "continues": start,
+        "continues": _origin(origins, config.get("init_from")),
+        "command": f"`{command}`" if command else "",
         "made by": "`jaxbert train`, with the configuration below; `jaxbert rerun` repeats it",
         "revision of jaxbert": summary.get("git_revision"),
         "seed": config.get("seed"),
@@ -98,7 +106,17 @@ def _history(run: Mapping[str, Any]) -> list[str]:
     parts = ["## How it was made", "\n".join([*listed, "", *phases]).rstrip()]
     folded = "<details><summary>configuration</summary>\n\n```json\n{}\n```\n\n</details>"
     parts.append(folded.format(json.dumps(config, indent=1)))
-    return [*parts, "## Scores", _scores(found)]
+    parts += ["## Scores", _scores(found)]
+    return [*parts, "### Over seeds", run["seeds"]] if run["seeds"] else parts
+
+
+def _origin(origins: Mapping[str, tuple[str, str]], reference: str | None) -> str:
+    """A model that a run starts from, what it comes from, and under which licence."""
+    if not reference:
+        return ""
+    origin, licence = origins.get(reference, (reference, ""))
+    made = "" if origin == reference else f", made from {origin}"
+    return f"{reference}{made}; licence: {licence or 'not known'}"
 
 
 def _scores(found: Mapping[str, Any] | None) -> str:
@@ -143,5 +161,6 @@ def _limits(max_length: int, run: Mapping[str, Any] | None) -> str:
     if run is None or not run.get("eval"):
         limits.append("- How good it is on any data is not known.")
     else:
-        limits.append("- The scores are of one run on one test part; other text was not tried.")
+        runs = "the runs above" if run["seeds"] else "one run"
+        limits.append(f"- The scores are of {runs} on one test part; other text was not tried.")
     return "\n".join(limits)

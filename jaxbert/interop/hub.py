@@ -29,8 +29,9 @@ PINNED = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     ),
 }
-# What a model folder may hold that jaxbert reads: never a pickle.
+# What a model folder may hold that jaxbert reads: never a pickle. The card names its licence.
 _FILES = (
+    "README.md",
     "config.json",
     "*.safetensors",
     INDEX,
