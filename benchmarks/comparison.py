@@ -15,7 +15,8 @@ each round has a seed and an empty cache of compiled programs. ``--python`` is a
 
     pip install torch transformers textbrewer==0.2.1.post1 onnx onnxruntime onnxscript
 
-``--kill`` strikes each side's first job with SIGKILL, half-way by the clock, and starts it again.
+``--kill``, with the flags of a finished comparison, strikes each side's first job with SIGKILL when
+the teacher has been fine-tuned and its layers are being learnt, and runs the same command again.
 """
 
 from __future__ import annotations
@@ -241,35 +242,43 @@ def table(seconds: Mapping[str, Mapping[str, list[float]]]) -> str:
     return "\n".join(rows)
 
 
+def finetuned(place: Place, side: str, updates: int) -> bool:
+    """Whether the teacher of the first job has been fine-tuned."""
+    if side == "hand":
+        log = (place.folder / "hand_classifier.log").read_text(encoding="utf-8")
+        return f"step {updates // 20 * 20} loss" in log
+    made = {"jaxbert": "task/models/teacher/config.json", "textbrewer": "saved/teacher/*.pkl"}
+    return any(place.folder.glob(made[side]))
+
+
 def strike(args: argparse.Namespace) -> dict[str, Answer]:
-    """Kills each side's first job half-way, and runs the same command again.
+    """Kills each side's first job 10 s into its second stage, and runs the same command again.
 
     Returns:
-      By side: ``whole``, the seconds of a run that nothing happened to; ``killed`` at which second;
-      ``again``, the seconds of the second run; what both have ``found``; of jaxbert whether the
-      students are the same ``bits``.
+      By side: ``killed`` at which second, ``again``, the seconds of the second run, and what it has
+      ``found``; of jaxbert whether the student has the ``bits`` of the first round's.
     """
     results = {}
     for side in args.sides:
         script = script_of(side, "classifier")
         assert script is not None
+        place = Place(args.out / "struck" / side, args.out / "data", args.python)
         given = words("classifier", 0, args)
-        whole, struck = (
-            Place(args.out / "struck" / name / side, args.out / "data", args.python)
-            for name in ("whole", "again")
-        )
-        answer: Answer = {"whole": whole.run(script, *given)}
-        process = struck.start(script, *given)
-        answer["killed"] = answer["whole"] / 2
-        time.sleep(answer["killed"])
+        began = time.perf_counter()
+        process = place.start(script, *given)
+        while not finetuned(place, side, args.updates) and process.poll() is None:
+            time.sleep(0.5)
+        time.sleep(10)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        answer["again"] = struck.run(script, *given)
-        answer["found"] = [said(place, side, "classifier") for place in (whole, struck)]
+        if process.wait() != -signal.SIGKILL:
+            raise RuntimeError(f"{script.name} had ended: give it more updates")
+        answer: Answer = {"killed": time.perf_counter() - began}
+        answer["again"] = place.run(script, *given)
+        answer["found"] = said(place, side, "classifier")
         if side == "jaxbert":
-            paths = [place.folder / "task/summary.json" for place in (whole, struck)]
-            one, other = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
-            answer["bits"] = one["parameter_hash"] == other["parameter_hash"]
+            paths = [args.out / each / side / "task/summary.json" for each in ("round0", "struck")]
+            hashes = [json.loads(p.read_text(encoding="utf-8"))["parameter_hash"] for p in paths]
+            answer["bits"] = hashes[0] == hashes[1]
         results[side] = answer
         print(f"struck {side}: {answer}", flush=True)
     return results
@@ -281,19 +290,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--python", default=sys.executable, help="the others' interpreter")
-    parser.add_argument("--out", type=Path, required=True, help="a folder that is not there yet")
+    parser.add_argument("--out", type=Path, required=True, help="a folder, new unless with --kill")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--updates", type=int, default=105, help="of each stage of the classifier")
-    parser.add_argument("--general_updates", type=int, default=60)
+    parser.add_argument("--updates", type=int, default=40, help="of each stage of the classifier")
+    parser.add_argument("--general_updates", type=int, default=30)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--kill", action="store_true", help="strike the first job instead")
+    parser.add_argument("--kill", action="store_true", help="strike the first job")
     args = parser.parse_args()
     args.out = args.out.resolve()
-    write_data(args.out / "data", TEACHER)
     if args.kill:
-        write(args, strike(args))
+        print(json.dumps(strike(args), indent=1))
     else:
+        write_data(args.out / "data", TEACHER)
         print(table(compare(args)["seconds"]))
 
 

@@ -11,7 +11,7 @@ import commands
 import pytest
 
 sys.path.insert(0, str(commands.ROOT / "benchmarks"))
-import comparison  # noqa: E402
+import comparison
 
 
 def test_lines_without_comments_blanks_and_docstrings_are_counted(tmp_path):
@@ -44,17 +44,20 @@ def test_the_page_shows_what_is_counted():
 def test_the_commands_of_jaxbert_are_ones(job):
     text = Path(comparison.script_of("jaxbert", job)).read_text(encoding="utf-8")
     text = text.replace('"$1"', "7").replace('"$2"', "0")
-    for words in commands.commands_of(commands.Block("", 1, "bash", text, )):
+    for words in commands.commands_of(commands.Block("", 1, "bash", text)):
         assert words[0] == "jaxbert"
         commands.parse(words)
 
 
 @pytest.mark.slow
-def test_jaxbert_and_the_script_by_hand_run(tmp_path):
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+@pytest.mark.parametrize(
+    ("job", "side"), [("general", "jaxbert"), ("general", "hand"), ("classifier", "hand")]
+)
+def test_a_job_runs(job, side, tmp_path):
+    for name in ("torch", "transformers"):
+        pytest.importorskip(name)
     words = ["benchmarks/comparison.py", f"--out={tmp_path}/out", "--rounds=1", "--updates=2"]
-    words += ["--general_updates=2", "--jobs", "general", "--sides", "jaxbert", "hand"]
+    words += ["--general_updates=2", "--jobs", job, "--sides", side]
     done = subprocess.run(
         [sys.executable, *words],
         cwd=commands.ROOT,
@@ -65,7 +68,8 @@ def test_jaxbert_and_the_script_by_hand_run(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out/comparison.json").read_text(encoding="utf-8"))
-    for side in ("jaxbert", "hand"):
-        assert found["found"]["general"][side] == [{"loads": True}]
-        assert found["seconds"]["general"][side][0] > 0
+    results = json.loads((tmp_path / "out/comparison.json").read_text(encoding="utf-8"))
+    assert results["seconds"][job][side][0] > 0
+    (found,) = results["found"][job][side]
+    assert found == {"loads": True} if job == "general" else found["student"] > 0.4
+    assert f"| {job} | {side} |" in done.stdout

@@ -62,7 +62,8 @@ def train(trainer, model, rate, **options):
         {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
     sampler = RandomSampler(rows, num_samples=32 * UPDATES)
-    with trainer, torch.autocast("cpu", torch.bfloat16):
+    # Cached, the weights of the first update would be those of all.
+    with trainer, torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         trainer.train(
             torch.optim.AdamW(groups, lr=rate, fused=True),
             DataLoader(rows, 32, sampler=sampler, collate_fn=collate),
