@@ -22,6 +22,7 @@ from jaxbert.files import (
     size_text,
     whole,
 )
+from jaxbert.training.loops import end_what_is_begun
 from jaxbert.training.record import Record, host_leaves, sealed
 from jaxbert.training.stored import JUDGEMENT, Damaged, Stored
 
@@ -46,6 +47,7 @@ class Checkpoints:
             # Renamed first: a process killed while it deletes leaves no half of a checkpoint.
             todelete_subdir=_TRASH,
         )
+        end_what_is_begun()
         self._clear()
         processes.barrier()
         self._manager = ocp.CheckpointManager(absolute(folder), options=options)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +226,27 @@ def test_a_state_that_is_not_finite_is_not_written(tmp_path):
         checkpoints.save(1, {"a": jnp.zeros(2), "b": jnp.array([0.0, jnp.inf])}, NOTE)
     assert checkpoints.latest() is None
     checkpoints.close()
+
+
+def test_a_failed_write_is_said_once_whatever_else_was_being_written(tmp_path, capfd):
+    """No other leaf's end is heard of in a closed event loop: a file may not grow, as on a disk."""
+    state = {f"w{i}": jax.random.normal(jax.random.key(i), (128, 64)) for i in range(60)}
+    for _ in range(8):  # whether the others are still under way is chance
+        checkpoints = Checkpoints(tmp_path)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))
+        try:
+            with pytest.raises(UserError, match="a checkpoint could not be written"):
+                checkpoints.save(1, state, NOTE)
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        with contextlib.suppress(UserError):
+            checkpoints.close()
+        assert kept(tmp_path) == []
+    gc.collect()
+    time.sleep(0.2)
+    assert capfd.readouterr().err == ""
 
 
 def test_less_than_twice_the_state_of_room_is_told_before_anything_is_written(tmp_path):
