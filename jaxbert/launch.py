@@ -108,7 +108,7 @@ def supervise(argv: Sequence[str]) -> None:
         env=os.environ | {_CHILD: str(theirs)},
         pass_fds=(theirs,),
         stderr=subprocess.PIPE,
-        # A terminal's Ctrl-C comes from here alone: twice would end it at once.
+        # A terminal's Ctrl-C comes from here alone.
         start_new_session=True,
     )
     os.close(theirs)

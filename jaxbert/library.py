@@ -17,7 +17,7 @@ import numpy as np
 from jaxbert import processes
 from jaxbert.config import PhaseConfig, RunConfig, is_reference
 from jaxbert.data.tasks import describe_task
-from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
+from jaxbert.data.tokenizer import Tokenizer, difference, load_tokenizer
 from jaxbert.data.vocabulary import read_sample, train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.evaluation.relabel import check_labelling
@@ -261,12 +261,14 @@ class Library:
                 )
             reference = f"run:{folder}#initial_student"
         model = read_model(hub.resolve(reference))
-        if load_tokenizer(model.folder).fingerprint != self.tokenizer.fingerprint:
+        tokenizer = load_tokenizer(model.folder)
+        if tokenizer.fingerprint != self.tokenizer.fingerprint:
             whose, other = "config's", self._config.vocabulary
             if self.has_teacher:
                 whose, other = "teacher's", str(self.given.folder)
             raise UserError(
-                f"the student's vocabulary is not the {whose}",
+                f"the student's vocabulary is not the {whose} "
+                f"({difference(tokenizer, self.tokenizer)})",
                 f"{model.folder} and {other}",
                 f"give a {whose[:-2]} with the vocabulary that the student was made with",
             )

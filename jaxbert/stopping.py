@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -26,6 +27,9 @@ _GRACE = 25.0  # seconds for saving and cleaning up
 _AGAIN = signal.SIGURG  # within this process alone: interrupts the main thread once more
 _SOON = 0.05  # seconds
 _DEAF = 1.0  # seconds after which the main thread is taken to be in a compiler
+# Seconds in which signals are one stop. A machine that shuts down, Slurm and `timeout` tell all
+# processes of a group, and a parent may hand on what its child has heard itself.
+_ONE = 1.0
 
 _heard = threading.Event()  # the main thread knows
 _saves = threading.Event()  # it saves before it stops
@@ -38,8 +42,8 @@ def resumable() -> Iterator[None]:
     """Stands around a command that goes on, when it is run again, wherever it was stopped.
 
     The first SIGINT or SIGTERM ends it within 30 seconds: by a KeyboardInterrupt, or, inside
-    ``saving``, as soon as that has saved; at once where the process is compiling. The second ends
-    it at once.
+    ``saving``, as soon as that has saved; at once where the process is compiling. Another, a second
+    later or more, ends it at once.
 
     Raises:
       SystemExit: with 75, when it was told to stop.
@@ -113,9 +117,10 @@ def requested() -> bool:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    first = not _requested.is_set() or number == _AGAIN
     _heard.set()
     _requested.set()
-    if not _holds.is_set():
+    if first and not _holds.is_set():
         raise KeyboardInterrupt
 
 
@@ -136,16 +141,19 @@ def _again(lost: sys.UnraisableHookArgs, hook: Callable[[sys.UnraisableHookArgs]
 
 
 def _listen(ears: socket.socket) -> None:
-    """Waits for a signal; then for a second one, or until the time for saving is over."""
+    """Waits for a signal; then for another stop, or until the time for saving is over."""
     with ears:
         if not _told(ears):
             return
+        began = time.monotonic()
         if not (_saves.is_set() or _heard.wait(_DEAF)):
             _end()
         ears.settimeout(_GRACE)
         with contextlib.suppress(TimeoutError):
-            if not _told(ears):
-                return
+            while _told(ears):
+                if time.monotonic() > began + _ONE:
+                    _end()
+            return
         _end()
 
 

@@ -57,3 +57,44 @@ def test_a_stop_when_all_is_done_has_nothing_left_to_stop():
         assert process.stdout.readline() == b"leaving\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+def stopped(lines: list[str], *pauses: float) -> tuple[int, bytes, bytes]:
+    """What becomes of a program that is told to stop once it is at work, and after each pause."""
+    head = ["import time", "from jaxbert.stopping import requested, resumable, saving"]
+    words = [sys.executable, "-c", "\n".join(head + lines)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, cwd=commands.ROOT) as process:
+        assert process.stdout.readline() == b"at work\n"
+        process.send_signal(signal.SIGTERM)
+        for seconds in pauses:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+SAVES = [
+    "with resumable(), saving():",
+    "  print('at work', flush=True)",
+    "  while not requested(): time.sleep(0.01)",
+    "  time.sleep(3)",
+    "  print('saved', flush=True)",
+]
+CLEANS = [
+    "with resumable():",
+    "  try: print('at work', flush=True); time.sleep(30)",
+    "  finally: time.sleep(0.5); print('cleaned', flush=True)",
+]
+SAVED = b"interrupted and saved: run the same command again\n"
+
+
+@pytest.mark.parametrize(("lines", "said"), [(SAVES, b"saved\n"), (CLEANS, b"cleaned\n")])
+def test_signals_at_once_are_one_stop(lines, said):
+    """As a machine tells its processes that shuts down, and their parents once more."""
+    assert stopped(lines, 0.0, 0.1) == (75, said, SAVED)
+
+
+def test_a_stop_after_a_stop_ends_at_once():
+    at_once = b"interrupted: what was saved last stands, run the same command again\n"
+    assert stopped(SAVES, 0.1, 1.6) == (75, b"", at_once)

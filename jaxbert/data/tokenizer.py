@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,16 @@ def special_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids of the pieces that stand for no text: padding, unknown, [CLS], [SEP] and [MASK]."""
     t = tokenizer
     return (t.pad_id, t.unk_id, t.cls_id, t.sep_id, t.mask_id)
+
+
+def difference(one: Tokenizer, other: Tokenizer) -> str:
+    """Where two tokenizers part, for an error: the first id that stands for another piece."""
+    pairs = itertools.zip_longest(one.pieces, other.pieces)
+    for number, (mine, theirs) in enumerate(pairs):
+        if mine != theirs:
+            said = [repr(piece) if piece else "no piece" for piece in (mine, theirs)]
+            return f"id {number} is {said[0]}, and {said[1]}"
+    return "the pieces are the same, and text is split in another way, such as in lower case"
 
 
 def excerpt(tokenizer: Tokenizer, ids: np.ndarray, length: int) -> str:

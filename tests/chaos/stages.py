@@ -95,11 +95,18 @@ class Struck:
 
     Attributes:
       process: it.
-      said: the file that has its output.
+      out: the file that has its stdout.
+      err: the file that has its stderr.
     """
 
     process: subprocess.Popen
-    said: Path
+    out: Path
+    err: Path
+
+    @property
+    def said(self) -> str:
+        """What it has said so far, stderr behind stdout."""
+        return self.out.read_text(encoding="utf-8") + self.err.read_text(encoding="utf-8")
 
     def wait_for(self, reached: Callable[[], bool]) -> bool:
         """Waits until something is so, or the process has ended; whether it still works."""
@@ -107,7 +114,7 @@ class Struck:
         while not reached():
             if self.process.poll() is not None:
                 return False
-            assert time.monotonic() < until, self.said.read_text()
+            assert time.monotonic() < until, self.said
             time.sleep(0.001)
         return self.process.poll() is None
 
@@ -127,24 +134,24 @@ class Struck:
         Raises:
           subprocess.TimeoutExpired: it does not end.
         """
-        return self.process.wait(seconds), self.said.read_text(encoding="utf-8")
+        return self.process.wait(seconds), self.said
 
 
 @contextlib.contextmanager
 def started(words: Sequence[str], cache: Path, devices: int = 1) -> Iterator[Struck]:
     """Starts a command; at the end of the context it is gone, and its children with it."""
-    with tempfile.NamedTemporaryFile() as said:
+    with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
         process = subprocess.Popen(
             words,
             cwd=commands.ROOT,
             env=commands.environment(devices, cache),
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
+            stdout=out,
+            stderr=err,
             start_new_session=True,
         )
         try:
-            yield Struck(process, Path(said.name))
+            yield Struck(process, Path(out.name), Path(err.name))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

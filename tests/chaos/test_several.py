@@ -95,7 +95,7 @@ def whole_in_two(given: Given, tmp_path_factory) -> Path:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize("fault", ["SIGTERM", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("fault", ["SIGTERM", "SIGINT", "SIGKILL", "shutdown"])
 def test_what_befalls_one_ends_all_and_they_go_on_to_the_same_bits(
     given: Given, whole_in_two, tmp_path, tally, fault, index
 ):
@@ -105,6 +105,10 @@ def test_what_befalls_one_ends_all_and_they_go_on_to_the_same_bits(
         assert group[0].wait_for(step_reached(run.workdir, "general", 5))
         if fault == "SIGKILL":
             os.kill(worker(group[index]), signal.SIGKILL)
+        elif fault == "shutdown":  # every process of one machine is told, as systemd does it
+            child = worker(group[index])
+            group[index].signal(signal.SIGTERM)
+            os.kill(child, signal.SIGTERM)
         else:
             group[index].signal(signal.Signals[fault])
         ends = [struck.end(SECONDS) for struck in group]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.data.tokenizer import difference, load_tokenizer
 from jaxbert.errors import UserError
 
 HARD = [
@@ -133,6 +133,23 @@ def test_the_fingerprint_is_that_of_the_tokenizer_however_it_is_stored(minilm, c
     assert tokenizer.fingerprint == load_tokenizer(tmp_path / "saved").fingerprint
     assert len(tokenizer.fingerprint) == 64
     assert tokenizer.fingerprint != load_tokenizer(cased).fingerprint
+
+
+def test_where_two_tokenizers_part_is_said(minilm, tmp_path):
+    given = load_tokenizer(minilm)
+    vocabulary = (minilm / "vocab.txt").read_text(encoding="utf-8")
+
+    def against(text: str, options: str = "{}") -> str:
+        (tmp_path / "vocab.txt").write_text(text, encoding="utf-8")
+        (tmp_path / "tokenizer_config.json").write_text(options)
+        return difference(given, load_tokenizer(tmp_path))
+
+    number = given.pieces.index("film")
+    assert against(vocabulary.replace("\nfilm\n", "\nfirm2\n")) == (
+        f"id {number} is 'film', and 'firm2'"
+    )
+    assert against(vocabulary + "filmz\n") == f"id {given.vocab_size} is no piece, and 'filmz'"
+    assert "split in another way" in against(vocabulary, '{"do_lower_case": false}')
 
 
 @pytest.mark.parametrize("which", ["minilm", "cased"])
