@@ -132,7 +132,7 @@ def test_what_comes_back_with_other_numbers_is_not_written(tmp_path, tokenizer, 
     before = {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()}
     run = runtime.run
     monkeypatch.setattr(runtime, "run", lambda *args: [x + 0.01 for x in run(*args)])
-    with pytest.raises(UserError, match=r"differs by 0\.0\d+ from what jaxbert computes, format onnx"):
+    with pytest.raises(UserError, match=r"differs by 0\.0\d+ from what .*, format onnx"):
         export(str(tmp_path / "ours"), tmp_path / "to", ("onnx",))
     after = {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()}
     assert after == before and {p.name for p in tmp_path.iterdir()} == {"ours", "to"}
