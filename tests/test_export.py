@@ -122,6 +122,22 @@ def test_what_transformers_has_not_is_exported_too(tmp_path, tokenizer, changes)
     assert left == {"ours", "to"}, "what fails leaves nothing"
 
 
+def test_what_comes_back_with_other_numbers_is_not_written(tmp_path, tokenizer, monkeypatch):
+    """A runtime that computes something else, after an export that was good."""
+    runtime = pytest.importorskip("onnxruntime").InferenceSession
+    config = shape("classification")
+    params = visible_params(config, 1)
+    write_model(tmp_path / "ours", config, params, HEADS["classification"], tokenizer)
+    export(str(tmp_path / "ours"), tmp_path / "to", ("onnx",))
+    before = {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    run = runtime.run
+    monkeypatch.setattr(runtime, "run", lambda *args: [x + 0.01 for x in run(*args)])
+    with pytest.raises(UserError, match=r"differs by 0\.0\d+ from what .*, format onnx"):
+        export(str(tmp_path / "ours"), tmp_path / "to", ("onnx",))
+    after = {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    assert after == before and {p.name for p in tmp_path.iterdir()} == {"ours", "to"}
+
+
 def write_projected(folder: Path, tokenizer, groups: tuple[str, ...] = (), **changes: object):
     """A student with projections, in the layout of TinyBERT_General_4L_312D."""
     config = shape("", projection_size=24, projection_per_layer=True).replace(**changes)

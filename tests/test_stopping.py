@@ -70,7 +70,10 @@ def stopped(lines: list[str], *pauses: float) -> tuple[int, bytes, bytes]:
         for seconds in pauses:
             time.sleep(seconds)
             process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     return process.returncode, out, err
 
 
@@ -86,6 +89,7 @@ CLEANS = [
     "  try: print('at work', flush=True); time.sleep(30)",
     "  finally: time.sleep(0.5); print('cleaned', flush=True)",
 ]
+AT_ONCE = b"interrupted: what was saved last stands, run the same command again\n"
 SAVED = b"interrupted and saved: run the same command again\n"
 
 
@@ -96,5 +100,23 @@ def test_signals_at_once_are_one_stop(lines, said):
 
 
 def test_a_stop_after_a_stop_ends_at_once():
-    at_once = b"interrupted: what was saved last stands, run the same command again\n"
-    assert stopped(SAVES, 0.1, 1.6) == (75, b"", at_once)
+    assert stopped(SAVES, 0.1, 1.6) == (75, b"", AT_ONCE)
+
+
+def test_a_compiler_is_not_waited_for(monkeypatch):
+    """Nor is the runtime taken apart that it is at work in."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    lines = [
+        "import threading, jax, jax.numpy as jnp",
+        "from jaxbert.cli.main import _leaving",
+        "def deep(x):",
+        "  for _ in range(3000): x = jnp.sort(jnp.sin(x @ x))",
+        "  return x",
+        "with _leaving(True), resumable():",
+        "  lowered = jax.jit(deep).lower(jnp.ones((8, 8)))",
+        "  threading.Timer(1, print, ['at work'], {'flush': True}).start()",
+        "  lowered.compile()",
+        "  print('compiled')",
+    ]
+    code, out, err = stopped(lines)
+    assert (code, out) == (75, b"") and err in (SAVED, AT_ONCE)

@@ -413,7 +413,11 @@ def _open_fast(path: Path, options: Mapping[str, Any]) -> tokenizers.Tokenizer:
             for key, name in _NORMALIZER_OPTIONS.items():
                 if key in options:
                     normalizer[name] = options[key]
-        return tokenizers.Tokenizer.from_str(json.dumps(state))
+        backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+        unknown = state["model"].get("unk_token")
+        if unknown is not None and unknown not in state["model"]["vocab"]:
+            raise ValueError(f"its vocabulary lacks {unknown!r}, which stands for unknown words")
+        return backend
     except Exception as error:  # the Rust parser raises bare Exception
         raise UserError(
             f"not a tokenizer file ({error})", str(path), "copy the file again"

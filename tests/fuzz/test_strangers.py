@@ -43,6 +43,7 @@ FOUND = [
     ("tokenizer", "tokenizer_config.json", b"[" * 5000),
     ("tokenizer", "tokenizer_config.json", b'{"do_lower_case": "yes"}'),
     ("tokenizer", "tokenizer.json", (b'"bad": 9', b'"bad": 2147483648')),
+    ("tokenizer", "tokenizer.json", (b'"unk_token": "[UNK]"', b'"unk_token": ""')),
     ("corpus", "manifest.json", (b'"name": "', b'"name": "../')),
     ("corpus", "manifest.json", (b'"name": "', b'"name": "' + b"9" * 5000)),
     ("corpus", "manifest.json", (b'"documents": ', b'"documents": 1e')),
