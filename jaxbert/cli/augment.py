@@ -78,15 +78,15 @@ def _augment(
     # Of separator and on_bad_row the file has no need: it holds lists, and rows that are good.
     keys = ["name", "kind", "columns", "label", "labels", "scheme", "bounds", "stride"]
     keys += ["metric", "metrics"]
-    task = written(data.task)
+    kept = written(data.task)
     flags = {"source": f"jsonl:{args.out}"}
     for split, rows in (("dev", data.dev), ("test", data.test)):
         # A part of the source, chosen by hash, would be chosen anew among the copies.
         path = args.out.with_name(f"{args.out.stem}.{split}.jsonl")
-        write_rows(task, rows, path)
+        write_rows(kept, rows, path)
         flags[split] = f"jsonl:{path}"
     for key in keys:
-        value = getattr(task, key)
+        value = getattr(kept, key)
         flags[key] = ",".join(map(str, value)) if isinstance(value, tuple) else value
     counts = state["counts"]
     print(
