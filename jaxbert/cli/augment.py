@@ -94,8 +94,8 @@ def _augment(
         f"{counts['same']:,} left out as repeated, {counts['filtered']:,} by the teacher "
         f"-> {args.out}"
     )
-    said = shlex.join(f"--config.task.{key}={value}" for key, value in flags.items() if value)
-    print("train on it with", said)
+    words = shlex.join(f"--config.task.{key}={value}" for key, value in flags.items() if value)
+    print("train on it with", words)
 
 
 def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
