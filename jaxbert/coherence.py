@@ -7,7 +7,13 @@ import difflib
 import re
 from collections.abc import Collection
 
-from jaxbert.config import AugmentationConfig, PhaseConfig, RunConfig, is_reference
+from jaxbert.config import (
+    AugmentationConfig,
+    PhaseConfig,
+    RunConfig,
+    StudentConfig,
+    is_reference,
+)
 from jaxbert.errors import UserError
 from jaxbert.presets import PRESETS
 
@@ -103,6 +109,9 @@ def _check_models(config: RunConfig, found: _Problems) -> None:
     what, fix = "no phase starts from the assistant", "give a phase start=initial_assistant"
     starts = [f"{name}.start" for name in config.sections]
     check(used or not config.assistant, what, fix, "assistant.preset", *starts)
+    what = "what is said of the assistant is not read, as it has no shape"
+    read = bool(config.assistant) or config.assistant == StudentConfig()
+    check(read, what, "give a preset, or remove the section", "assistant.preset")
     _check_augmentation(config, found)
 
 

@@ -79,7 +79,7 @@ def test_mistakes_are_those_of_the_commands_and_nothing_is_written(tmp_path):
             },
             "unknown task 'no_task'",
         ),
-        ({"overrides": {"assistant.num_layers": 3}}, "no phase starts from the assistant"),
+        ({"overrides": {"assistant.num_layers": 3}}, "not read, as it has no shape"),
     ):
         with pytest.raises(UserError, match=said.replace("?", r"\?")):
             distill(workdir=tmp_path / "run", **given)
