@@ -24,6 +24,7 @@ from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
 from jaxbert.workdir import SEALED, write_json
 
+pytestmark = pytest.mark.slow
 TABLE = r"\| (\w+) \| accuracy \| (\S+) \| (\S+) \| (\S+) \| (\S+) \| \S+ \| \S+ \|"
 
 
@@ -188,7 +189,6 @@ def get_sweep(argument):
 """
 
 
-@pytest.mark.slow
 def test_a_cell_of_a_sweep_is_exported_with_its_seeds(place, tmp_path, cache):
     """As docs/sweeps.md has it: each seed's student has a teacher of the same seed."""
     (tmp_path / "small.py").write_text(SWEEP, encoding="utf-8")
