@@ -404,3 +404,4 @@ def test_the_journal_of_another_machine_goes_on_from_what_was_kept(place, monkey
     steps = [json.loads(line)["step"] for line in (place / "metrics.jsonl").open("rb")]
     assert steps == [2, 4]
     assert list((place / "tensorboard" / "task").iterdir())
+    first.close()

@@ -183,6 +183,7 @@ class Journal:
         """Writes out what TensorBoard still holds."""
         for curves in self._curves.values():
             curves.close()
+        self._curves.clear()
         self.keep()
         if self._tracker is not None:
             self._tracker.close()
