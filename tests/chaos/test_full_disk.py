@@ -63,8 +63,10 @@ def test_a_disk_that_is_full_from_the_start_is_said_before_anything_compiles(
 def test_a_disk_that_fills_up_loses_nothing(given: Given, whole_general, disk, tally, moment):
     run = given.general(disk / "run")
     for _ in range(5):  # a write of milliseconds may be over before there is no room for it
+        stepped = step_reached(run.workdir, "general", 3)
+        saved = run.workdir / "checkpoints" / "general" / "2"  # beside the steps: maybe later
         reached: dict[str, Reached] = {
-            "between saves": step_reached(run.workdir, "general", 3),
+            "between saves": lambda stepped=stepped, saved=saved: stepped() and saved.is_dir(),
             "inside a save": one_more(run.workdir, "checkpoints/*/6.orbax-checkpoint-tmp*"),
             "as a model is written": one_more(run.workdir, "checkpoints/*/12"),
         }
