@@ -124,7 +124,7 @@ def augment(
       UserError: what is there was made otherwise, or by another process right now, or a model
         cannot do what is asked.
     """
-    check_labelling(config, task)
+    check_labelling(config, task)  # also what a config says that asks for no labeller
     labeller = None
     if config.relabel or config.filter:
         labeller = Labeller(config, task, teacher, max_length)

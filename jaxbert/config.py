@@ -41,6 +41,11 @@ def is_reference(name: str) -> bool:
     return ":" in name or "/" in name or name.startswith((".", "~"))
 
 
+def split_teachers(text: str) -> tuple[str, ...]:
+    """The teachers that a config key names: several stand between pluses with blanks around."""
+    return tuple(re.split(r"\s+\+\s+", text.strip())) if text else ()
+
+
 def option(
     default: Any, *, low: float | None = None, high: float | None = None, among: Sequence = ()
 ) -> Any:
@@ -323,7 +328,7 @@ class PhaseConfig:
     @property
     def teachers(self) -> tuple[str, ...]:
         """The frozen models that it learns from."""
-        return tuple(re.split(r"\s+\+\s+", self.teacher.strip())) if self.teacher else ()
+        return split_teachers(self.teacher)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -373,7 +378,7 @@ class RunConfig:
         more, or more of them than good ones, ends the run.
       spike_factor: a loss that is this multiple of the median of the last 100 is said and logged;
         0 = none is.
-      eval_batch_size: examples a batch in evaluation.
+      eval_batch_size: examples a batch where a task's rows are evaluated.
       data_workers: processes that make batches ahead of the step; 0 = a thread does, which is
         enough for all but the fastest devices.
     """

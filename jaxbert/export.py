@@ -32,7 +32,7 @@ from jaxbert.evaluation.finished import FinishedRun, read_run
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import encode_for, label_order
 from jaxbert.evaluation.predictions import Predictions
-from jaxbert.files import SEAL, as_path, seal
+from jaxbert.files import SEAL, seal
 from jaxbert.history import read_history
 from jaxbert.interop import hub, onnx, stablehlo
 from jaxbert.interop.card import model_card
@@ -187,7 +187,7 @@ class Subject:
         self.served = TextModel(self.model, self.asking)
         self.tokenizer = load_tokenizer(model.folder)
         self._run: FinishedRun | None = None
-        workdir = as_path(reference.removeprefix("run:").partition("#")[0]).expanduser()
+        workdir, _ = hub.split_run(reference)
         self.history = read_history(workdir, seeds)
         if self.history is not None:
             task = self.history["config"].get("task") or {}

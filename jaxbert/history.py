@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxbert.config import is_reference
+from jaxbert.config import is_reference, split_teachers
 from jaxbert.errors import UserError
 from jaxbert.evaluation.seeds import ScoredRun, other_circumstances, read_seeds
 from jaxbert.files import as_path, read_object
@@ -47,7 +46,7 @@ def _origins(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The models from elsewhere that a run starts from: where each comes from, and its licence."""
     phases = [config.get(name) for name in config.get("phases", ())]
     named = [phase.get("teacher", "") for phase in phases if isinstance(phase, dict)]
-    teachers = [name for text in named for name in re.split(r"\s+\+\s+", text.strip())]
+    teachers = [name for text in named for name in split_teachers(text)]
     given = [config.get("teacher"), config.get("init_from"), *filter(is_reference, teachers)]
     found = {name: origin(name) for name in given if name}
     return {name: (source, read_licence(source)) for name, source in found.items()}

@@ -121,7 +121,6 @@ class Run:
         self.data = Datasets(config, self.library, workdir)
         self.objectives = Objectives(config, self.library, self.data)
         self.inspection = Inspection(config, self.library, self.data, self.objectives, self.mesh)
-        self._made: dict[str, str] = {}  # the models of finished phases, and their hashes
 
     def train(self, scores: dict[str, Any], command: str) -> dict[str, Any]:
         """Trains every phase that is not finished, and writes summary.json.
@@ -134,7 +133,7 @@ class Run:
           What summary.json holds.
         """
         processes.in_turn(self.library.keep_vocabulary)
-        finished = {}
+        finished: dict[str, dict[str, Any]] = {}
         try:
             for index, name in enumerate(self.config.phases):
                 if self.skips(self.config.sections[name]):
@@ -142,7 +141,7 @@ class Run:
                         f"{name}: skipped, the given teacher has a classifier already", flush=True
                     )
                     continue
-                finished[name] = self.finish(index, name)
+                finished[name] = self.finish(index, name, list(finished.values()))
         finally:  # what is told to stop leaves without Python's own end
             self.journal.close()
         given: dict[str, str | None] = {"parameter_hash": None}
@@ -179,8 +178,16 @@ class Run:
         makes_teacher = phase.trains == "teacher" and phase.objective == "finetune"
         return makes_teacher and self.library.teacher_is_finetuned
 
-    def finish(self, index: int, name: str) -> dict[str, Any]:
-        """Trains one phase to its end, unless it is there already; returns its record."""
+    def finish(
+        self, index: int, name: str, earlier: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        """Trains one phase to its end, unless it is there already; returns its record.
+
+        Args:
+          index: the phase's, among all.
+          name: the phase's.
+          earlier: the records of the phases before it.
+        """
         phase = self.config.sections[name]
         folder = self.library.folder(phase.trains)
         record = folder / "phase.json"
@@ -188,11 +195,11 @@ class Run:
             again = "remove that folder and run the same command again, which trains the phase anew"
             check_seal(folder, again)
             result = json.loads(record.read_text(encoding="utf-8"))
-            made = [self._made.get(teacher) for teacher in phase.teachers]
+            hashes = {each.get("model"): each.get("parameter_hash") for each in earlier}
+            made = [hashes.get(teacher) for teacher in phase.teachers]
             if made and all(made) and result.get("teacher_hash") != "+".join(filter(None, made)):
                 what = f"the phase {name} is finished, and has learnt from another {phase.teacher}"
                 raise UserError(what, str(folder), again)
-            self._made[phase.trains] = result["parameter_hash"]
             print(f"{name}: finished before, in {folder}", flush=True)
             return result
         start = processes.in_turn(lambda: self.library.start(phase))
@@ -300,7 +307,6 @@ class Run:
         self.journal.keep()
         extra = {"phase.json": json.dumps(result, indent=2) + "\n"}
         self.library.write(phase.trains, config, trained, labels, extra)
-        self._made[phase.trains] = result["parameter_hash"]
         processes.barrier()
         print(
             f"{name}: {phase.steps:,} steps, {totals.real_tokens:,} real tokens "

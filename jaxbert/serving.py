@@ -19,7 +19,7 @@ from jaxbert.errors import UserError
 from jaxbert.evaluation.embeddings import ENCODER, embedder
 from jaxbert.evaluation.predict import collect_by_width, encode_for, predictor
 from jaxbert.evaluation.predictions import describe
-from jaxbert.files import as_path, read_object
+from jaxbert.files import read_object
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import Params, scored_groups
@@ -62,7 +62,7 @@ class Asking:
 
 def read_asking(reference: str | Path, max_length: int = 0) -> Asking:
     """How the run that a reference names asks its models; without one, the defaults."""
-    workdir = as_path(str(reference).removeprefix("run:").partition("#")[0]).expanduser()
+    workdir, _ = hub.split_run(reference)
     if not (hub.is_workdir(workdir) and (workdir / "config.json").is_file()):
         return _read_exported(workdir / "export.json", max_length)
     config, summary = (

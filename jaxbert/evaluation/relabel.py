@@ -57,13 +57,12 @@ class Labeller:
       order: which of its classes is each of the task's; None of regression.
 
     Raises:
-      UserError: a task of another kind, or no such teacher.
+      UserError: there is no such teacher. The task is taken to be one of `check_labelling`.
     """
 
     def __init__(
         self, config: AugmentationConfig, task: Task, teacher: Model | None, max_length: int
     ) -> None:
-        check_labelling(config, task)
         if teacher is None:
             where = "config keys augmentation.relabel and augmentation.filter"
             fix = "give a teacher that is fine-tuned on the task, such as run:WORKDIR#teacher"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxbert.config import split_teachers
 from jaxbert.errors import UserError
 from jaxbert.evaluation.finished import FinishedRun, read_run
-from jaxbert.files import as_path, read_object
+from jaxbert.files import read_object
 from jaxbert.interop import hub
 from jaxbert.workdir import decisive
 
@@ -117,7 +117,7 @@ def _alike(first: Any, other: Any) -> bool:
     """Whether two values of a config name runs of one recipe."""
     if not (isinstance(first, str) and isinstance(other, str)):
         return False
-    pair = [re.split(r"\s+\+\s+", value) for value in (first, other)]  # several teachers
+    pair = [split_teachers(value) for value in (first, other)]  # of other keys, the value itself
     if len(pair[0]) != len(pair[1]):
         return False
     for references in zip(*pair, strict=True):
@@ -131,11 +131,10 @@ def _alike(first: Any, other: Any) -> bool:
 
 def _named_run(reference: str) -> tuple[dict[str, Any], str]:
     """The config of the run that a reference names, if it does, and the model that is meant."""
-    name, _, model = reference.removeprefix("run:").partition("#")
     try:
-        workdir = as_path(name).expanduser()
-        if name and hub.is_workdir(workdir):
-            return read_object(workdir / "config.json", ""), model or hub.DEFAULT_MODEL
+        workdir, model = hub.split_run(reference)
+        if reference and hub.is_workdir(workdir):
+            return read_object(workdir / "config.json", ""), model
     except UserError:
         pass
     return {}, ""

@@ -84,10 +84,15 @@ def is_workdir(path: Path) -> bool:
     return False
 
 
+def split_run(reference: str | Path) -> tuple[Path, str]:
+    """The workdir and the model of ``run:WORKDIR[#MODEL]`` or ``WORKDIR``; there may be no such."""
+    name, _, model = str(reference).removeprefix("run:").partition("#")
+    return as_path(name).expanduser(), model or DEFAULT_MODEL
+
+
 def _run(rest: str) -> Path:
-    name, _, model = rest.partition("#")
-    model = model or DEFAULT_MODEL
-    workdir = as_path(name).expanduser()
+    name = rest.partition("#")[0]
+    workdir, model = split_run(f"run:{rest}")
     where = f"reference 'run:{rest}'"
     if not name or not is_workdir(workdir):
         raise UserError("no such working directory of a run", where, "give the run's --workdir")

@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 
 from jaxbert.errors import UserError
-from jaxbert.files import as_path, read_object
+from jaxbert.files import read_object
 from jaxbert.interop import hub
 
 _SAID = re.compile(r"^(license(?:_name)?):\s*['\"]?([\w.+-]+)", re.MULTILINE)
@@ -26,7 +26,7 @@ def origin(reference: str) -> str:
     """
     for _ in range(_RUNS):
         with contextlib.suppress(UserError):
-            workdir = as_path(reference.removeprefix("run:").partition("#")[0]).expanduser()
+            workdir, _ = hub.split_run(reference)
             if hub.is_workdir(workdir):
                 teacher = read_object(workdir / "config.json", "").get("teacher")
                 if isinstance(teacher, str) and teacher:
