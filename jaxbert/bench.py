@@ -16,7 +16,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from jaxbert.errors import UserError, exit_on_user_error
-from jaxbert.evaluation.latency import pin_to_one_cpu, run_apart
+from jaxbert.evaluation.latency import Apart, in_turns, pin_to_one_cpu
 from jaxbert.workdir import processor
 
 BACKENDS = ("jax", "onnxruntime", "onnx-int8", "torch")
@@ -174,7 +173,8 @@ def _apart(scratch: str, spec: dict[str, Any]) -> list[dict[str, list[float]]]:
     path = Path(scratch, "spec.json")
     path.write_text(json.dumps(spec), encoding="utf-8")
     quiet = {"JAX_PLATFORMS": "cpu", "TRANSFORMERS_VERBOSITY": "error"}
-    return run_apart(__name__, [str(path)], **quiet)
+    with Apart(__name__, [str(path)], **quiet) as process:
+        return process.answer()
 
 
 def _measure(spec: dict[str, Any]) -> list[dict[str, list[float]]]:
@@ -184,18 +184,16 @@ def _measure(spec: dict[str, Any]) -> list[dict[str, list[float]]]:
     calls = [makers.get(e["backend"], _onnx)(e, spec["threads"]) for e in entries]
     times: list[dict[str, list[float]]] = [{} for _ in entries]
     for length in spec["lengths"]:
-        ready = []
-        for (ask, longest, pieces), taken in zip(calls, times, strict=True):
-            taken[str(length)] = []
+        ready = {}
+        for index, (ask, longest, pieces) in enumerate(calls):
             if length <= longest:
                 ids = np.random.default_rng(length).integers(0, pieces, (spec["rows"], length))
-                ready.append((ask(ids), taken[str(length)]))
-        for turn in range(WARM_UP + spec["rounds"]):
-            for run, mine in ready:
-                start = time.perf_counter()
-                run()
-                if turn >= WARM_UP:
-                    mine.append(1e3 * (time.perf_counter() - start))
+                ready[index] = ask(ids)
+        taken = dict(
+            zip(ready, in_turns(list(ready.values()), spec["rounds"], WARM_UP), strict=True)
+        )
+        for index, found in enumerate(times):
+            found[str(length)] = taken.get(index, [])
     return times
 
 

@@ -117,7 +117,9 @@ def supervise(argv: Sequence[str]) -> None:
     kept, hidden = _pass_on(child, quiet="--debug" not in argv)
     code = child.wait()
     os.close(mine)
-    if code < 0 and any(_PEER.search(line) for line in kept):
+    lost = code < 0 and any(_PEER.search(line) for line in kept)
+    # It may have said so itself, while its runtime was about to abort.
+    if lost or any(line.strip() == GONE for line in hidden):
         print(GONE, file=sys.stderr)
         code = INTERRUPTED
     elif code < 0:  # it is this one that has crashed

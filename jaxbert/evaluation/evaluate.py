@@ -50,24 +50,29 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
       UserError: not a run, an unfinished one, one without a task, or one whose rows have changed.
     """
     finished = read_run(workdir)
-    config, task, folders = finished.config, finished.load_task(), finished.folders()
-    models: dict[str, dict[str, Any]] = {}
-    said: dict[str, _Said] = {}
-    for name, folder in folders.items():
-        model = read_model(folder)
-        if _answers(model, task.task):
-            models[name], said[name] = _score(model, task, config)
-    if not models:
+    config, task = finished.config, finished.load_task()
+    # One at a time: a run may hold more than a memory does.
+    folders = {
+        name: folder
+        for name, folder in finished.folders().items()
+        if _answers(read_model(folder), task.task)
+    }
+    if not folders:
         fix = "evaluate it by a run that trains a head, such as configs/tinybert_task.py"
         raise UserError(f"no model of this run answers {task.name}", f"{workdir}/models", fix)
     text, pair = _median_text(task.test)
-    timed = latency.measure_apart(
-        [folders[name] for name in models],
+    models: dict[str, dict[str, Any]] = {}
+    said: dict[str, _Said] = {}
+    with latency.Timing(
+        list(folders.values()),
         text,
         pair,
         max_length=config["max_length"],
         embed=task.task.kind == SIMILARITY,
-    )
+    ) as timing:
+        for name, folder in folders.items():
+            models[name], said[name] = _score(read_model(folder), task, config)
+        timed = timing.measure()
     for name, milliseconds in zip(models, timed["milliseconds"], strict=True):
         models[name]["milliseconds"] = milliseconds
     left_out = {}

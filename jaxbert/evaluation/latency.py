@@ -1,42 +1,93 @@
 """How long one text takes on one thread: a process of its own, pinned before jax starts.
 
-    echo '{"text": "A fine film."}' | python -m jaxbert.evaluation.latency FOLDER...
-
 What is timed is the forward pass from word piece ids to logits (or with --embed, of the first text
-alone, to its embedding), in float32: one text (of spans, a
-question and the first window of its context), alone in a row of exactly its length, so that there
-is no padding. Tokenising is left out, being the same for
-every model. The models take turns, so that whatever else the machine does meets all of them.
+alone, to its embedding), in float32: one text (of spans, a question and the first window of its
+context), alone in a row of exactly its length, so that there is no padding. Tokenising is left out,
+being the same for every model. The models take turns, so that whatever else the machine does meets
+all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from jaxbert.errors import ERROR_PREFIX, UserError, UserErrors, exit_on_user_error
+
+if TYPE_CHECKING:
+    import jax
 
 WARM_UP = 10
 
 
-def measure_apart(
-    folders: Sequence[Path],
-    text: str,
-    pair: str | None,
-    *,
-    max_length: int,
-    embed: bool = False,
-    rounds: int = 100,
-) -> dict[str, Any]:
-    """What `measure` returns, from a fresh process on one CPU thread.
+class Apart:
+    """A module that runs as a process of its own, and answers in JSON on its last line.
+
+    As a context it ends the process, whatever that is doing.
+
+    Args:
+      module: run as ``python -m``.
+      words: of its command line.
+      variables: of its environment, beside the caller's.
+    """
+
+    def __init__(self, module: str, words: Sequence[str], **variables: str) -> None:
+        # The devices that the caller's flags pretend to have are not this process's.
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *words],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env=environment | variables,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with self._process:
+            self._process.kill()
+
+    def tell(self, line: str) -> None:
+        """Gives it a line to read; what has ended meanwhile says why when it is asked to answer."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(line, file=self._process.stdin, flush=True)
+
+    def answer(self) -> Any:
+        """Waits for what it says.
+
+        Raises:
+          UserError: what the process said if it failed.
+        """
+        out, err = self._process.communicate()
+        said = [line for line in err.splitlines() if line.startswith(ERROR_PREFIX)]
+        if self._process.returncode == 2 and said:
+            raise UserErrors([UserError(line.removeprefix(ERROR_PREFIX)) for line in said])
+        if self._process.returncode:
+            command = " ".join(map(str, self._process.args))  # type: ignore[arg-type]
+            raise RuntimeError(f"{command} ended with {self._process.returncode}:\n{err}")
+        return json.loads(out.splitlines()[-1])
+
+
+class Timing(Apart):
+    """A fresh process on one CPU thread that times models.
+
+    It reads and compiles them while its caller does something else, and times them when it is
+    asked to `measure`.
 
     Args:
       folders: model folders.
@@ -45,41 +96,35 @@ def measure_apart(
       max_length: L, where longer texts are cut.
       embed: the text alone is embedded instead; no head is read.
       rounds: timed calls of each model.
-
-    Raises:
-      UserError: what the process said if it failed.
     """
-    words = [f"--max_length={max_length}", f"--rounds={rounds}", *["--embed"] * embed]
-    # A word of a command line has at most 128 KiB, and a text may be longer.
-    texts = json.dumps({"text": text, "pair": pair})
-    return run_apart(__name__, [*words, "--", *map(str, folders)], texts)
 
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        text: str,
+        pair: str | None,
+        *,
+        max_length: int,
+        embed: bool = False,
+        rounds: int = 100,
+    ) -> None:
+        words = [f"--max_length={max_length}", f"--rounds={rounds}", *["--embed"] * embed]
+        super().__init__(__name__, [*words, "--", *map(str, folders)])
+        # A word of a command line has at most 128 KiB, and a text may be longer.
+        self.tell(json.dumps({"text": text, "pair": pair}))
 
-def run_apart(module: str, words: Sequence[str], given: str = "", **variables: str) -> Any:
-    """What a module prints as JSON, on its last line, from a fresh process.
+    def measure(self) -> dict[str, Any]:
+        """Times the models in turns, while the caller waits.
 
-    Args:
-      module: run as ``python -m``.
-      words: of its command line.
-      given: what it reads from stdin.
-      variables: of its environment, beside the caller's.
+        Returns:
+          ``tokens``, the length of the text in the first model's word pieces, and
+          ``milliseconds``, each folder's median, in order.
 
-    Raises:
-      UserError: what the process said if it failed.
-    """
-    command = [sys.executable, "-m", module, *words]
-    # The devices that the caller's flags pretend to have are not this process's.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= variables
-    done = subprocess.run(
-        command, input=given, capture_output=True, text=True, env=environment, check=False
-    )
-    said = [line for line in done.stderr.splitlines() if line.startswith(ERROR_PREFIX)]
-    if done.returncode == 2 and said:
-        raise UserErrors([UserError(line.removeprefix(ERROR_PREFIX)) for line in said])
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+        Raises:
+          UserError: what the process said if it failed.
+        """
+        self.tell("go")
+        return self.answer()
 
 
 def pin_to_one_cpu() -> None:
@@ -92,20 +137,14 @@ def pin_to_one_cpu() -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one_thread}".strip()
 
 
-def measure(
-    folders: Sequence[Path],
-    text: str,
-    pair: str | None,
-    *,
-    max_length: int,
-    embed: bool,
-    rounds: int,
-) -> dict[str, Any]:
-    """Times models in turns.
+def prepare(
+    folders: Sequence[Path], text: str, pair: str | None, *, max_length: int, embed: bool
+) -> tuple[list[Callable[[], object]], int]:
+    """Compiles models for a text.
 
     Returns:
-      ``tokens``, the length of the text in the first model's word pieces, and
-      ``milliseconds``, each folder's median, in order.
+      Of each folder a call that gives its model's array, and the length of the text in the first
+      model's word pieces.
     """
     import jax
     import numpy as np
@@ -129,7 +168,8 @@ def measure(
             return Rows([text], pairs, None, answers=[()])
         return Rows([text], pairs, np.zeros(1, np.int32))
 
-    calls, lengths = [], []
+    calls: list[Callable[[], object]] = []
+    lengths = []
     for folder in folders:
         model = read_model(folder)
         rows = row(model.config.head)
@@ -148,37 +188,52 @@ def measure(
         params = {group: model.params[group] for group in ENCODER} if embed else model.params
         inputs = jax.device_put((params, batches[0]))
         config = model.config.replace(dtype="float32")
-        calls.append(((embedder if embed else predictor)(config), inputs))
-    times: list[list[float]] = [[] for _ in folders]
-    for turn in range(WARM_UP + rounds):
-        for (run, inputs), taken in zip(calls, times, strict=True):
+        run = functools.partial((embedder if embed else predictor)(config), *inputs)
+        calls.append(functools.partial(_wait_for, run))
+        calls[-1]()
+    return calls, lengths[0]
+
+
+def _wait_for(run: Callable[[], jax.Array]) -> None:
+    run().block_until_ready()
+
+
+def in_turns(
+    calls: Sequence[Callable[[], object]], rounds: int, warm_up: int = WARM_UP
+) -> list[list[float]]:
+    """Of each call so many times in milliseconds, after some that are not counted."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(warm_up + rounds):
+        for call, taken in zip(calls, times, strict=True):
             start = time.perf_counter()
-            jax.block_until_ready(run(*inputs))
-            if turn >= WARM_UP:
+            call()
+            if turn >= warm_up:
                 taken.append(1e3 * (time.perf_counter() - start))
-    return {"tokens": lengths[0], "milliseconds": [statistics.median(taken) for taken in times]}
+    return times
 
 
 def main() -> None:
-    """The command: reads ``text`` and ``pair`` as JSON, prints what `measure` returns as JSON."""
-    parser = argparse.ArgumentParser(prog="jaxbert", usage="%(prog)s FOLDER... < TEXTS")
+    """The command, in two lines of input: ``text`` and ``pair`` as JSON, and when to begin."""
+    parser = argparse.ArgumentParser(prog="jaxbert", usage="%(prog)s FOLDER...")
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--max_length", type=int, default=512)
     parser.add_argument("--embed", action="store_true")
     parser.add_argument("--rounds", type=int, default=100)
     args = parser.parse_args()
-    texts = json.load(sys.stdin)
+    given = json.loads(sys.stdin.readline())
     pin_to_one_cpu()
     with exit_on_user_error():
-        found = measure(
+        calls, tokens = prepare(
             args.folders,
-            texts["text"],
-            texts.get("pair"),
+            given["text"],
+            given["pair"],
             max_length=args.max_length,
             embed=args.embed,
-            rounds=args.rounds,
         )
-    print(json.dumps(found))
+    if not sys.stdin.readline():  # who started it is gone
+        return
+    medians = [statistics.median(times) for times in in_turns(calls, args.rounds)]
+    print(json.dumps({"tokens": tokens, "milliseconds": medians}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.evaluation.latency import measure_apart
+from jaxbert.evaluation.latency import Timing
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params
@@ -38,26 +38,41 @@ def folders(tmp_path_factory):
     return made
 
 
+def measured(*given, **options):
+    with Timing(*given, **options) as timing:
+        return timing.measure()
+
+
 def test_every_model_is_timed_and_the_length_is_the_texts(folders):
-    found = measure_apart(folders, "a fine film", None, max_length=16, rounds=20)
+    found = measured(folders, "a fine film", None, max_length=16, rounds=20)
     small, large = found["milliseconds"]
     assert small > 0 and large > 0  # which is larger is a benchmark's question
     assert found["tokens"] == 5  # [CLS] a fine film [SEP]
 
 
 def test_pairs_are_timed_too_and_long_ones_cut(folders):
-    found = measure_apart(folders[:1], "a fine film", "not so fine", max_length=16, rounds=2)
+    found = measured(folders[:1], "a fine film", "not so fine", max_length=16, rounds=2)
     assert found["tokens"] == 9
     long = "--fine " * 30_000  # longer than a word of a command line may be
-    found = measure_apart(folders[:1], long, None, max_length=16, rounds=2)
+    found = measured(folders[:1], long, None, max_length=16, rounds=2)
     assert found["tokens"] == 16
 
 
 def test_a_folder_without_a_model_is_the_users_error(folders, tmp_path):
     with pytest.raises(UserError) as raised:
-        measure_apart([*folders, tmp_path], "a fine film", None, max_length=16, rounds=2)
+        measured([*folders, tmp_path], "a fine film", None, max_length=16, rounds=2)
     assert str(tmp_path) in str(raised.value)
     assert "jaxbert: error" not in str(raised.value)
+
+
+def test_a_process_that_nobody_asks_ends(folders):
+    command = [sys.executable, "-m", "jaxbert.evaluation.latency", str(folders[0])]
+    texts = '{"text": "a fine film", "pair": null}\n'
+    done = subprocess.run(command, input=texts, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "")
+    with pytest.raises(ZeroDivisionError), Timing(folders, "a", None, max_length=16) as timing:
+        raise ZeroDivisionError
+    assert timing._process.returncode is not None
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's CPU affinity")
