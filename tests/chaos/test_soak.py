@@ -36,31 +36,29 @@ def test_a_long_run_ends_with_the_same_bits_whatever_befalls_it(
     more = {"general__steps": STEPS * count, "general__checkpoint_every": 5, "log_every": 5}
     whole, run = given.general(tmp_path / "whole", **more), given.general(tmp_path / "run", **more)
     rng, faults = random.Random(count), collections.Counter[str]()
-    metrics = run.workdir / "metrics.jsonl"
     while faults.total() < count:
         fault = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
-        began = time.time_ns()
         with run.start() as struck:
-            # Once it has trained a step; a tenth of all are struck at any moment since its start.
-            wait = rng.uniform(0, 8) if rng.random() < 0.1 else None
-            if wait is None:
-                goes_on = struck.wait_for(
-                    lambda began=began: metrics.exists() and metrics.stat().st_mtime_ns > began
-                )
-                wait = rng.uniform(0, 0.3)
-                if not goes_on:
-                    break
-            time.sleep(wait)
+            # While it trains; a tenth of all are killed at any moment since the start.
+            if rng.random() < 0.1:
+                fault = "SIGKILL"
+                time.sleep(rng.uniform(0, 8))
+            elif struck.wait_for(lambda struck=struck: " · loss " in struck.said):
+                time.sleep(rng.uniform(0, 1))
             if struck.process.poll() is not None:
                 break
-            strike(struck, "SIGKILL" if wait > 0.3 else fault)
-        if fault == "flipped bit" and (saved := sorted(run.workdir.glob("checkpoints/*/[0-9]*"))):
-            newest = max(saved, key=lambda path: int(path.name))
-            path = rng.choice([each for each in files_of(newest) if each.stat().st_size])
+            strike(struck, fault)
+        # By their numbers: what a kill has left half written has another name.
+        saved = {int(p.name): p for p in run.workdir.glob("checkpoints/*/*") if p.name.isdigit()}
+        if fault == "flipped bit" and saved:
+            newest = files_of(saved[max(saved)])
+            path = rng.choice([each for each in newest if each.stat().st_size])
             content = bytearray(path.read_bytes())
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
             path.write_bytes(content)
         faults[fault] += 1
+    last = (run.workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(last)["step"] >= count, "it has hardly gone on between the faults"
     run.run()
     whole.run()
     equal = same_run(run.workdir, whole.workdir)
