@@ -40,6 +40,7 @@ from jaxbert.interop.huggingface import Model, layout_for, read_model, write_mod
 from jaxbert.interop.tensors import WEIGHTS
 from jaxbert.models.bert import POOLED, scored_groups
 from jaxbert.serving import TextModel, read_asking
+from jaxbert.training.hashing import parameter_hash
 from jaxbert.workdir import write_json
 
 FORMATS = ("huggingface", "tinybert", "onnx", "onnx-int8", "stablehlo")
@@ -169,7 +170,7 @@ class Subject:
     """
 
     def __init__(self, reference: str, seeds: Sequence[str] = ()) -> None:
-        model = read_model(hub.resolve(reference))
+        whole = model = read_model(hub.resolve(reference))
         self.asking = read_asking(reference)
         groups = [group for group in model.params if group not in ("projection", "classifier")]
         if "classifier" in model.params and not self.asking.similarity:
@@ -190,6 +191,8 @@ class Subject:
         workdir, _ = hub.split_run(reference)
         self.history = read_history(workdir, seeds)
         if self.history is not None:
+            # Of all that was trained, as its phase's record has it.
+            self.history["parameter_hash"] = parameter_hash(whole.params)
             task = self.history["config"].get("task") or {}
             if task.get("name") or task.get("source"):
                 self._run = read_run(workdir)

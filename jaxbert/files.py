@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -121,6 +122,13 @@ def free_bytes(folder: Path) -> int | None:
 def temporary(path: Path) -> Path:
     """A name beside a file, for what is to get its name: hidden, and of no other file."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises an OSError unless files can be made in a folder; an object store is not asked."""
+    if not is_remote(folder):
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextlib.contextmanager

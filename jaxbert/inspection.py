@@ -183,6 +183,7 @@ class Inspection:
             where = f"config key init_from ({self.config.init_from})"
             fix = "give the run of a general distillation, or one on this task"
             check(self.library.get("student"), "student", where, fix)
-        if task.kind not in POOLED and self.config.student.classifier == "tinybert":
-            what = f"TinyBERT's classifier reads whole examples, and {task.name} is {task.kind}"
-            raise UserError(what, "config key student.classifier", "give bert")
+        for who in ("student", "assistant"):
+            if task.kind not in POOLED and getattr(self.config, who).classifier == "tinybert":
+                what = f"TinyBERT's classifier reads whole examples, and {task.name} is {task.kind}"
+                raise UserError(what, f"config key {who}.classifier", "give bert")

@@ -80,10 +80,10 @@ class Objectives:
     def check(self) -> list[UserError]:
         """What is wrong with the phases' teachers, and with what their terms would compare."""
         errors: list[UserError] = []
-        for name, phase in self._config.sections.items():
+        for index, (name, phase) in enumerate(self._config.sections.items()):
             if phase.objective != "distill":
                 continue
-            found = self._check_heads(name, phase)
+            found = self._check_heads(index, name, phase)
             try:
                 if not found:
                     shapes = [self._library.shapes.of(teacher) for teacher in phase.teachers]
@@ -96,12 +96,12 @@ class Objectives:
             errors += found
         return errors
 
-    def _check_heads(self, name: str, phase: PhaseConfig) -> list[UserError]:
-        """Whether every teacher has the heads that terms read."""
+    def _check_heads(self, index: int, name: str, phase: PhaseConfig) -> list[UserError]:
+        """Whether every teacher has the heads that terms read when its phase begins."""
         errors = []
         for teacher in phase.teachers:
             try:
-                heads = self._heads(teacher)
+                heads = self._heads(teacher, index)
             except UserError as error:
                 errors.append(error)
                 continue
@@ -121,20 +121,22 @@ class Objectives:
                     errors.append(UserError(what, f"config key {name}.teacher", fix))
         return errors
 
-    def _heads(self, name: str) -> set[str]:
-        """The parameter groups that a model will have, which may not be trained yet."""
+    def _heads(self, name: str, index: int) -> set[str]:
+        """The heads that a model has when a phase begins, which earlier ones may have trained."""
         if is_reference(name) or name == "given_teacher":
             return set(self._library.get(name).params)
         if name == "teacher" and self._library.teacher_is_finetuned:
             return set(self._library.given.params)
-        made = [phase for phase in self._config.sections.values() if phase.trains == name]
-        heads = {"pooler"}
-        for phase in made:
-            if phase.start != name:
-                heads = self._heads(phase.start) & {"pooler", "classifier"}
-            if phase.classifies:
-                pooled = self._data.task.task.kind in POOLED
-                heads = {"classifier", *("pooler",) * pooled}
-            if phase.masks:
-                heads.add("mlm")
+        phases = list(self._config.sections.values())
+        last = next((i for i in reversed(range(index)) if phases[i].trains == name), None)
+        if last is None:
+            return {"pooler"}
+        phase = phases[last]
+        carried = {"pooler"} if phase.objective == "pretrain" else {"pooler", "classifier"}
+        heads = self._heads(phase.start, last) & carried
+        if phase.classifies:
+            pooled = self._data.task.task.kind in POOLED
+            heads = {"classifier", *("pooler",) * pooled}
+        if phase.masks:
+            heads.add("mlm")
         return heads

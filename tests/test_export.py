@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import commands
@@ -23,6 +24,7 @@ from jaxbert.export import ask, export
 from jaxbert.files import check_seal
 from jaxbert.interop import onnx
 from jaxbert.interop.huggingface import read_model, write_model
+from jaxbert.training.hashing import parameter_hash
 
 pytest.importorskip("onnxruntime")
 HEADS = {
@@ -348,9 +350,19 @@ def test_the_card_says_what_the_run_knows(run, tmp_path):
         ),
         *("1,400 steps", "| student | 0.8125 | 1,234,567 |", "31 examples of mine"),
         "Texts are cut after 20 word pieces",
+        # Of the model here, and not of the one that the run calls its student.
+        f"parameters, SHA-256: {parameter_hash(read_model(run / 'models' / 'student').params)}",
     ):
         assert part in card, part
     assert commands.read(tmp_path / "to" / "tokenizer_config.json")["model_max_length"] == 20
+
+
+def test_a_record_of_another_shape_is_one_line(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "eval.json").write_text('{"models": {}}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"not what an evaluation writes.*evaluate the run again"):
+        export(str(tmp_path / "run"), tmp_path / "to", ("huggingface",))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_stablehlo_is_one_program_for_any_number_of_rows_of_any_length(exported, tmp_path, within):

@@ -71,6 +71,32 @@ def test_teachers_that_cannot_teach_are_refused_before_anything_is_written(place
     assert "no model 'none' among other" in line
 
 
+def problems(place, phases: str, given: dict[str, str]) -> list[str]:
+    """What is wrong with a run of other phases."""
+    kept = {k: v for k, v in place.given.items() if k.partition(".")[0] in phases.split(",")}
+    kept |= {k: v for k, v in place.given.items() if k.partition(".")[0] in ("teacher", "task")}
+    flags = kept | {"phases": phases, "student.init": "random", "max_length": "48"} | given
+    config = resolve(load_recipe(f"{commands.TASK}:smoke"), flags)
+    return [e.line for e in Run(config, place.root / "nowhere").inspection.problems(make=False)]
+
+
+def test_a_teacher_has_the_heads_that_earlier_phases_gave_it(place):
+    chain = {
+        "prediction.start": "intermediate",
+        "again.objective": "distill",
+        "again.preset": "logits",
+        "again.start": "initial_student",
+        "again.trains": "second",
+        "again.teacher": "student",  # which comes of the phase's own start, and that of a student
+        "again.steps": "2",
+    }
+    assert problems(place, "intermediate,prediction,again", chain) == []
+    # Its phase is the one that gives the student a classifier.
+    alone = {"prediction.start": "student", "prediction.teacher": "student"}
+    (line,) = problems(place, "prediction", alone)
+    assert line.startswith("'student' has no classifier, so that it predicts nothing")
+
+
 def test_a_model_of_random_weights_has_the_pieces_of_its_run(place):
     config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given)
     library = Library(config, place.root / "nowhere")

@@ -32,16 +32,17 @@ def run(args: argparse.Namespace) -> None:
     Raises:
       UserError: what the user can fix.
     """
-    numbers = args.lengths.split(",")
-    if not all(number.isdecimal() and int(number) > 0 for number in numbers):
+    words = args.lengths.split(",")
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"{args.lengths!r} are no lengths", "flag --lengths", "give 16,128")
+    lengths = tuple(map(int, words))
     if args.batch < 1 or args.rounds < 1:
         raise UserError("less than one", "flags --batch and --rounds", "give at least 1")
     from jaxbert.bench import bench
 
     found = bench(
         args.models,
-        lengths=tuple(map(int, numbers)),
+        lengths=lengths,
         batch=args.batch,
         rounds=args.rounds,
         backends=tuple(filter(None, args.backends.split(","))),
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(found, indent=2))
     else:
-        _print(found, numbers)
+        _print(found, [str(length) for length in lengths])
 
 
 def _print(found: dict[str, Any], lengths: list[str]) -> None:

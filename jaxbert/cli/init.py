@@ -24,6 +24,9 @@ from jaxbert.recipe import load_recipe, resolve
 HELP = "write a commented recipe for your own teacher and rows"
 
 
+_KINDS = [kind for kind in TASK_KINDS if kind != "similarity"]  # which trains no teacher
+
+
 class _Question(NamedTuple):
     """A flag, and what is asked where it is absent.
 
@@ -45,7 +48,7 @@ _QUESTIONS = {
         "the labelled rows: tsv:FILE, csv:FILE, jsonl:FILE, parquet:FILE, conll:FILE, squad:FILE",
         None,
     ),
-    "kind": _Question(f"the kind of task: {', '.join(TASK_KINDS)}", "classification"),
+    "kind": _Question(f"the kind of task: {', '.join(_KINDS)}", "classification"),
     "columns": _Question("the column of the text, or the two of a pair, A,B", "text"),
     "label": _Question("the column of the label", "label"),
     "labels": _Question("the classes in order, A,B,C; none for numbers and spans", ""),
@@ -75,6 +78,10 @@ def run(args: argparse.Namespace) -> None:
         fix = "give a new file FILE.py, of letters and digits, in a folder that is there"
         raise UserError("no recipe can be written there", str(args.out), fix)
     said = {name: _ask(name, getattr(args, name)) for name in _QUESTIONS}
+    if said["kind"] not in _KINDS:
+        raise UserError(
+            f"no recipe for {said['kind']!r}", "flag --kind", f"give {', '.join(_KINDS)}"
+        )
     try:
         with whole(args.out) as file:
             file.write(_recipe(args.out, said))

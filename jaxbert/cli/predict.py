@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxbert.errors import UserError
-from jaxbert.files import as_path, local_path, whole
+from jaxbert.files import as_path, check_writable, local_path, whole
 
 if TYPE_CHECKING:
     from jaxbert.data.rows import Rows
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if not len(rows):
         raise UserError("there are no rows", args.source, "give some")
     try:
-        _check_writable(args.out.parent)
+        _make(args.out.parent)
         if args.out.is_dir():
             raise IsADirectoryError(f"it is a folder: '{args.out}'")
         found = predict(rows)
@@ -72,11 +71,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(rows):,} rows", flush=True)
 
 
-def _check_writable(folder: Path) -> None:
+def _make(folder: Path) -> None:
     """Makes a folder, and raises an OSError unless files can be made in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    check_writable(folder)
 
 
 def _unwritable(out: Path, error: OSError) -> UserError:
@@ -188,7 +186,7 @@ def _glue(args: argparse.Namespace, predict: _Model) -> Iterator[tuple[Path, int
     if task.name == "mnli" and (Path(root).expanduser() / FILES["ax"].folder).is_dir():
         names.append("ax")
     tests = [(name, test) for name in names for test in read_glue_test(root, name)]
-    _check_writable(args.out)
+    _make(args.out)
     kind = np.float32 if task.kind == "regression" else np.int32
     for name, test in tests:
         rows = Rows(test.texts, test.pairs, np.zeros(len(test.texts), kind))

@@ -168,8 +168,9 @@ def confusion(task: Task, rows: Rows, model: Predictions) -> dict[str, Any] | No
         return None
     names: Sequence[str] = task.classes
     if task.kind == "multi_label":
-        tables = sk.multilabel_confusion_matrix(rows.labels, model.values)
-        counts = [[int(t[1, 1]), int(t[0, 1]), int(t[1, 0]), int(t[0, 0])] for t in tables]
+        has, said = (np.asarray(x, bool) for x in (rows.labels, model.values))
+        cases = (has & said, ~has & said, has & ~said, ~has & ~said)
+        counts = np.stack([case.sum(axis=0) for case in cases], axis=1).tolist()
         return {"classes": list(names), "counts": counts}
     if task.kind == "tagging":
         true, found = np.concatenate(rows.tags or ()), np.concatenate(model.values)

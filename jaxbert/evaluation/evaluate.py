@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from jaxbert.evaluation.flops import forward_flops
 from jaxbert.evaluation.metrics import score_rows, standard_error
 from jaxbert.evaluation.predict import RowPredictor, label_order
 from jaxbert.evaluation.predictions import Predictions, read_classes
+from jaxbert.files import check_writable
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import count_parameters, scored_groups
 from jaxbert.workdir import versions, write_json
@@ -47,9 +49,12 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
       finds, and the development rows on which student and teacher differ most.
 
     Raises:
-      UserError: not a run, an unfinished one, one without a task, or one whose rows have changed.
+      UserError: not a run, an unfinished one, one without a task, one whose rows have changed, or
+        one that cannot be written to.
     """
-    finished = read_run(workdir)
+    finished, path = read_run(workdir), workdir / "eval.json"
+    with _writing(path):  # it takes a while
+        check_writable(workdir)
     config, task = finished.config, finished.load_task()
     # One at a time: a run may hold more than a memory does.
     folders = {
@@ -105,8 +110,19 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
         "versions": versions(),
         "device": f"{device.platform} ({device.device_kind}), {os.cpu_count()} CPUs",
     }
-    write_json(workdir / "eval.json", results)
+    with _writing(path):
+        write_json(path, results)
     return results
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Stands around what writes a file."""
+    try:
+        yield
+    except OSError as error:
+        what, fix = f"cannot be written ({error.strerror})", "make room, or let it be written to"
+        raise UserError(what, str(path), fix) from error
 
 
 class _Said(NamedTuple):

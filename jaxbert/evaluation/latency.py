@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -58,8 +59,9 @@ class Apart:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        with self._process:
-            self._process.kill()
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError), self._process:
+            pass  # closes its pipes, and waits for it
 
     def tell(self, line: str) -> None:
         """Gives it a line to read; what has ended meanwhile says why when it is asked to answer."""
@@ -77,6 +79,9 @@ class Apart:
         said = [line for line in err.splitlines() if line.startswith(ERROR_PREFIX)]
         if self._process.returncode == 2 and said:
             raise UserErrors([UserError(line.removeprefix(ERROR_PREFIX)) for line in said])
+        if self._process.returncode == -signal.SIGKILL:
+            fix = "give the machine more memory, or stop what else runs on it"
+            raise UserError("the process that times models was killed", "", fix)
         if self._process.returncode:
             command = " ".join(map(str, self._process.args))  # type: ignore[arg-type]
             raise RuntimeError(f"{command} ended with {self._process.returncode}:\n{err}")

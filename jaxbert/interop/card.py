@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxbert.errors import UserError
+
 _TAGS = {
     "classification": "text-classification",
     "multi_label": "text-classification",
@@ -41,10 +43,13 @@ def model_card(
       files: the files that the formats consist of.
       max_length: word pieces at which it was asked.
       run: ``config``, ``summary`` and ``eval`` (or None), as the run's files hold them;
-        ``origins``, of the models that it starts from the reference and the licence, which may be
-        empty; ``seeds``, what is said of runs with other seeds, or empty. None where it is not
-        known which run made it.
+        ``parameter_hash``, of the model; ``origins``, of the models that it starts from the
+        reference and the licence, which may be empty; ``seeds``, what is said of runs with other
+        seeds, or empty. None where it is not known which run made it.
       license: of the model; empty = not known.
+
+    Raises:
+      UserError: the run's ``eval`` is not what an evaluation writes.
     """
     tag = _TAGS.get(kind, _SENTENCES)
     licensed = f"license: {license}" if license else "license: other\nlicense_name: unknown"
@@ -100,13 +105,17 @@ def _history(run: Mapping[str, Any]) -> list[str]:
         "revision of jaxbert": summary.get("git_revision"),
         "seed": config.get("seed"),
         "versions": versions,
-        "parameters, SHA-256": summary.get("parameter_hash"),
+        "parameters, SHA-256": run["parameter_hash"],
     }
     listed = [f"- {key}: {value}" for key, value in facts.items() if value not in (None, "")]
     parts = ["## How it was made", "\n".join([*listed, "", *phases]).rstrip()]
     folded = "<details><summary>configuration</summary>\n\n```json\n{}\n```\n\n</details>"
     parts.append(folded.format(json.dumps(config, indent=1)))
-    parts += ["## Scores", _scores(found)]
+    try:
+        parts += ["## Scores", _scores(found)]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"it is not what an evaluation writes ({error!r})"
+        raise UserError(what, "the run's eval.json", "evaluate the run again") from error
     return [*parts, "### Over seeds", run["seeds"]] if run["seeds"] else parts
 
 

@@ -100,6 +100,17 @@ def _check(student: BertConfig, teacher: BertConfig) -> None:
                 "config key student.init",
                 "give random, or a smaller student",
             )
+    if student.position == teacher.position != "learned":
+        # What a position does to a coordinate depends on how many there are.
+        name = "head_size" if student.position == "rotary" else "hidden_size"
+        mine, theirs = getattr(student, name), getattr(teacher, name)
+        if mine != theirs:
+            raise UserError(
+                f"a student with {student.position} positions and {name} = {mine} cannot be cut "
+                f"out of a teacher with {theirs}",
+                "config key student.init",
+                "give random, or the teacher's",
+            )
     for name in ("vocab_size", "type_vocab_size"):
         mine, theirs = getattr(student, name), getattr(teacher, name)
         if mine != theirs:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxbert.config import FEATURES, LAYER_RULES, TermConfig
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.models.bert import BertConfig
+from jaxbert.models.bert import POOLED, BertConfig
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -113,6 +113,9 @@ def layer_pairs(term: TermConfig, teacher_layers: int, student_layers: int) -> P
     if rule == "last":
         return tuple((layer, teacher_layers) for layer in chosen or (student_layers,))
     mapped = layer_map(rule, teacher_layers, student_layers)
+    if rule == "skip" and student_layers in chosen:
+        what = f"skip leaves out the last student layer, {student_layers}"
+        raise UserError(what, "student_layers", "remove it there, or give another rule")
     pairs = tuple(enumerate(mapped, 1))[: -1 if rule == "skip" else None]
     return tuple(pair for pair in pairs if pair[0] in chosen) if chosen else pairs
 
@@ -169,7 +172,14 @@ def _match(
         if not layers[0]:
             raise UserError("no layer is left to match", "layers", "give more, or weight 0")
     projected = term.feature in PROJECTED and term.projection and bool(student.projection_size)
+    if term.feature == "pooled" and student.head not in POOLED:
+        what = f"the student's head for {student.head} reads no pooled output, and none is kept"
+        raise UserError(what, "feature", "leave it out")
     for teacher in taught_by:
+        if term.feature == "mlm_logits" and teacher.vocab_size != student.vocab_size:
+            what = f"the student has {student.vocab_size} rows of words, its teacher "
+            fix = "give models whose tables have as many rows"
+            raise UserError(f"{what}{teacher.vocab_size}", "feature", fix)
         if term.feature in (*PROJECTED, "pooled"):
             _check_widths(term, student, teacher, projected)
     return Match(

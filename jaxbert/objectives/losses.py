@@ -74,7 +74,8 @@ def padded_score_mse(student: Array, teacher: Array) -> Term:
     Before it every entry <= -100, which is what the mask leaves, is set to 0 on each side.
     """
     student, teacher = (jnp.where(x <= -100.0, 0.0, x) for x in (student, teacher))
-    return padded_mse(student, teacher)
+    # Heads are averaged inside the total, since teachers may have more of them or fewer.
+    return mse(student, teacher, jnp.ones_like(student[:, :1], bool))
 
 
 def soft_cross_entropy(

@@ -100,6 +100,14 @@ def test_the_most_different_rows_come_first(classes):
     assert differing(task_of("classification", CLASSES), rows, teacher, teacher) == []
 
 
+def test_one_label_alone_has_its_row_of_the_table():
+    labels = np.array([[1], [1], [0], [0], [0]], np.float32)
+    said = read_labels(np.array([[1], [-1], [1], [-1], [-1]], np.float32))
+    rows = Rows(TEXTS[:5], None, labels)
+    found = confusion(task_of("multi_label", ("spam",)), rows, said)
+    assert found == {"classes": ["spam"], "counts": [[1, 1, 1, 2]]}
+
+
 def test_several_labels_are_compared_row_by_row():
     rng = np.random.default_rng(1)
     labels = (rng.random((N, 3)) < 0.4).astype(np.float32)

@@ -75,6 +75,18 @@ def test_a_process_that_nobody_asks_ends(folders):
     assert timing._process.returncode is not None
 
 
+def test_a_process_that_is_killed_is_one_line(folders):
+    with Timing(folders[:1], "a fine film", None, max_length=16) as timing:
+        timing._process.kill()
+        timing._process.wait()
+        with pytest.raises(UserError, match="the process that times models was killed"):
+            timing.measure()
+    with pytest.raises(ZeroDivisionError), Timing(folders, "a", None, max_length=16) as timing:
+        timing._process.kill()
+        timing.tell("go")
+        raise ZeroDivisionError
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's CPU affinity")
 def test_the_process_computes_on_one_cpu_alone():
     code = """

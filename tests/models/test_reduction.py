@@ -206,3 +206,10 @@ def test_dead_coordinates_are_the_ones_cut_away():
 def test_student_that_does_not_fit_is_refused(change, message):
     with pytest.raises(UserError, match=message):
         init_from_teacher(STUDENT.replace(**change), TEACHER, PARAMS, LAYERS, KEY)
+
+
+@pytest.mark.parametrize(("position", "name"), [("rotary", "head"), ("sinusoidal", "hidden")])
+def test_positions_that_are_computed_hold_what_they_turn_together(position, name):
+    student, teacher = (config.replace(position=position) for config in (STUDENT, TEACHER))
+    with pytest.raises(UserError, match=f"{position} positions and {name}_size"):
+        init_from_teacher(student, teacher, PARAMS, LAYERS, KEY)

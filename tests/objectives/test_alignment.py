@@ -84,6 +84,17 @@ SCORES = {"feature": "scores"}
             "teacher layer 4 does not exist, config key terms.it.layers; give 1 to 3",
         ),
         ({"num_layers": 1}, HIDDEN | {"layers": "skip"}, "no layer is left to match"),
+        (
+            {},
+            HIDDEN | {"layers": "skip", "student_layers": (1, 2)},
+            "skip leaves out the last student layer, 2, config key terms.it.student_layers",
+        ),
+        (
+            {"hidden_size": 24, "head": "tagging", "num_labels": 2},
+            {"feature": "pooled"},
+            "head for tagging reads no pooled output.*leave it out",
+        ),
+        ({"vocab_size": 60}, {"feature": "mlm_logits"}, "60 rows of words, its teacher 64"),
         ({"num_heads": 2}, SCORES, "2 attention heads and its teacher 4.*mean or group.*minilmv2"),
         ({"projection_size": 0}, HIDDEN, "16 wide and its teacher's 24.*shared or layer"),
         ({}, HIDDEN | {"projection": False}, "16 wide and its teacher's 24.*projection true"),
