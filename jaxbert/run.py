@@ -217,7 +217,8 @@ class Run:
         if isinstance(objective, Distillation) and len(teachers) == 1 and not phase.masks:
             taught = processes.in_turn(lambda: self._taught(name, objective, teachers[0], batches))
         source, stream = batches.source, self.data.stream(phase, batches, taught)
-        optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER})
+        reads = objective.reads if isinstance(objective, Distillation) else None
+        optimizer = make_optimizer(**{key: getattr(phase, key) for key in OPTIMIZER}, reads=reads)
         state = init_state(params, optimizer, self.mesh)
         step = make_step(
             objective,

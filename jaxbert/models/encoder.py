@@ -69,6 +69,24 @@ class Collect:
         layers = (*self.scores, *self.queries, *self.keys, *self.values)
         return max([0, *self.hidden, *(layer + 1 for layer in layers)])
 
+    def reads(self, layer: int, name: str, num_layers: int) -> bool:
+        """Whether what is collected depends on a parameter of a layer, counted from 0.
+
+        Args:
+          layer: the layer.
+          name: of its parameter, such as ``attention/query/kernel``.
+          num_layers: of the stack.
+        """
+        depth = self.depth(num_layers)
+        if layer != depth - 1 or self.last or depth in self.hidden:
+            return layer < depth
+        asked = {
+            "attention/query": (*self.scores, *self.queries),
+            "attention/key": (*self.scores, *self.keys),
+            "attention/value": self.values,
+        }
+        return layer in asked.get(name.rpartition("/")[0], ())
+
 
 class EncoderOutput(NamedTuple):
     """What the stack returns, all float32; mappings hold exactly what was collected.

@@ -81,6 +81,19 @@ class Distillation:
         """The parameter groups that the terms read of the teacher of a number."""
         return _groups(self.teachers[teacher], [m for m in self.matches if m.loss != "labels"])
 
+    def reads(self, name: str, index: int) -> bool:
+        """Whether a term depends on a parameter that is stacked by layers: else it does not learn.
+
+        Args:
+          name: such as ``encoder/layers/attention/query/kernel``.
+          index: in the stack: of a layer, or of a hidden state that is projected.
+        """
+        seen = features.collect(self.matches, None)
+        if name.startswith("projection/"):
+            return index in seen.hidden
+        parameter = name.removeprefix("encoder/layers/")
+        return seen.reads(index, parameter, self.student.num_layers)
+
     def weights(self, step: Array) -> Mapping[str, Array | float]:
         last = max(self.steps - 1, 1)
 

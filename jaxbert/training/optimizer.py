@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Array = jax.Array
+Reads = Callable[[str, int], bool]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -30,6 +33,33 @@ def decay_mask(params: Any) -> Any:
         return path_name(path).rsplit("/", 1)[-1] not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def decay_weights(weight_decay: float, reads: Reads | None = None) -> optax.GradientTransformation:
+    """Weight decay of what ``decay_mask`` has, and of a stack of those tensors that are read.
+
+    A tensor without a gradient would only shrink; PyTorch's optimisers pass it over.
+
+    Args:
+      weight_decay: times the parameter, added to the updates.
+      reads: whether the loss depends on a tensor of a stack, by the leaf's name and its place in
+        the stack; None = on all.
+    """
+    plain = optax.add_decayed_weights(weight_decay, decay_mask)
+    if reads is None:
+        return plain
+
+    def spare(path: tuple[Any, ...], leaf: Array) -> Array:
+        name = path_name(path)
+        if not is_stacked(name, leaf):
+            return leaf
+        read = np.array([reads(name, i) for i in range(len(leaf))], np.float32)
+        return leaf if read.all() else leaf * read.reshape(-1, *[1] * (leaf.ndim - 1))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return plain.update(updates, state, jax.tree_util.tree_map_with_path(spare, params))
+
+    return optax.GradientTransformation(plain.init, update)
 
 
 def linear_schedule(
@@ -102,6 +132,7 @@ def make_optimizer(
     weight_decay: float = 0.01,
     clip: str = "global",
     clip_norm: float = 1.0,
+    reads: Reads | None = None,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay, warm-up, linear decay and clipping.
 
@@ -115,6 +146,7 @@ def make_optimizer(
       weight_decay: added to Adam's direction, times the parameter, before the rate.
       clip: ``global``, ``tensor`` (each parameter tensor by itself) or ``none``.
       clip_norm: the largest L2 norm that clipping leaves.
+      reads: as `decay_weights` takes it.
     """
     rate = linear_schedule(learning_rate, steps, warmup_ratio, schedule == "linear")
     adam = optax.scale_by_adam if bias_correction else scale_by_uncorrected_adam
@@ -126,6 +158,6 @@ def make_optimizer(
     return optax.chain(
         clipping(clip_norm),
         adam(b1=b1, b2=b2, eps=eps),
-        optax.add_decayed_weights(weight_decay, decay_mask),
+        decay_weights(weight_decay, reads),
         optax.scale_by_learning_rate(rate),
     )

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-from small import STUDENT, visible_params
+from small import STUDENT, TEACHER, distillation, examples, one_batch, visible_params
 
 from jaxbert.training.optimizer import (
     clip_per_tensor,
     decay_mask,
+    is_stacked,
     linear_schedule,
     make_optimizer,
     path_name,
@@ -137,3 +138,42 @@ def test_constant_schedule_stays_after_the_warmup(within):
 def test_warmup_of_all_steps_never_falls(within):
     rate = linear_schedule(1.0, 4, 1.0, True)
     within(jax.vmap(rate)(np.arange(4)), np.arange(4) / 4)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {name: {"feature": name, "layers": "last"} for name in ("probabilities", "value_relation")},
+        {"preset": "minilmv2"},
+        {"preset": "tinybert"},
+        {"it": {"feature": "hidden", "student_layers": (1,)}},
+        {"it": {"feature": "scores", "student_layers": (1,)}},
+        {"it": {"feature": "scores"}, "end": {"feature": "logits"}},
+    ],
+)
+def test_what_no_term_reads_has_no_gradient_and_does_not_shrink(terms):
+    config = STUDENT.replace(projection_per_layer=True)
+    objective = distillation(config, TEACHER, **terms)
+    params = {g: v for g, v in visible_params(config, 1).items() if g in objective.groups}
+    batch = one_batch(examples([5, 9, 4]), packing=True, row_length=16)
+    frozen = {"teachers": (visible_params(TEACHER, 2),)}
+
+    @jax.jit
+    def gradient(params: Any) -> Any:
+        def loss(params: Any) -> Any:
+            found = objective(params, frozen, batch, jax.random.key(0))
+            return sum(found[match.name].mean() for match in objective.matches)
+
+        return jax.grad(loss)(params)
+
+    found = gradient(params)
+    moved = run(
+        make_optimizer(learning_rate=0.1, steps=9, reads=objective.reads), params, [found] * 3
+    )
+    for name, leaf in names(found).items():
+        if name.endswith("kernel") and is_stacked(name, leaf):
+            for index, part in enumerate(leaf):
+                read = objective.reads(name, index)
+                assert read == bool(np.any(part)), (name, index)
+                same = np.array_equal(names(moved)[name][index], names(params)[name][index])
+                assert same != read, (name, index)
