@@ -65,7 +65,7 @@ def _sealed(folder: Path) -> str:
     if not (folder / "summary.json").is_file():
         return "no hashes: the run is not finished"
     if not (folder / SEAL).is_file():
-        raise UserError("its hashes are gone", str(folder / SEAL), _AGAIN)
+        raise _gone(folder)
     summary = read_object(folder / "summary.json", _AGAIN)
     for phase in summary["phases"].values():
         if not (model := folder / "models" / phase["model"]).is_dir():
@@ -73,17 +73,23 @@ def _sealed(folder: Path) -> str:
     return "as they were written"
 
 
+def _gone(folder: Path) -> UserError:
+    return UserError("its hashes are gone", str(folder / SEAL), _AGAIN)
+
+
 def _model(folder: Path) -> str:
     model = read_model(folder)
     record = folder / "phase.json"
-    if not (folder / SEAL).is_file():
-        return "can be read; it holds no hashes, since jaxbert did not write it"
     if record.is_file():
         wanted = read_object(record, _AGAIN)["parameter_hash"]
         if (found := parameter_hash(model.params)) != wanted:
             what = f"its parameters have the hash {found}, and were trained to {wanted}"
             raise UserError(what, str(folder), _AGAIN)
-    return "as it was written"
+    if (folder / SEAL).is_file():
+        return "as it was written"
+    if record.is_file():
+        raise _gone(folder)
+    return "can be read; it holds no hashes, since jaxbert did not write it"
 
 
 def _checkpoint(folder: Path) -> str:

@@ -14,7 +14,12 @@ import pytest
 
 from jaxbert.config import PhaseConfig
 from jaxbert.errors import UserError, exit_on_user_error
+from jaxbert.files import SEAL, seal
+from jaxbert.interop.huggingface import read_model
 from jaxbert.run import step_advice
+from jaxbert.training.hashing import parameter_hash
+from jaxbert.verify import verify
+from jaxbert.workdir import write_json
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,24 @@ def test_what_is_no_folder_of_ours_is_said(what, tmp_path, cache):
     done = jaxbert("verify", folder, cache=cache)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert str(folder) in done.stderr
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_trained_model_without_its_hashes_is_named(changed, tmp_path):
+    folder = commands.write_small_teacher(tmp_path / "model")
+    wanted = parameter_hash(read_model(folder).params)
+    write_json(folder / "phase.json", {"parameter_hash": wanted})
+    seal(folder, [path.name for path in folder.iterdir()])
+    verify(folder, str)
+    (folder / SEAL).unlink()
+    said = f"its hashes are gone, {folder / SEAL}; copy the folder anew"
+    if changed:
+        content = bytearray((folder / "model.safetensors").read_bytes())
+        content[-2] ^= 1
+        (folder / "model.safetensors").write_bytes(content)
+        said = f"its parameters have the hash .*, and were trained to {wanted}, {folder}; "
+    with pytest.raises(UserError, match=said):
+        verify(folder, str)
 
 
 @pytest.mark.slow
