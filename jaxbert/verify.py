@@ -11,17 +11,19 @@ from jaxbert.errors import UserError, UserErrors
 from jaxbert.files import SEAL, check_seal, read_object
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model
+from jaxbert.interop.tensors import INDEX, WEIGHTS
 from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.stored import Stored
 
 _AGAIN = "copy the folder anew, or run the command that wrote it again"
+_REPORT = "export.json"  # of an export
 
 
 def verify(folder: Path, say: Callable[[str], None]) -> None:
-    """Reads a run's folder, a model's or a prepared corpus, and holds all of it against its hashes.
+    """Reads a run, a model, an export or a prepared corpus, and holds it against its hashes.
 
     Args:
-      folder: what train.py or `jaxbert prepare` wrote, or one model of it.
+      folder: what train.py, `jaxbert export` or `jaxbert prepare` wrote, or one model of it.
       say: called with a line for each part that is as it was written.
 
     Raises:
@@ -45,7 +47,10 @@ def _parts(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         yield str(folder), lambda: _corpus(folder)
         return
     if not hub.is_workdir(folder):
-        yield str(folder), lambda: _model(folder)
+        exported = (folder / _REPORT).is_file()
+        yield str(folder), lambda: _format(folder) if exported else _model(folder)
+        for part in sorted(path.parent for path in folder.glob(f"[!.]*/{SEAL}")):
+            yield part.name, lambda part=part: _format(part)  # type: ignore[misc]
         return
     yield "config.json, summary.json", lambda: _sealed(folder)
     for model in sorted((folder / "models").glob("[!.]*")):
@@ -65,7 +70,7 @@ def _sealed(folder: Path) -> str:
     if not (folder / "summary.json").is_file():
         return "no hashes: the run is not finished"
     if not (folder / SEAL).is_file():
-        raise UserError("its hashes are gone", str(folder / SEAL), _AGAIN)
+        raise _gone(folder)
     summary = read_object(folder / "summary.json", _AGAIN)
     for phase in summary["phases"].values():
         if not (model := folder / "models" / phase["model"]).is_dir():
@@ -73,17 +78,33 @@ def _sealed(folder: Path) -> str:
     return "as they were written"
 
 
+def _gone(folder: Path) -> UserError:
+    return UserError("its hashes are gone", str(folder / SEAL), _AGAIN)
+
+
+def _format(folder: Path) -> str:
+    """A folder of an export: a model, or files that jaxbert reads no parameters from."""
+    if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        return _model(folder)
+    check_seal(folder, _AGAIN)
+    if not (folder / SEAL).is_file():
+        raise _gone(folder)
+    return "as it was written"
+
+
 def _model(folder: Path) -> str:
     model = read_model(folder)
     record = folder / "phase.json"
-    if not (folder / SEAL).is_file():
-        return "can be read; it holds no hashes, since jaxbert did not write it"
     if record.is_file():
         wanted = read_object(record, _AGAIN)["parameter_hash"]
         if (found := parameter_hash(model.params)) != wanted:
             what = f"its parameters have the hash {found}, and were trained to {wanted}"
             raise UserError(what, str(folder), _AGAIN)
-    return "as it was written"
+    if (folder / SEAL).is_file():
+        return "as it was written"
+    if record.is_file() or (folder / _REPORT).is_file():
+        raise _gone(folder)
+    return "can be read; it holds no hashes, since jaxbert did not write it"
 
 
 def _checkpoint(folder: Path) -> str:

@@ -349,6 +349,27 @@ def test_the_flags_that_the_command_names_describe_the_whole_task(model, tmp_pat
     assert len(data.train) > len(want.train)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "a JSON list instead of an object, {path}; "),
+        ({"task": None}, "this run has no labelled task, {path}, key task; "),
+        ({"task": {"name": "sst2"}}, "not the config of a run, {path}, keys data_dir and max_l"),
+        (
+            {"task": {"name": [1]}, "data_dir": "", "max_length": 48},
+            "not understood: unhashable type: 'list', {path}, key task; ",
+        ),
+    ],
+)
+def test_a_run_whose_config_is_damaged_is_one_line(content, said, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(SystemExit) as left:
+        main(["augment", "--model=none", f"--out={tmp_path}/a.jsonl", f"--workdir={tmp_path}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and line.startswith(f"jaxbert: error: {said.format(path=path)}")
+
+
 def write_source(folder: Path, count: int) -> Path:
     rows = [
         f"a {('dull', 'moving')[i % 2]} film of people, number {i}\t{i % 2}" for i in range(count)

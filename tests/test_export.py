@@ -25,6 +25,7 @@ from jaxbert.files import check_seal
 from jaxbert.interop import onnx
 from jaxbert.interop.huggingface import read_model, write_model
 from jaxbert.training.hashing import parameter_hash
+from jaxbert.verify import verify
 
 pytest.importorskip("onnxruntime")
 HEADS = {
@@ -238,6 +239,35 @@ def test_the_folder_is_laid_out_as_others_expect_and_sealed(exported):
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: other\nlicense_name: unknown\n")
     assert "pipeline_tag: token-classification" in card and "unknown: see the teacher" in card
+
+
+@pytest.mark.parametrize("damaged", ["onnx/model.onnx", "1_Pooling/config.json", ""])
+def test_every_folder_of_an_export_is_verified(exported, tmp_path, damaged):
+    folder, said = tmp_path / "to", []
+    shutil.copytree(exported["classification"], folder)
+    if not damaged:
+        verify(folder, said.append)
+        parts = (folder, "1_Pooling", "onnx")
+        assert said == [f"{part}: as it was written" for part in parts]
+        return
+    content = bytearray((folder / damaged).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / damaged).write_bytes(content)
+    with pytest.raises(UserError, match="the file is not what was written") as caught:
+        verify(folder, said.append)
+    assert len(caught.value.lines) == 1 and str(folder / damaged) in caught.value.lines[0]
+    assert len(said) == 2
+
+
+def test_an_export_without_weights_is_verified_and_misses_its_hashes(exported, tmp_path):
+    folder, said = tmp_path / "to", []
+    export(str(exported["classification"]), folder, ("onnx",))
+    assert not (folder / "model.safetensors").exists()
+    verify(folder, said.append)
+    assert said == [f"{part}: as it was written" for part in (folder, "onnx")]
+    (folder / "jaxbert.sha256").unlink()
+    with pytest.raises(UserError, match=f"its hashes are gone, {folder}/jaxbert.sha256; "):
+        verify(folder, said.append)
 
 
 # --- of a run ------------------------------------------------------------------------------------

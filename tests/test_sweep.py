@@ -190,6 +190,25 @@ def test_a_line_that_its_writer_died_in_is_gone_and_one_that_is_wrong_is_named(t
         read_results(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("cell", ["x"]), ("seed", {}), ("key", None), ("sweep", [])]
+)
+def test_a_line_that_names_no_cell_is_no_result(name, value, tmp_path):
+    path, (cell, *_) = tmp_path / "x.jsonl", expand(two_stages())
+    lines = [record(cell, accuracy=0.5), record(cell, accuracy=0.5) | {name: value}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=rf"not a result: .*{name} is .*x\.jsonl:2; mend or remove"):
+        read_results(path)
+
+
+def test_results_that_are_a_folder_are_said(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["sweep", "benchmarks/sweeps/glue.py", "--show", f"--results={tmp_path}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    said = f"cannot be read (Is a directory), {tmp_path}; give another --results"
+    assert left.value.code == 2 and line == f"jaxbert: error: {said}"
+
+
 def test_the_table_has_the_mean_and_the_spread_of_what_is_there(tmp_path):
     stages = [
         Stage(f"{task}/{row}", TASK, {"max_length": 32 + i}, models=["student"])

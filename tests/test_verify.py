@@ -12,9 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxbert.cli.main import main
 from jaxbert.config import PhaseConfig
 from jaxbert.errors import UserError, exit_on_user_error
+from jaxbert.files import SEAL, seal
+from jaxbert.interop.huggingface import read_model
+from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import step_advice
+from jaxbert.training.hashing import parameter_hash
+from jaxbert.verify import verify
+from jaxbert.workdir import SEALED, write_json
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +53,74 @@ def test_what_is_no_folder_of_ours_is_said(what, tmp_path, cache):
     done = jaxbert("verify", folder, cache=cache)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert str(folder) in done.stderr
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_trained_model_without_its_hashes_is_named(changed, tmp_path):
+    folder = commands.write_small_teacher(tmp_path / "model")
+    wanted = parameter_hash(read_model(folder).params)
+    write_json(folder / "phase.json", {"parameter_hash": wanted})
+    seal(folder, [path.name for path in folder.iterdir()])
+    verify(folder, str)
+    (folder / SEAL).unlink()
+    said = f"its hashes are gone, {folder / SEAL}; copy the folder anew"
+    if changed:
+        content = bytearray((folder / "model.safetensors").read_bytes())
+        content[-2] ^= 1
+        (folder / "model.safetensors").write_bytes(content)
+        said = f"its parameters have the hash .*, and were trained to {wanted}, {folder}; "
+    with pytest.raises(UserError, match=said):
+        verify(folder, str)
+
+
+@pytest.fixture
+def rerun(tmp_path, monkeypatch):
+    """Runs a run of two phases again, of which the hashes come out that are given; where it ran."""
+    phases = {name: {"parameter_hash": f"of {name}"} for name in ("finetune", "general")}
+    before = {"phases": phases, "parameter_hash": "of general", "versions": {}, "devices": {}}
+    config = resolve(load_recipe(f"{commands.GENERAL}:smoke"), {"teacher": "somewhere"}).to_dict()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_json(folder / "config.json", config)
+    write_json(folder / "summary.json", before | {"config": config})
+    seal(folder, SEALED)
+
+    def run(*words: str, **hashes: str) -> Path:
+        ran = []
+        after = {name: {"parameter_hash": hashes.get(name, f"of {name}")} for name in phases}
+
+        def train(config, workdir):
+            ran.append(workdir)
+            return before | {"phases": after, "parameter_hash": after["general"]["parameter_hash"]}
+
+        monkeypatch.setattr("jaxbert.run.run", train)
+        try:
+            main(["rerun", *words])
+        finally:
+            assert len(ran) == 1
+        return ran[0]
+
+    return run
+
+
+def test_other_parameters_of_any_phase_are_another_result(rerun, tmp_path, capsys):
+    again = tmp_path / "run-rerun"
+    assert rerun(f"{tmp_path}/run") == again
+    assert capsys.readouterr().out == f"{again}: the same parameters, of general\n"
+    with pytest.raises(SystemExit) as left:
+        rerun(f"{tmp_path}/run", finetune="another")
+    assert left.value.code == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{again}: other parameters than in {tmp_path}/run",
+        "  phase finetune: another parameter_hash",
+    ]
+
+
+@pytest.mark.parametrize("word", [".", "checkpoints/.."])
+def test_a_run_is_run_again_from_within_its_folder(word, rerun, tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert rerun(word) == tmp_path / "run-rerun"
 
 
 @pytest.mark.slow

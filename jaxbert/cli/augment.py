@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shlex
-from typing import Any
 
 from jaxbert.cli.flags import add_section, given_section
 from jaxbert.config import AugmentationConfig, TaskConfig
+from jaxbert.data.tasks import Task, describe_task
 from jaxbert.errors import UserError
-from jaxbert.files import as_path, local_path
+from jaxbert.files import as_path, check_seal, local_path, read_object
 
 HELP = "copies of labelled rows in which words are replaced"
 _TASK = "task."
@@ -41,14 +40,14 @@ def run(args: argparse.Namespace) -> None:
     config = given_section(args, AugmentationConfig, "augmentation")
     if not config:
         raise UserError("there is no masked language model", "flag --model", "give a reference")
-    said, data_dir, max_length = _task(args)
-    _augment(args, config, said, data_dir, max_length)
+    task, data_dir, max_length = _task(args)
+    _augment(args, config, task, data_dir, max_length)
 
 
 def _augment(
     args: argparse.Namespace,
     config: AugmentationConfig,
-    said: dict[str, Any],
+    task: Task,
     data_dir: str,
     max_length: int,
 ) -> None:
@@ -57,11 +56,10 @@ def _augment(
     from jaxbert.augment import augment, write_rows
     from jaxbert.data.copies import written
     from jaxbert.data.rows import load_task
-    from jaxbert.data.tasks import describe_task
     from jaxbert.interop import hub
     from jaxbert.interop.huggingface import read_model
 
-    data = load_task(describe_task(**said), data_dir)
+    data = load_task(task, data_dir)
     reference = args.teacher or (f"run:{args.workdir}#teacher" if args.workdir else "")
     teacher = None
     if (config.relabel or config.filter) and reference:
@@ -98,20 +96,26 @@ def _augment(
     print("train on it with", words)
 
 
-def _task(args: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
-    """What is said of the task, by flags or by a run; the TFDS folder; the longest example."""
+def _task(args: argparse.Namespace) -> tuple[Task, str, int]:
+    """The task, by flags or by a run; the TFDS folder; the longest example."""
     task = given_section(args, TaskConfig, "task", _TASK)
     if args.workdir is None:
         if not task:
             fix = "give --workdir of a run, or --task.name and so on"
             raise UserError("there is no task", "flag --workdir", fix)
-        return dataclasses.asdict(task), args.data_dir, args.max_length
+        return describe_task(**dataclasses.asdict(task)), args.data_dir, args.max_length
     if task:
         fix = "give the one or the others"
         raise UserError("a run has a task of its own", "flags --workdir and --task", fix)
-    path = args.workdir / "config.json"
+    path, fix = args.workdir / "config.json", "give the --workdir of a run that has a task"
+    check_seal(args.workdir, fix)
+    config = read_object(path, fix)
+    said, data_dir, max_length = (config.get(key) for key in ("task", "data_dir", "max_length"))
+    if not isinstance(said, dict) or not (said.get("name") or said.get("source")):
+        raise UserError("this run has no labelled task", f"{path}, key task", fix)
+    if not isinstance(data_dir, str) or not isinstance(max_length, int):
+        raise UserError("not the config of a run", f"{path}, keys data_dir and max_length", fix)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"not a run ({error})", str(path), "give the --workdir of one") from error
-    return config["task"], args.data_dir or config["data_dir"], config["max_length"]
+        return describe_task(**said), args.data_dir or data_dir, max_length
+    except (AttributeError, TypeError, ValueError) as error:  # a value of another kind
+        raise UserError(f"not understood: {error}", f"{path}, key task", fix) from error

@@ -28,20 +28,23 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
       UserError: there is no finished run, or it cannot be run again.
-      SystemExit: with 1, when other parameters came out.
+      SystemExit: with 1, when other parameters came out of any phase.
     """
     before = _summary(args.folder)
     config = resolve(before["config"], {})
-    workdir = args.workdir or args.folder.with_name(f"{args.folder.name}-rerun")
+    folder = args.folder
+    if folder.name in ("", ".."):  # where one stands
+        folder = folder.resolve()
+    workdir = args.workdir or folder.with_name(f"{folder.name}-rerun")
     from jaxbert.run import quieten
     from jaxbert.run import run as train
 
     quieten()
     after = train(config, workdir)
-    if after["parameter_hash"] == before["parameter_hash"]:
+    if _hashes(after) == _hashes(before):
         print(f"{workdir}: the same parameters, {after['parameter_hash']}")
         return
-    print(f"{workdir}: other parameters, {after['parameter_hash']}")
+    print(f"{workdir}: other parameters than in {folder}")
     for difference in _differences(before, after):
         print(f"  {difference}")
     sys.exit(1)
@@ -51,9 +54,16 @@ def _summary(folder: Path) -> dict[str, Any]:
     path, fix = folder / "summary.json", "give the --workdir of a finished run"
     check_seal(folder, fix)
     found = read_object(path, fix)
-    if not isinstance(found.get("config"), dict) or "parameter_hash" not in found:
+    parts = (found.get("config"), found.get("phases"))
+    if not all(isinstance(part, dict) for part in parts) or "parameter_hash" not in found:
         raise UserError("no summary of a run with its config", str(path), fix)
     return found
+
+
+def _hashes(summary: dict[str, Any]) -> dict[str, str | None]:
+    """What came out: of the run, and of each phase."""
+    phases = summary["phases"].items()
+    return {"": summary["parameter_hash"]} | {k: v.get("parameter_hash") for k, v in phases}
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -65,7 +75,7 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         if after[group].get(key) != was
     ]
     keys = ("start_hash", "teacher_hash", "data_hash", "parameter_hash")
-    for name, phase in before.get("phases", {}).items():
+    for name, phase in before["phases"].items():
         again = after["phases"].get(name, {})
         found += [f"phase {name}: another {k}" for k in keys if phase.get(k) != again.get(k)]
     return found

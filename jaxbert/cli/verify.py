@@ -1,4 +1,4 @@
-"""Checks every hash that a run's folder, a model or a prepared corpus holds.
+"""Checks every hash that a run's folder, a model, an export or a prepared corpus holds.
 
 Says what is as it was written; names what is not, and leaves with 2.
 """
@@ -16,7 +16,9 @@ HELP = "check that a run, a model or a corpus is still what was written"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the argument."""
     parser.add_argument(
-        "folder", type=as_path, help="a --workdir, a model's folder, a prepared one"
+        "folder",
+        type=as_path,
+        help="a --workdir, a model's folder, an exported one, a prepared one",
     )
 
 

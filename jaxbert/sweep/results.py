@@ -14,7 +14,7 @@ from jaxbert.errors import UserError
 from jaxbert.sweep.plan import Cell
 
 Record = dict[str, Any]
-_ID = ("sweep", "cell", "seed", "key")
+_ID = {"sweep": str, "cell": str, "seed": int, "key": str}
 
 
 class Results:
@@ -65,10 +65,15 @@ def read_results(path: Path) -> Results:
     """Reads a file of results, which need not be there.
 
     Raises:
-      UserError: one of its lines is no result. A last one without an end is passed over: its
-        writer died within it.
+      UserError: it cannot be read, or one of its lines is no result. A last one without an end is
+        passed over: its writer died within it.
     """
-    return Results(_parse(path.read_bytes(), path)[0] if path.exists() else [])
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+        raise UserError(what, f"{path}", "give another --results") from error
+    return Results(_parse(content, path)[0])
 
 
 @contextlib.contextmanager
@@ -103,6 +108,9 @@ def _parse(content: bytes, path: Path) -> tuple[list[Record], int]:
     for number, line in enumerate(content[:size].splitlines(), 1):
         try:
             record = json.loads(line)
+            wrong = [name for name, kind in _ID.items() if not isinstance(record[name], kind)]
+            if wrong:
+                raise TypeError(f"{wrong[0]} is {record[wrong[0]]!r}")
             records.append({name: record[name] for name in _ID} | record)
         except (ValueError, TypeError, KeyError) as error:
             what = f"not a result: {type(error).__name__}: {error}"
