@@ -51,7 +51,6 @@ FILES = {
     "onnx-int8": "onnx/model_quantized.onnx",
     "stablehlo": "stablehlo/model.stablehlo",
 }
-REPORT = "export.json"
 TOLERANCE = 1e-4  # relative to max(1, |what it is to be|); two float32 programs round differently
 COMPARED = 64  # rows on which formats are compared
 SCORED = 2_000  # rows on which a quantised model is scored, at most
@@ -104,7 +103,7 @@ def export(
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
         raise UserError("it is a file", str(folder), "give a folder")
-    if folder.exists() and not (folder / REPORT).is_file() and any(folder.iterdir()):
+    if folder.exists() and not (folder / hub.REPORT).is_file() and any(folder.iterdir()):
         fix = "give a new one, or one that an earlier export has written"
         raise UserError("the folder holds something else", str(folder), fix)
     subject = Subject(reference, seeds)
@@ -134,7 +133,7 @@ def export(
         (partial / "README.md").write_text(card, encoding="utf-8")
         # What is loaded from its own folder is asked as its run was, too.
         for place in (partial, *[(partial / FILES["tinybert"]).parent] * ("tinybert" in found)):
-            write_json(place / REPORT, report)
+            write_json(place / hub.REPORT, report)
         for place in (partial, *(path for path in partial.iterdir() if path.is_dir())):
             kept = (SEAL, "README.md")  # the card is for its owner to edit
             seal(place, [p.name for p in place.iterdir() if p.is_file() and p.name not in kept])

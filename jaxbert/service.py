@@ -21,9 +21,9 @@ import uvicorn
 from jaxbert.data.packing import Examples
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.export import FILES, REPORT, ask
+from jaxbert.export import FILES, ask
 from jaxbert.files import check_seal, read_object
-from jaxbert.interop import onnx
+from jaxbert.interop import hub, onnx
 from jaxbert.serving import Asking, TextModel
 
 MOST_BYTES = 4 << 20  # of a request
@@ -50,13 +50,13 @@ class OnnxModel(TextModel):
             raise UserError(f"no {file.name}", str(file.parent), _FIX)
         for place in (folder, file.parent):
             check_seal(place, "export it anew")
-        report = read_object(folder / REPORT, _FIX)
+        report = read_object(folder / hub.REPORT, _FIX)
         try:
             self.kind, self.labels = report["kind"], tuple(report["labels"])
             self.max_length = report["max_length"]
             self._asking = Asking(**report["asking"])
         except (KeyError, TypeError) as error:
-            raise UserError(f"not understood: {error}", str(folder / REPORT), _FIX) from error
+            raise UserError(f"not understood: {error}", str(folder / hub.REPORT), _FIX) from error
         self.folder, self._tokenizer = folder, load_tokenizer(folder)
         self._session = onnx.Session(file, threads)
 

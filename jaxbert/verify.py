@@ -16,7 +16,6 @@ from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.stored import Stored
 
 _AGAIN = "copy the folder anew, or run the command that wrote it again"
-_REPORT = "export.json"  # of an export
 
 
 def verify(folder: Path, say: Callable[[str], None]) -> None:
@@ -47,7 +46,7 @@ def _parts(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         yield str(folder), lambda: _corpus(folder)
         return
     if not hub.is_workdir(folder):
-        exported = (folder / _REPORT).is_file()
+        exported = (folder / hub.REPORT).is_file()
         yield str(folder), lambda: _format(folder) if exported else _model(folder)
         for part in sorted(path.parent for path in folder.glob(f"[!.]*/{SEAL}")):
             yield part.name, lambda part=part: _format(part)  # type: ignore[misc]
@@ -102,7 +101,7 @@ def _model(folder: Path) -> str:
             raise UserError(what, str(folder), _AGAIN)
     if (folder / SEAL).is_file():
         return "as it was written"
-    if record.is_file() or (folder / _REPORT).is_file():
+    if record.is_file() or (folder / hub.REPORT).is_file():
         raise _gone(folder)
     return "can be read; it holds no hashes, since jaxbert did not write it"
 

