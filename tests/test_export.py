@@ -380,7 +380,7 @@ def test_the_card_says_what_the_run_knows(run, tmp_path):
         ),
         *("1,400 steps", "| student | 0.8125 | 1,234,567 |", "31 examples of mine"),
         "Texts are cut after 20 word pieces",
-        # Of the model here, and not of the one that the run calls its student.
+        # Of the model here: the run above does not say its own.
         f"parameters, SHA-256: {parameter_hash(read_model(run / 'models' / 'student').params)}",
     ):
         assert part in card, part
