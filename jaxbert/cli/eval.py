@@ -11,12 +11,13 @@ import argparse
 from jaxbert.files import as_path, kept_folder
 
 HELP = "evaluate every model of a finished run"
-USAGE = "--workdir=DIR [--no-report] [--debug]"
+USAGE = "--workdir=DIR [--no-latency] [--no-report] [--debug]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     parser.add_argument("--workdir", type=as_path, required=True, help="the folder of the run")
+    parser.add_argument("--no-latency", action="store_true", help="time no model")
     parser.add_argument("--no-report", action="store_true", help="write no report.html")
 
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from jaxbert.programs import keep_programs
 
     keep_programs(kept_folder(args.workdir) / "programs")
-    print_table(evaluate_run(args.workdir))
+    print_table(evaluate_run(args.workdir, timed=not args.no_latency))
     if not args.no_report:
         from jaxbert.report.page import write_report
 

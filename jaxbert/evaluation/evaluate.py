@@ -29,7 +29,7 @@ from jaxbert.workdir import versions, write_json
 FLOPS_LENGTH = 128  # the paper's
 
 
-def evaluate_run(workdir: Path) -> dict[str, Any]:
+def evaluate_run(workdir: Path, *, timed: bool = True) -> dict[str, Any]:
     """Scores every model of a finished run that answers its task, and writes ``eval.json``.
 
     The test split is read for this report alone; what was chosen was chosen on dev, whose scores
@@ -37,6 +37,7 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
 
     Args:
       workdir: the folder that ``train.py`` wrote.
+      timed: whether the models are timed, too; without it ``milliseconds`` are null.
 
     Returns:
       What ``eval.json`` holds: under ``models``, for every model with the task's head (of
@@ -68,17 +69,24 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
     text, pair = _median_text(task.test)
     models: dict[str, dict[str, Any]] = {}
     said: dict[str, _Said] = {}
-    with latency.Timing(
-        list(folders.values()),
-        text,
-        pair,
-        max_length=config["max_length"],
-        embed=task.task.kind == SIMILARITY,
-    ) as timing:
+    times: dict[str, Any] = {"milliseconds": [None] * len(folders), "tokens": None}
+    embed = task.task.kind == SIMILARITY
+    with contextlib.ExitStack() as stack:
+        if timed:  # in a process that makes itself ready meanwhile
+            timing = stack.enter_context(
+                latency.Timing(
+                    list(folders.values()),
+                    text,
+                    pair,
+                    max_length=config["max_length"],
+                    embed=embed,
+                )
+            )
         for name, folder in folders.items():
             models[name], said[name] = _score(read_model(folder), task, config)
-        timed = timing.measure()
-    for name, milliseconds in zip(models, timed["milliseconds"], strict=True):
+        if timed:
+            times = timing.measure()
+    for name, milliseconds in zip(models, times["milliseconds"], strict=True):
         models[name]["milliseconds"] = milliseconds
     left_out = {}
     try:
@@ -86,9 +94,9 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
     except ValueError as error:  # of another kind, or no word stands there twice
         left_out["tfidf"] = str(error)
     else:
-        joined = pair is not None and task.task.kind != SIMILARITY
-        joint = f"{text}\n{pair}" if joined else text
-        models["tfidf"], said["tfidf"] = _score_tfidf(yardstick, task, joint)
+        models["tfidf"], said["tfidf"] = _score_tfidf(yardstick, task)
+        joint = text if pair is None or embed else f"{text}\n{pair}"
+        models["tfidf"]["milliseconds"] = tfidf.milliseconds(yardstick, joint) if timed else None
     compared = _compare(task, models, said)
     errors = [model["standard_error"] for model in models.values()]
     device = jax.devices()[0]
@@ -105,7 +113,7 @@ def evaluate_run(workdir: Path) -> dict[str, Any]:
         "dev_examples": len(task.dev),
         "standard_error": max((error for error in errors if error is not None), default=None),
         "flops_length": FLOPS_LENGTH,
-        "latency_tokens": timed["tokens"],
+        "latency_tokens": times["tokens"],
         "seed": config.get("seed"),
         "versions": versions(),
         "device": f"{device.platform} ({device.device_kind}), {os.cpu_count()} CPUs",
@@ -220,7 +228,7 @@ def _size(model: Model, *, head: bool) -> dict[str, Any]:
     }
 
 
-def _score_tfidf(model: tfidf.Pipeline, task: TaskData, text: str) -> tuple[dict[str, Any], _Said]:
+def _score_tfidf(model: tfidf.Pipeline, task: TaskData) -> tuple[dict[str, Any], _Said]:
     """The same for TF-IDF, with logistic regression or with cosines."""
     count = tfidf.count_parameters(model)
 
@@ -236,7 +244,6 @@ def _score_tfidf(model: tfidf.Pipeline, task: TaskData, text: str) -> tuple[dict
         "size_mb": 4 * count / 1e6,
         "flops": None,
         "truncated": 0,
-        "milliseconds": tfidf.milliseconds(model, text),
     }, said
 
 

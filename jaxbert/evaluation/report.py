@@ -68,9 +68,11 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     console.print(table)
     error = results["standard_error"]
     said = "" if error is None else f"Standard error at most {error:.4f}. "
+    tokens = results["latency_tokens"]
+    about = f"one text of {tokens} word pieces on one thread (TF-IDF: from the text)"
     console.print(
-        f"{said}FLOPs at length {results['flops_length']}; ms: one text of "
-        f"{results['latency_tokens']} word pieces on one thread (TF-IDF: from the text).",
+        f"{said}FLOPs at length {results['flops_length']}; "
+        f"ms: {about if tokens else 'not measured'}.",
         highlight=False,
         soft_wrap=True,
     )

@@ -143,7 +143,8 @@ def _scores(found: Mapping[str, Any] | None) -> str:
     said = f"On {found['examples']:,} examples of {found['task']}, split {found['split']}"
     said += f" ({found['splits']})" if found.get("splits") else ""
     said += f"; standard error at most {error:.4f}" if error is not None else ""
-    said += f". Milliseconds: one text of {found.get('latency_tokens')} word pieces on one thread"
+    if tokens := found.get("latency_tokens"):
+        said += f". Milliseconds: one text of {tokens} word pieces on one thread"
     return "\n".join(rows) + f"\n\n{said}, {found.get('device', '')}."
 
 

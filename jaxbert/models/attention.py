@@ -1,4 +1,4 @@
-"""Multi-head attention that returns its scores before the softmax."""
+"""Multi-head attention that returns its scores before the softmax, where somebody reads them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class AttentionOutput(NamedTuple):
 
     Attributes:
       output: [B, T, D], after the output projection.
-      scores: [B, H, T, T], scaled and masked, before the softmax.
+      scores: [B, H, T, T], scaled and masked, before the softmax; None where they were not asked
+        for and need not be written.
       queries, keys, values: [B, T, H, D/H], queries and keys before any rotation.
     """
 
     output: Array
-    scores: Array
+    scores: Array | None
     queries: Array
     keys: Array
     values: Array
@@ -45,6 +46,34 @@ def segment_bias(segments: Array) -> Array:
 def key_bias(segments: Array) -> Array:
     """The original BERT's additive mask [B, 1, 1, T]: -10000 at padded keys, queries unmasked."""
     return jnp.where(segments > 0, 0.0, -10000.0)[:, None, None, :].astype(jnp.float32)
+
+
+def fuses(queries: Array, dtype: Any) -> bool:
+    """Whether cuDNN has an attention for these queries [B, Q, H, K] that writes no scores.
+
+    It multiplies bfloat16 alone, on CUDA devices from compute capability 8.0 on. It is taken on a
+    single one: how it would be spread over a mesh has not been tried.
+    """
+    head_size, devices = queries.shape[-1], jax.devices()
+    if dtype != jnp.bfloat16 or head_size % 8 or head_size > 128 or queries.shape[1] % 2:
+        return False
+    if len(devices) > 1 or "cuda" not in devices[0].client.platform_version:
+        return False
+    return float(devices[0].compute_capability) >= 8.0
+
+
+def fused(queries: Array, keys: Array, values: Array, bias: Array) -> Array:
+    """What attention mixes, float32 [B, Q, H, K], by cuDNN's attention (Dao et al. 2022).
+
+    Args:
+      queries: [B, Q, H, K].
+      keys, values: [B, T, H, K].
+      bias: [B, 1, Q or 1, T], added to the scores.
+    """
+    bias = jnp.broadcast_to(bias, (*bias.shape[:2], queries.shape[1], keys.shape[1]))
+    rounded = (x.astype(jnp.bfloat16) for x in (queries, keys, values, bias))
+    mixed = jax.nn.dot_product_attention(*rounded, implementation="cudnn")
+    return mixed.astype(jnp.float32)
 
 
 class SelfAttention(nn.Module):
@@ -73,6 +102,7 @@ class SelfAttention(nn.Module):
         *,
         deterministic: bool = True,
         places: Array | None = None,
+        scored: bool = True,
     ) -> AttentionOutput:
         """Attends within x.
 
@@ -82,6 +112,7 @@ class SelfAttention(nn.Module):
           positions: int32 [B, T], read when ``rotary``.
           deterministic: True turns dropout off; otherwise an rng named ``dropout`` is needed.
           places: int32 [B, Q], the positions that attend; None = all, so that Q = T.
+          scored: whether the scores are read.
 
         Returns:
           What ``AttentionOutput`` says, with Q in the place of T where it counts queries.
@@ -106,11 +137,26 @@ class SelfAttention(nn.Module):
         q, k = queries, keys
         if self.rotary:
             q, k = rotate(q, asked_at), rotate(k, positions)
-        scores = (
-            einsum("bqhk,bthk->bhqt", q, k, self.dtype) / jnp.sqrt(jnp.float32(head_size)) + bias
-        )  # [B, H, T, T]
-        probabilities = nn.softmax(scores, axis=-1)
-        probabilities = nn.Dropout(self.dropout)(probabilities, deterministic=deterministic)
-        mixed = einsum("bhqt,bthk->bqhk", probabilities, values, self.dtype, True)
+        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+
+        def score(q: Array, k: Array, bias: Array) -> Array:
+            scores = einsum("bqhk,bthk->bhqt", q, k, self.dtype)
+            return scores / jnp.sqrt(jnp.float32(head_size)) + bias  # [B, H, Q, T]
+
+        def mix(scores: Array, values: Array) -> Array:
+            probabilities = drop(nn.softmax(scores, axis=-1))
+            return einsum("bhqt,bthk->bqhk", probabilities, values, self.dtype, True)
+
+        kept = deterministic or not self.dropout
+        if not scored and kept and fuses(q, self.dtype):
+            scores = None
+            mixed = jax.lax.platform_dependent(
+                *(q, k, values, bias),
+                cuda=fused,
+                default=lambda q, k, values, bias: mix(score(q, k, bias), values),
+            )
+        else:
+            scores = score(q, k, bias)
+            mixed = mix(scores, values)
         output = project("output", mixed.reshape(asking.shape), rounded=False)
         return AttentionOutput(output, scores, queries, keys, values)

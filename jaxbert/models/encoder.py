@@ -135,10 +135,12 @@ class EncoderLayer(nn.Module):
         positions: Array,
         deterministic: bool,
         places: Array | None = None,
+        scored: bool = True,
     ) -> tuple[Array, AttentionOutput]:
         """Maps x [B, T, D] to the layer's output [B, T, D] and what its attention computed.
 
-        With ``places``, int32 [B, Q], the output is that of those positions, [B, Q, D].
+        With ``places``, int32 [B, Q], the output is that of those positions, [B, Q, D]. Unless it
+        is ``scored`` there may be no scores.
         """
         drop = functools.partial(nn.Dropout(self.hidden_dropout), deterministic=deterministic)
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps)
@@ -152,7 +154,7 @@ class EncoderLayer(nn.Module):
             self.dtype,
             self.initializer_range,
             name="attention",
-        )(x, bias, positions, deterministic=deterministic, places=places)
+        )(x, bias, positions, deterministic=deterministic, places=places, scored=scored)
         if places is not None:
             x = jnp.take_along_axis(x, places[:, :, None], axis=1)
         x = norm(name="attention_norm")(x + drop(attention.output))
@@ -239,11 +241,16 @@ class Encoder(nn.Module):
         keys = jax.random.split(key, self.num_layers)
 
         def run(
-            x: Array, params: Any, key: Array, places: Array | None = None
+            x: Array,
+            params: Any,
+            key: Array,
+            places: Array | None = None,
+            scored: bool = False,
         ) -> tuple[Array, AttentionOutput]:
-            rngs = {"dropout": key}
             return layer.apply(  # type: ignore[return-value]
-                {"params": params}, x, bias, positions, deterministic, places, rngs=rngs
+                {"params": params},
+                *(x, bias, positions, deterministic, places, scored),
+                rngs={"dropout": key},
             )
 
         if collect.empty and collect.last:
@@ -267,7 +274,7 @@ class Encoder(nn.Module):
         split = [jax.lax.split(leaf, (1,) * self.num_layers) for leaf in leaves]
         layers = [jax.tree.unflatten(tree, [x[0] for x in cut]) for cut in zip(*split, strict=True)]
         for i in range(collect.depth(self.num_layers)):
-            x, attention = run(x, layers[i], keys[i])
+            x, attention = run(x, layers[i], keys[i], scored=i in collect.scores)
             hidden[i + 1] = x
             seen.append(attention)
 

@@ -136,12 +136,14 @@ def _headline(evaluation: Mapping[str, Any]) -> str:
         return ""
     teacher, student = models["teacher"], models["student"]
     smaller = teacher["parameters"] / student["parameters"]
-    faster = teacher["milliseconds"] / student["milliseconds"]
     kept = student["retained"]
     said = f"{metric} {shown(student[metric], '.4f')} against {shown(teacher[metric], '.4f')}"
-    return (
-        f"The student keeps {kept:.1%} of its teacher: {said}. " if kept else f"{said}. "
-    ) + f"It has 1/{smaller:.1f} of the parameters and is {faster:.1f} times as fast."
+    headline = f"The student keeps {kept:.1%} of its teacher: {said}. " if kept else f"{said}. "
+    headline += f"It has 1/{smaller:.1f} of the parameters"
+    if student["milliseconds"] is None:
+        return f"{headline}."
+    faster = teacher["milliseconds"] / student["milliseconds"]
+    return f"{headline} and is {faster:.1f} times as fast."
 
 
 def _table(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -178,11 +180,13 @@ def _table(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
 def _measured(evaluation: Mapping[str, Any]) -> str:
     if not evaluation:
         return ""
+    tokens = evaluation["latency_tokens"]
+    times = f"the median of one text of {tokens} word pieces on one thread"
     return (
         f"{evaluation['examples']:,} rows of the test part (splits: {evaluation['splits']}), and "
         f"{evaluation['dev_examples']:,} of the development part. ± is one standard error. FLOPs "
-        f"of an example of {evaluation['flops_length']} word pieces; ms: the median of one text of "
-        f"{evaluation['latency_tokens']} word pieces on one thread, on {evaluation['device']}."
+        f"of an example of {evaluation['flops_length']} word pieces; ms: "
+        f"{times if tokens else 'not measured'}, on {evaluation['device']}."
     )
 
 

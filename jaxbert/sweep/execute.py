@@ -156,7 +156,9 @@ class Sweeper:
         folders = {need.name: need.folder(self._root) for need in self._needs(cell)}
         commands = [cell.command(self._root, {**self._places, **folders})]
         if cell.has_task:
-            commands.append(["eval.py", "--no-report", f"--workdir={cell.folder(self._root)}"])
+            # Beside other cells a time would say nothing.
+            flags = ["--no-latency", "--no-report", f"--workdir={cell.folder(self._root)}"]
+            commands.append(["eval.py", *flags])
         for words in commands:
             print(f"$ python {shlex.join(words)}", file=log, flush=True)
             if code := self._processes.call(words, log):

@@ -35,7 +35,9 @@ _KINDS = {
         *("exponential-minus-one", "log-plus-one", "logistic", "clamp", "cosine", "sine"),
     },
 }
-_PRODUCT = re.compile(r"gemm|matmul|cublas|onednn|dnn", re.I)  # a library's, by its name
+# A library's, by its name: cuBLAS calls its kernels nvjet, cuDNN those of attention sdpa.
+_PRODUCT = re.compile(r"gemm|matmul|cublas|onednn|dnn|nvjet|cutlass|sdpa", re.I)
+_MOVE = re.compile(r"memcpy|memset", re.I)
 _MOVES = "copies, casts and transpositions"
 _OTHER = "not known"
 _CONTAINERS = {"while", "conditional", "call"}  # what is in them is in the trace itself
@@ -171,6 +173,7 @@ def operation_times(path: Path, module: str = "jit_step") -> Times:
       module: the compiled function whose operations count.
     """
     known = _operations(path.read_bytes(), module)
+    kernels = {re.sub(r"\W", "_", name): name for name in known}
     spent, lanes = collections.defaultdict[str, float](float), 0
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
         for line in plane.lines:
@@ -179,16 +182,34 @@ def operation_times(path: Path, module: str = "jit_step") -> Times:
                 stats = dict(event.stats)
                 if stats.get("hlo_module", module).partition("(")[0] != module:
                     continue
-                # Of a TPU the name is the whole line of the program.
-                name = stats.get("hlo_op") or event.name.partition(" = ")[0].lstrip("%")
+                name = _name(event.name, stats, kernels)
                 if "hlo_op" in stats or (line.name == "XLA Ops" and name in known):
                     found.append((event.start_ns, event.start_ns + event.duration_ns, name))
             for name, own in _own_times(found):
-                if known.get(name, Operation(_OTHER, "")).kind:
+                if (known.get(name) or _of_library(name)).kind:
                     spent[name] += own
             lanes += bool(found)
-    operations = {name: known.get(name, Operation(_OTHER, "")) for name in spent}
+    operations = {name: known.get(name) or _of_library(name) for name in spent}
     return Times(spent, operations, lanes)
+
+
+def _name(event: str, stats: Mapping[str, Any], kernels: Mapping[str, str]) -> str:
+    """The operation that an event is of, or the kernel of a library.
+
+    Args:
+      event: its name; on a TPU that is the whole line of the program.
+      stats: its statistics. What CUDA replays as a graph has the graph for an operation.
+      kernels: operations by the names that their kernels have.
+    """
+    if stats.get("cuda_graph_node_id"):
+        return kernels.get(event, event)
+    return stats.get("hlo_op") or event.partition(" = ")[0].lstrip("%")
+
+
+def _of_library(kernel: str) -> Operation:
+    """What no program names: a kernel of a library or of the runtime."""
+    kinds = {_PRODUCT: "products", _MOVE: _MOVES}
+    return Operation(next((k for name, k in kinds.items() if name.search(kernel)), _OTHER), "")
 
 
 def _own_times(events: list[tuple[float, float, str]]) -> Iterator[tuple[str, float]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import types
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,8 @@ import numpy as np
 import pytest
 from reference import attention, dense, random_like, softmax, turn
 
-from jaxbert.models.attention import SelfAttention, key_bias, segment_bias
+from jaxbert.models import attention as ours
+from jaxbert.models.attention import SelfAttention, fused, fuses, key_bias, segment_bias
 
 pytestmark = pytest.mark.usefixtures("matmul_highest")
 
@@ -118,3 +122,90 @@ def test_bfloat16_operands_give_float32_results_nearby():
     coarse = SelfAttention(H, dtype=jnp.bfloat16).apply(variables, x, bias, POSITIONS)
     chex.assert_type(list(coarse), jnp.float32)
     assert 0 < np.max(np.abs(exact.output - coarse.output)) < 0.1
+
+
+def on(*capabilities: str, version: str = "PJRT C API\ncuda 13000"):
+    """As many devices."""
+    client = types.SimpleNamespace(platform_version=version)
+    return [types.SimpleNamespace(client=client, compute_capability=c) for c in capabilities]
+
+
+@pytest.mark.parametrize(
+    ("devices", "shape", "dtype", "taken"),
+    [
+        (on("9.0"), (2, 128, 12, 64), jnp.bfloat16, True),
+        (on("8.0"), (2, 16, 12, 32), jnp.bfloat16, True),
+        (on("7.5"), (2, 128, 12, 64), jnp.bfloat16, False),
+        (on("9.0", "9.0"), (2, 128, 12, 64), jnp.bfloat16, False),
+        (on("gfx90a", version="rocm 60200"), (2, 128, 12, 64), jnp.bfloat16, False),
+        (on("9.0"), (2, 128, 12, 64), jnp.float32, False),
+        (on("9.0"), (2, 128, 12, 26), jnp.bfloat16, False),
+        (on("9.0"), (2, 128, 2, 256), jnp.bfloat16, False),
+        (on("9.0"), (2, 127, 12, 64), jnp.bfloat16, False),
+    ],
+)
+def test_one_cuda_device_writes_no_scores_in_bfloat16(monkeypatch, devices, shape, dtype, taken):
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    assert fuses(jax.ShapeDtypeStruct(shape, jnp.float32), dtype) is taken
+
+
+@pytest.fixture
+def somewhere(monkeypatch):
+    """Where there is no CUDA device, XLA's implementation of the same function."""
+    by_xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+    if not cuda():
+        monkeypatch.setattr(
+            jax.nn, "dot_product_attention", lambda *given, implementation: by_xla(*given)
+        )
+
+
+def test_where_nobody_reads_scores_there_need_be_none(monkeypatch, somewhere):
+    """The choice alone: a CPU computes what it always does."""
+    module, variables, x, bias = setup()
+    apply = functools.partial(module.apply, variables, x, bias, POSITIONS)
+    whole, same = apply(), apply(scored=False)
+    assert same.scores is not None
+    monkeypatch.setattr(ours, "fuses", lambda queries, dtype: True)
+    assert apply().scores is not None
+    out = jax.jit(functools.partial(apply, scored=False))()
+    assert out.scores is None
+    chex.assert_trees_all_close(out._replace(scores=whole.scores), whole, atol=1e-5)
+    rngs, noisy = {"dropout": jax.random.key(0)}, SelfAttention(H, dropout=0.5)
+    dropped = noisy.apply(
+        variables, x, bias, POSITIONS, deterministic=False, scored=False, rngs=rngs
+    )
+    assert dropped.scores is not None
+
+
+@pytest.mark.parametrize("bias", [segment_bias, key_bias])
+def test_attention_in_one_kernel_scales_and_masks_as_ours_does(somewhere, bias):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(B, T, H, 8)).astype(np.float32) for _ in range(3))
+    mixed = np.asarray(fused(q, k, v, bias(SEGMENTS)))
+    for b, head in np.ndindex(B, H):
+        scores = q[b, :, head].astype(np.float64) @ k[b, :, head].T / np.sqrt(8)
+        expected = softmax(scores + np.asarray(bias(SEGMENTS))[b, 0]) @ v[b, :, head]
+        real = SEGMENTS[b] > 0
+        np.testing.assert_allclose(mixed[b, real, head], expected[real], atol=0.02)
+
+
+def cuda() -> bool:
+    return "cuda" in jax.devices()[0].client.platform_version
+
+
+@pytest.mark.skipif(not cuda(), reason="needs a CUDA device")
+def test_attention_in_one_kernel_has_the_gradients_of_ours():
+    module = SelfAttention(H, dtype=jnp.bfloat16)
+    x = np.random.default_rng(0).normal(size=(B, T, 8 * H)).astype(np.float32)
+    given = (x, segment_bias(SEGMENTS), POSITIONS)
+    variables = random_like(jax.eval_shape(module.init, jax.random.key(0), *given))
+    real = (SEGMENTS > 0)[:, :, None]
+
+    def loss(variables, scored):
+        out = module.apply(variables, *given, scored=scored)
+        assert (out.scores is None) is not scored
+        return jnp.sum(jnp.where(real, out.output, 0.0) ** 2)
+
+    mine, theirs = (jax.jit(jax.grad(loss), static_argnums=1)(variables, s) for s in (True, False))
+    distance = jax.tree.map(lambda a, b: jnp.linalg.norm(a - b) / jnp.linalg.norm(a), mine, theirs)
+    assert max(jax.tree.leaves(distance)) < 0.05, distance

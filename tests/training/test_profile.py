@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbert.training.profile import STEPS, Profile, _kind, _own_times, operation_times
+from jaxbert.training.profile import (
+    STEPS,
+    Profile,
+    _kind,
+    _name,
+    _of_library,
+    _own_times,
+    operation_times,
+)
 
 
 def test_what_an_event_holds_is_not_its_own_time():
@@ -34,6 +42,42 @@ def test_what_an_event_holds_is_not_its_own_time():
 )
 def test_a_fusion_is_named_by_the_dearest_that_is_in_it(names, kind):
     assert _kind(names) == kind
+
+
+@pytest.mark.parametrize(
+    ("event", "stats", "name"),
+    [
+        ("dot.3", {"hlo_op": "dot.3", "hlo_module": "jit_step"}, "dot.3"),
+        ("%fusion.7 = f32[8]{0} fusion(...)", {}, "fusion.7"),
+        # As an H200 has them.
+        (
+            "input_reduce_fusion_49",
+            {"hlo_op": "command_buffer_1", "cuda_graph_id": 3523, "cuda_graph_node_id": 15131},
+            "input_reduce_fusion.49",
+        ),
+        (
+            "nvjet_sm90_tst_128x160_64x5_2x1_v_bz_NNT",
+            {"hlo_op": "command_buffer_1", "cuda_graph_id": 3523, "cuda_graph_node_id": 15139},
+            "nvjet_sm90_tst_128x160_64x5_2x1_v_bz_NNT",
+        ),
+    ],
+)
+def test_an_event_is_named_by_its_operation_within_a_graph_too(event, stats, name):
+    assert _name(event, stats, {"input_reduce_fusion_49": "input_reduce_fusion.49"}) == name
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("nvjet_sm90_tst_128x160_64x5_2x1_v_bz_NNT", "products"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x", "products"),
+        ("Memset 0", "copies, casts and transpositions"),
+        ("memcpy32_post", "copies, casts and transpositions"),
+        ("somebody_s_kernel", "not known"),
+    ],
+)
+def test_a_kernel_of_a_library_is_known_by_its_name(kernel, kind):
+    assert _of_library(kernel).kind == kind
 
 
 def test_operations_of_a_step_are_found_with_their_kinds_and_sources(tmp_path):
