@@ -75,7 +75,7 @@ def runs(tmp_path_factory, teacher, data_dir, cache):
     start = f"--config.init_from={general}"
     recipe = f"{commands.TASK}:paper,smoke,task=sst2"
     commands.train(recipe, task, *given, start, cache=cache)
-    commands.call("eval.py", "", task, "--no-report", cache=cache)
+    commands.call("eval.py", "", task, "--no-report", "--no-latency", cache=cache)
     return SimpleNamespace(general=general, task=task)
 
 

@@ -80,7 +80,8 @@ def tags(place, cache):
     given = flags(place, name="mine", source=source, labels="person,place")
     given += ["--config.phases=finetune,prediction", "--config.prediction.start=student"]
     said = commands.train(f"{commands.TASK}:smoke", workdir, *given, cache=cache).stdout
-    table = commands.call("eval.py", "", workdir, "--no-report", cache=cache).stdout
+    untimed = ("--no-report", "--no-latency")
+    table = commands.call("eval.py", "", workdir, *untimed, cache=cache).stdout
     lines = predict(place / "tags.jsonl", f"--workdir={workdir}", f"--source={source}")
     return SimpleNamespace(workdir=workdir, said=said, table=table, lines=lines)
 
@@ -92,6 +93,8 @@ def test_a_tagger_is_distilled_and_reported(tags):
     for model in results["models"].values():
         assert 0 <= model["accuracy"] <= 1 and 0 <= model["dev_accuracy"] <= 1
         assert model["standard_error"] is None  # words of a sentence do not err one by one
+        assert model["milliseconds"] is None
+    assert results["latency_tokens"] is None and "ms: not measured" in tags.table
     assert "this task is tagging" in results["left_out"]["tfidf"]
     assert "entity_f1" in tags.table and "distilled student" in tags.table
     teacher = read_model(tags.workdir / "models" / "teacher")

