@@ -14,7 +14,8 @@ Arguments:
     (none)     MiniLM-L6 and Rotten Tomatoes sentences, both from packages.
     full       The same for longer.
     paper      BERT-base with the published batch sizes and rates; never run at full size here.
-    task=NAME  A task of jaxbert.data.tasks; with paper, a GLUE task prepared by TFDS.
+    task=NAME  A task of jaxbert.data.tasks, or any name and its description under config.task; with
+               paper, a GLUE task prepared by TFDS.
     smoke      Two steps a phase of a tiny student, after any of the above.
 """
 

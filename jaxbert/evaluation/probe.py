@@ -23,7 +23,7 @@ from jaxbert.models.pooling import mean_states
 
 ROWS = 2_000  # training rows that a probe is fitted on, at most
 _ITEMS = 10_000  # words or pieces among them, at most
-# Of CLS, mean and both, and C of 0.01, 0.1 and 1, on Rotten Tomatoes: see docs/evaluation.md.
+# Chosen among 0.01, 0.1 and 1, on Rotten Tomatoes.
 _C = 0.1
 _ALPHA = 10.0  # as much for numbers
 _NEVER = -1e4  # the logit of a class that is not among the rows
