@@ -15,7 +15,8 @@ whole sentences.
 
 The second starts from random weights and needs no other model: it learns a vocabulary from the
 text (``--config.vocabulary`` gives one), then the model. Next sentences are learned, too, with
-``--config.pretrain.nsp=true``, and whole words are masked with ``--config.pretrain.whole_words=true``.
+``--config.pretrain.nsp=true``, and whole words are masked with
+``--config.pretrain.whole_words=true``.
 
 One document in a hundred is held out; ``dev`` in metrics.jsonl is the share of its masked pieces
 that the model names, and ``held_out`` in summary.json puts what the most frequent piece alone
