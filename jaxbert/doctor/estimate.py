@@ -21,6 +21,7 @@ from jax.extend import core
 from jaxbert.batch import Batch
 from jaxbert.models.attention import segment_bias
 from jaxbert.models.bert import Bert, BertConfig, Params, count_parameters, init_params
+from jaxbert.models.encoder import Collect
 from jaxbert.objectives.objective import Objective
 from jaxbert.training.cost import products
 
@@ -144,6 +145,7 @@ def layer_rate(config: BertConfig, rows: int, length: int, *, trained: bool) -> 
             x,
             segment_bias(jnp.asarray(segments)),
             positions,
+            collect=Collect(scores=(0,) if trained else ()),  # as most phases read them
             deterministic=not dropout,
             rngs={"dropout": key},
             method=lambda model, *given, **more: model.encoder(*given, **more),

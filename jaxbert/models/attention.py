@@ -48,14 +48,15 @@ def key_bias(segments: Array) -> Array:
     return jnp.where(segments > 0, 0.0, -10000.0)[:, None, None, :].astype(jnp.float32)
 
 
-def fuses(queries: Array, dtype: Any) -> bool:
-    """Whether cuDNN has an attention for these queries [B, Q, H, K] that writes no scores.
+def fuses(queries: Array, keys: Array, dtype: Any) -> bool:
+    """Whether cuDNN has an attention of [B, Q, H, K] to [B, T, H, K] that writes no scores.
 
     It multiplies bfloat16 alone, on CUDA devices from compute capability 8.0 on. It is taken on a
     single one: how it would be spread over a mesh has not been tried.
     """
     head_size, devices = queries.shape[-1], jax.devices()
-    if dtype != jnp.bfloat16 or head_size % 8 or head_size > 128 or queries.shape[1] % 2:
+    odd = queries.shape[1] % 2 or keys.shape[1] % 2  # of such it has no gradient
+    if dtype != jnp.bfloat16 or head_size % 8 or head_size > 128 or odd:
         return False
     if len(devices) > 1 or "cuda" not in devices[0].client.platform_version:
         return False
@@ -148,7 +149,7 @@ class SelfAttention(nn.Module):
             return einsum("bhqt,bthk->bqhk", probabilities, values, self.dtype, True)
 
         kept = deterministic or not self.dropout
-        if not scored and kept and fuses(q, self.dtype):
+        if not scored and kept and fuses(q, k, self.dtype):
             scores = None
             mixed = jax.lax.platform_dependent(
                 *(q, k, values, bias),

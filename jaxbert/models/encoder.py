@@ -168,7 +168,8 @@ class Encoder(nn.Module):
     """A stack of layers whose parameters are stacked along a leading axis [L, ...].
 
     Scanned when nothing is collected, unrolled when something is; both run the same function on
-    the same keys. The stack stops after the last layer that anyone needs.
+    the same keys, but that layers whose scores are not collected need not write them (`fuses`).
+    The stack stops after the last layer that anyone needs.
 
     Attributes:
       num_layers: L.

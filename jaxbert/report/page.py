@@ -180,13 +180,13 @@ def _table(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
 def _measured(evaluation: Mapping[str, Any]) -> str:
     if not evaluation:
         return ""
-    tokens = evaluation["latency_tokens"]
-    times = f"the median of one text of {tokens} word pieces on one thread"
+    tokens, device = evaluation["latency_tokens"], evaluation["device"]
+    times = f"the median of one text of {tokens} word pieces on one thread, on {device}"
     return (
         f"{evaluation['examples']:,} rows of the test part (splits: {evaluation['splits']}), and "
         f"{evaluation['dev_examples']:,} of the development part. ± is one standard error. FLOPs "
         f"of an example of {evaluation['flops_length']} word pieces; ms: "
-        f"{times if tokens else 'not measured'}, on {evaluation['device']}."
+        f"{times if tokens else 'not measured'}."
     )
 
 

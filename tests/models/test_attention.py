@@ -22,6 +22,10 @@ SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]], np.int32)
 POSITIONS = np.array([[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 0, 0]], np.int32)
 
 
+def cuda() -> bool:
+    return "cuda" in jax.devices()[0].client.platform_version
+
+
 def setup(**options):
     module = SelfAttention(H, **options)
     x = np.random.default_rng(0).normal(size=(B, T, D)).astype(np.float32)
@@ -146,7 +150,9 @@ def on(*capabilities: str, version: str = "PJRT C API\ncuda 13000"):
 )
 def test_one_cuda_device_writes_no_scores_in_bfloat16(monkeypatch, devices, shape, dtype, taken):
     monkeypatch.setattr(jax, "devices", lambda: devices)
-    assert fuses(jax.ShapeDtypeStruct(shape, jnp.float32), dtype) is taken
+    rows = jax.ShapeDtypeStruct(shape, jnp.float32)
+    assert fuses(rows, rows, dtype) is taken
+    assert not fuses(rows, jax.ShapeDtypeStruct((2, 127, *shape[2:]), jnp.float32), dtype)
 
 
 @pytest.fixture
@@ -159,13 +165,14 @@ def somewhere(monkeypatch):
         )
 
 
+@pytest.mark.skipif(cuda(), reason="a CUDA device would not compute what a CPU does")
 def test_where_nobody_reads_scores_there_need_be_none(monkeypatch, somewhere):
     """The choice alone: a CPU computes what it always does."""
     module, variables, x, bias = setup()
     apply = functools.partial(module.apply, variables, x, bias, POSITIONS)
     whole, same = apply(), apply(scored=False)
     assert same.scores is not None
-    monkeypatch.setattr(ours, "fuses", lambda queries, dtype: True)
+    monkeypatch.setattr(ours, "fuses", lambda queries, keys, dtype: True)
     assert apply().scores is not None
     out = jax.jit(functools.partial(apply, scored=False))()
     assert out.scores is None
@@ -187,10 +194,6 @@ def test_attention_in_one_kernel_scales_and_masks_as_ours_does(somewhere, bias):
         expected = softmax(scores + np.asarray(bias(SEGMENTS))[b, 0]) @ v[b, :, head]
         real = SEGMENTS[b] > 0
         np.testing.assert_allclose(mixed[b, real, head], expected[real], atol=0.02)
-
-
-def cuda() -> bool:
-    return "cuda" in jax.devices()[0].client.platform_version
 
 
 @pytest.mark.skipif(not cuda(), reason="needs a CUDA device")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from reference import encoder, random_like, tiny
 
+from jaxbert.models import attention
 from jaxbert.models.attention import segment_bias
 from jaxbert.models.encoder import Collect, Encoder
 
@@ -50,6 +51,26 @@ def test_every_hidden_state_is_the_reference_s(within, activation):
         want = encoder(variables()["params"], X[b].astype(np.float64), tiny(activation=activation))
         within([out.hidden[i][b] for i in range(L + 1)], want)
     np.testing.assert_array_equal(out.last_hidden, out.hidden[L])
+
+
+@pytest.mark.parametrize(
+    ("collect", "unscored"),
+    [(Collect(), 1), (Collect(hidden=(2,), scores=(1,)), L - 1), (EVERYTHING, 0)],
+    ids=["scanned", "unrolled", "everything"],
+)
+def test_layers_whose_scores_nobody_collects_may_do_without(monkeypatch, within, collect, unscored):
+    """Where they may; on a CPU they compute the same."""
+    by_xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+    replace = functools.partial(monkeypatch.setattr, jax.nn, "dot_product_attention")
+    replace(lambda *given, implementation: by_xla(*given))
+    stack = module()
+    want = jax.jit(lambda v: run(stack, v, collect=collect))(variables())
+    monkeypatch.setattr(attention, "fuses", lambda queries, keys, dtype: True)
+    program = jax.make_jaxpr(lambda v: run(stack, v, collect=collect))(variables())
+    assert str(program).count("platform_index[") == unscored  # once within a scan
+    have = jax.jit(lambda v: run(stack, v, collect=collect))(variables())
+    assert set(have.scores) == set(collect.scores)
+    within(jax.tree.leaves(have), jax.tree.leaves(want))
 
 
 @pytest.mark.parametrize("seed", [None, 0])
