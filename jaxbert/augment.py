@@ -157,7 +157,7 @@ def augment(
         fix = "wait until it has finished, or give another file"
         raise UserError("another process is writing it", str(path), fix) from error
     except OSError as error:
-        raise UserError(f"cannot write there: {error}", str(path), "give another") from error
+        raise _unwritable(path, error) from error
 
 
 def _write(
@@ -268,14 +268,43 @@ def read_rows(task: Task, path: Path) -> Rows:
     return Rows.join(task, list(examples()))
 
 
+def check_rows(task: Task, rows: Rows, path: Path) -> None:
+    """Raises a UserError if what is there is not what `write_rows` would write."""
+    try:
+        same = not path.exists() or path.read_bytes() == _plain(task, rows).encode()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if not same:
+        fix = "remove it, or give another --out"
+        raise UserError("there is another file already", str(path), fix)
+
+
 def write_rows(task: Task, rows: Rows, path: Path) -> None:
-    """Writes rows as they are, in one piece, in the form of `augment`."""
-    wording = Wording(frozenset())
-    with whole(path) as file:
-        for index in range(len(rows)):
-            sentences = sentences_of(wording, rows, index)
-            record = record_of(task, rows, index, sentences, [[] for _ in sentences])
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    """Writes rows as they are, in one piece, in the form of `augment`.
+
+    Raises:
+      UserError: another file has that name, or it cannot be written.
+    """
+    check_rows(task, rows, path)
+    try:
+        with whole(path) as file:
+            file.write(_plain(task, rows))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _plain(task: Task, rows: Rows) -> str:
+    """Lines of the rows themselves."""
+    wording, lines = Wording(frozenset()), []
+    for index in range(len(rows)):
+        sentences = sentences_of(wording, rows, index)
+        record = record_of(task, rows, index, sentences, [[] for _ in sentences])
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write there: {error}", str(path), "give another")
 
 
 class _Output:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -347,6 +348,11 @@ def test_the_flags_that_the_command_names_describe_the_whole_task(model, tmp_pat
     assert data.task.reported == want.task.reported
     assert (data.dev.sha256, data.test.sha256) == (want.dev.sha256, want.test.sha256)
     assert len(data.train) > len(want.train)
+    # Stopped between the two files of rows that are held out, it ends the same.
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "copies.test.jsonl").unlink()
+    main(["augment", f"--model={model}", "--copies=1", f"--out={out}", *flags])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 @pytest.mark.parametrize(
@@ -377,6 +383,63 @@ def write_source(folder: Path, count: int) -> Path:
     path = folder / "mine.tsv"
     path.write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
     return path
+
+
+def refused(capsys, *words: str) -> str:
+    """What the command says that it refuses, in one line."""
+    with pytest.raises(SystemExit) as left:
+        main(["augment", *words])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2
+    return line.removeprefix("jaxbert: error: ")
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_file_that_has_the_name_of_rows_held_out_is_left_as_it_is(tmp_path, capsys, split):
+    theirs, source = tmp_path / f"mine.{split}.jsonl", write_source(tmp_path, 60)
+    rows = [{"text": f"film {i}", "label": i % 2, "note": "kept nowhere else"} for i in range(9)]
+    theirs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    words = ["--model=none", f"--out={tmp_path}/mine.jsonl", "--task.name=mine"]
+    words += [f"--task.source=tsv:{source}", "--task.columns=text", "--task.labels=bad,good"]
+    for own in ([], [f"--task.{split}=jsonl:{theirs}"]):
+        said = refused(capsys, *words, *own)
+        assert said == f"there is another file already, {theirs}; remove it, or give another --out"
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    theirs.unlink()
+    theirs.mkdir()
+    said = refused(capsys, *words)
+    assert said.startswith("cannot write there: ") and f", {theirs}; " in said
+
+
+def test_rows_that_cannot_be_written_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write there: .*/none/a\.jsonl; "):
+        write_rows(TASK, ROWS, tmp_path / "none" / "a.jsonl")
+
+
+def write_run(workdir: Path, model: Path, teacher: Path | str) -> Path:
+    """A run on a task that was given its teacher, and has made a student."""
+    shutil.copytree(model, workdir / "models" / "student")
+    task = {"name": "mine", "source": f"tsv:{write_source(workdir, 40)}"}
+    task |= {"columns": ["text"], "labels": ["bad", "good"]}
+    said = {"task": task, "data_dir": "", "max_length": 48, "teacher": str(teacher)}
+    (workdir / "config.json").write_text(json.dumps(said))
+    return workdir
+
+
+def test_a_teacher_that_the_run_was_given_fine_tuned_labels_the_copies(
+    model, teacher, tmp_path, capsys
+):
+    run = write_run(tmp_path / "run", model, teacher.folder)
+    words = [f"--workdir={run}", f"--model={model}", "--copies=1", "--relabel=true"]
+    main(["augment", *words, f"--out={tmp_path}/a.jsonl"])
+    main(["augment", *words, f"--out={tmp_path}/b.jsonl", f"--teacher={teacher.folder}"])
+    assert lines(tmp_path / "a.jsonl") == lines(tmp_path / "b.jsonl")
+    assert all("teacher" in line["augmentation"] for line in lines(tmp_path / "a.jsonl"))
+    # One that a phase of the run is to fine-tune is none yet.
+    run = write_run(tmp_path / "begun", model, model)
+    said = refused(capsys, words[1], f"--workdir={run}", "--relabel", f"--out={tmp_path}/c.jsonl")
+    assert said.startswith("no model 'teacher' among student") and "has not finished" in said
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+from typing import TYPE_CHECKING
 
 from jaxbert.cli.flags import add_section, given_section
 from jaxbert.config import AugmentationConfig, TaskConfig
@@ -12,8 +13,12 @@ from jaxbert.data.tasks import Task, describe_task
 from jaxbert.errors import UserError
 from jaxbert.files import as_path, check_seal, local_path, read_object
 
+if TYPE_CHECKING:
+    from jaxbert.interop.huggingface import Model
+
 HELP = "copies of labelled rows in which words are replaced"
 _TASK = "task."
+_FIX = "give the --workdir of a run that has a task"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,17 +58,20 @@ def _augment(
 ) -> None:
     """Writes the files, and says how to train on them."""
     # Only now what imports jax: a wrong flag is said at once.
-    from jaxbert.augment import augment, write_rows
+    from jaxbert.augment import augment, check_rows, write_rows
     from jaxbert.data.copies import written
     from jaxbert.data.rows import load_task
-    from jaxbert.interop import hub
-    from jaxbert.interop.huggingface import read_model
 
     data = load_task(task, data_dir)
-    reference = args.teacher or (f"run:{args.workdir}#teacher" if args.workdir else "")
-    teacher = None
-    if (config.relabel or config.filter) and reference:
-        teacher = read_model(hub.resolve(reference))
+    kept = written(data.task)
+    # A part of the source, chosen by hash, would be chosen anew among the copies.
+    held_out = {
+        split: (rows, args.out.with_name(f"{args.out.stem}.{split}.jsonl"))
+        for split, rows in (("dev", data.dev), ("test", data.test))
+    }
+    for rows, path in held_out.values():
+        check_rows(kept, rows, path)
+    teacher = _teacher(args) if config.relabel or config.filter else None
     state = augment(
         config,
         data.task,
@@ -76,11 +84,8 @@ def _augment(
     # Of separator and on_bad_row the file has no need: it holds lists, and rows that are good.
     keys = ["name", "kind", "columns", "label", "labels", "scheme", "bounds", "stride"]
     keys += ["metric", "metrics"]
-    kept = written(data.task)
     flags = {"source": f"jsonl:{args.out}"}
-    for split, rows in (("dev", data.dev), ("test", data.test)):
-        # A part of the source, chosen by hash, would be chosen anew among the copies.
-        path = args.out.with_name(f"{args.out.stem}.{split}.jsonl")
+    for split, (rows, path) in held_out.items():
         write_rows(kept, rows, path)
         flags[split] = f"jsonl:{path}"
     for key in keys:
@@ -96,6 +101,22 @@ def _augment(
     print("train on it with", words)
 
 
+def _teacher(args: argparse.Namespace) -> Model | None:
+    """The teacher that labels: the flag's, or else the run's; None without either."""
+    from jaxbert.evaluation.finished import given_teacher
+    from jaxbert.interop import hub
+    from jaxbert.interop.huggingface import read_model
+
+    if args.teacher or not args.workdir:
+        return read_model(hub.resolve(args.teacher)) if args.teacher else None
+    config = read_object(args.workdir / "config.json", _FIX)
+    if given := given_teacher(args.workdir, config):
+        model = read_model(hub.resolve(given))
+        if "classifier" in model.params:  # otherwise a phase fine-tunes it
+            return model
+    return read_model(hub.resolve(f"run:{args.workdir}#teacher"))
+
+
 def _task(args: argparse.Namespace) -> tuple[Task, str, int]:
     """The task, by flags or by a run; the TFDS folder; the longest example."""
     task = given_section(args, TaskConfig, "task", _TASK)
@@ -107,7 +128,7 @@ def _task(args: argparse.Namespace) -> tuple[Task, str, int]:
     if task:
         fix = "give the one or the others"
         raise UserError("a run has a task of its own", "flags --workdir and --task", fix)
-    path, fix = args.workdir / "config.json", "give the --workdir of a run that has a task"
+    path, fix = args.workdir / "config.json", _FIX
     check_seal(args.workdir, fix)
     config = read_object(path, fix)
     said, data_dir, max_length = (config.get(key) for key in ("task", "data_dir", "max_length"))

@@ -116,8 +116,7 @@ class _Model:
             folder = hub.resolve(args.model)
         else:
             assert finished is not None
-            folders = finished.folders()
-            folder = folders.get("student") or list(folders.values())[-1]
+            folder = finished.answering()
         self._model = read_model(folder)
         self._asking = read_asking(args.workdir or args.model, args.max_length or 0)
         kind = SIMILARITY if self._asking.similarity else self._model.config.head

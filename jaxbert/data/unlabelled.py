@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sized
 from typing import Any
 
 from jaxbert.data.labels import Example, read_example
@@ -26,14 +27,16 @@ def read_unlabelled(task: Task, reference: str, data_dir: str = "") -> Rows:
     Raises:
       UserError: nothing is there, or a row that cannot be used: none is left out.
     """
-    task = dataclasses.replace(task, scheme=task.scheme or "IOB2")
+    # Any column may hold the texts, and none of them the label that says nothing.
+    label = f"label of {','.join(task.columns)}"
+    task = dataclasses.replace(task, label=label, scheme=task.scheme or "IOB2")
     # A column that is there is read in the place of the label's.
     texts_alone = dataclasses.replace(task, label=task.columns[0])
     examples = []
     for record in read_records(texts_alone, reference, data_dir):
         if isinstance(record, Record):
-            label = {task.label: _nothing(task, record.values[task.columns[0]])}
-            record = dataclasses.replace(record, values={**record.values, **label})
+            nothing = {label: _nothing(task, record.values[task.columns[0]])}
+            record = dataclasses.replace(record, values={**record.values, **nothing})
         example = read_example(task, record)
         if isinstance(example, BadRow):
             raise example.error
@@ -45,8 +48,8 @@ def read_unlabelled(task: Task, reference: str, data_dir: str = "") -> Rows:
 def _nothing(task: Task, text: Any) -> Any:
     """A label that every row of a task may have."""
     if task.kind == "tagging":
-        words = text.split(" ") if isinstance(text, str) else text or ()
-        return [task.classes[0]] * len(words)
+        words = text.split(" ") if isinstance(text, str) else text
+        return [task.classes[0]] * (len(words) if isinstance(words, Sized) else 0)
     if task.kind == "spans":
         return {"text": [], "answer_start": []}
     if task.kind in NUMBERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,27 @@ class FinishedRun:
         return data
 
     def folders(self) -> dict[str, Path]:
-        """Its trained models that are there: the teacher, then in the order of their phases.
+        """Its models that are there: the teacher, then in the order of their phases.
 
         Raises:
-          UserError: it has none, or a teacher from outside is gone.
+          UserError: it has trained none, or a teacher from outside is gone.
         """
+        places = {folder.name: fetched(folder) for folder in self._trained()}
+        if given := given_teacher(self.workdir, self.config):
+            places = {"teacher": hub.resolve(given)} | places
+        return places
+
+    def answering(self) -> Path:
+        """The one model that it is asked by: the student, or else the last one that it trained.
+
+        Raises:
+          UserError: it has trained none.
+        """
+        trained = self._trained()
+        return fetched(next((f for f in trained if f.name == "student"), trained[-1]))
+
+    def _trained(self) -> list[Path]:
+        """Where its trained models lie, in the order of `folders`."""
         phases = [self.config.get(name) for name in self.config.get("phases", ())]
         trained = [phase.get("trains", "") for phase in phases if isinstance(phase, dict)]
         found = [folder.parent for folder in (self.workdir / "models").glob("*/config.json")]
@@ -61,17 +78,26 @@ class FinishedRun:
             order = trained.index(name) if name in trained else len(trained)
             return name != "teacher", order, name
 
-        places = {folder.name: fetched(folder) for folder in sorted(found, key=place)}
-        if not places:
+        if not found:
             raise UserError(
                 "this run left no model",
                 f"{self.workdir}/models",
                 "run its train.py command again",
             )
-        if "teacher" not in places and self.config.get("teacher"):
-            # Given fine-tuned, it was not trained here and stays where it is.
-            places = {"teacher": hub.resolve(self.config["teacher"])} | places
-        return places
+        return sorted(found, key=place)
+
+
+def given_teacher(workdir: Path, config: Mapping[str, Any]) -> str:
+    """The reference to a run's teacher where that is no model of its own; else empty.
+
+    Given fine-tuned, it was not trained there and stays where it is.
+
+    Args:
+      workdir: the run's folder.
+      config: what its config.json holds.
+    """
+    own = (workdir / "models" / "teacher" / "config.json").is_file()
+    return "" if own else config.get("teacher") or ""
 
 
 def read_run(workdir: Path) -> FinishedRun:

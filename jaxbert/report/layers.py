@@ -18,7 +18,7 @@ from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample
 from jaxbert.errors import UserError
-from jaxbert.evaluation.finished import read_run
+from jaxbert.evaluation.finished import given_teacher, read_run
 from jaxbert.evaluation.likeness import measure
 from jaxbert.files import as_path
 from jaxbert.interop import hub
@@ -49,10 +49,10 @@ def compare_layers(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     models = workdir / "models"
     if not (models / "student").is_dir():
         raise UserError("this run has no student")
-    if not (models / "teacher").is_dir() and not config.get("teacher"):
+    given = given_teacher(workdir, config)
+    if not given and not (models / "teacher").is_dir():
         raise UserError("this run has no teacher")
-    inside = models / "teacher"
-    teacher = read_model(inside if inside.is_dir() else hub.resolve(config["teacher"]))
+    teacher = read_model(hub.resolve(given) if given else models / "teacher")
     student = read_model(models / "student")
     tokenizer = load_tokenizer(student.folder)
     if load_tokenizer(teacher.folder).fingerprint != tokenizer.fingerprint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,11 @@ import pytest
 import jaxbert
 from jaxbert.cli.main import main
 from jaxbert.data.glue import FILES
-from jaxbert.data.tasks import TASKS
+from jaxbert.data.tasks import TASKS, Task
 from jaxbert.data.tokenizer import load_tokenizer
+from jaxbert.data.unlabelled import read_unlabelled
+from jaxbert.errors import UserError
+from jaxbert.evaluation import finished
 from jaxbert.evaluation.predict import RowPredictor
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
@@ -161,6 +165,40 @@ def test_a_model_of_a_run_is_asked_as_its_run_asks_it(tmp_path, data):
     found = [line["score"] for line in said(f"--model=run:{workdir}", "a,b")]
     pairs = jaxbert.load(workdir).predict([(text, "it") for text in long])
     np.testing.assert_allclose(found, [line["score"] for line in pairs], atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["--workdir={}", "--model=run:{}"])
+def test_texts_may_stand_in_a_column_of_the_label_s_name(tmp_path, data, which):
+    workdir, rows = make_run(tmp_path / "run", "cola", data), "a film\nnever\nParis slowly\n"
+    said = {}
+    for column in ("sentence", "label"):
+        (tmp_path / "new.tsv").write_text(f"{column}\n{rows}")
+        words = [which.format(workdir), f"--source=tsv:{tmp_path}/new.tsv", f"--columns={column}"]
+        main(["predict", *words, f"--out={tmp_path / 'out.jsonl'}"])
+        said[column] = (tmp_path / "out.jsonl").read_text()
+    assert said["label"] == said["sentence"] and '"a film"' in said["label"]
+
+
+def test_words_may_stand_in_a_column_of_the_tags_name(tmp_path):
+    (tmp_path / "new.jsonl").write_text('{"tags": ["Ada", "saw", "Paris"]}\n')
+    task = Task("ner", "", ("tags",), ("LOC",), "tags", "tagging")
+    rows = read_unlabelled(task, f"jsonl:{tmp_path}/new.jsonl")
+    assert rows.words == [("Ada", "saw", "Paris")]
+    (tmp_path / "new.jsonl").write_text('{"tags": 5}\n')
+    with pytest.raises(UserError, match=r"5 instead of a list, .*new\.jsonl:1:tags; "):
+        read_unlabelled(task, f"jsonl:{tmp_path}/new.jsonl")
+
+
+def test_a_teacher_that_is_not_asked_need_not_be_there(tmp_path, data, monkeypatch):
+    workdir = make_run(tmp_path / "run", "cola", data)
+    shutil.copytree(workdir / "models" / "student", workdir / "models" / "assistant")
+    config = commands.read(workdir / "config.json") | {"teacher": str(tmp_path / "gone")}
+    (workdir / "config.json").write_text(json.dumps(config))
+    got: list[str] = []
+    monkeypatch.setattr(finished, "fetched", lambda folder: got.append(folder.name) or folder)
+    file = data / "CoLA" / "test.tsv"
+    assert len(predicted(workdir, file, "sentence", tmp_path / "out.jsonl")) == ROWS
+    assert got == ["student"]  # nor are others brought from a bucket
 
 
 @pytest.mark.parametrize(
