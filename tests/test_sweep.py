@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -188,6 +189,33 @@ def test_a_line_that_its_writer_died_in_is_gone_and_one_that_is_wrong_is_named(t
     path.write_bytes(whole + b"<<<<<<< HEAD\n" + whole)
     with pytest.raises(UserError, match=r"not a result: .*x\.jsonl:2; mend or remove the line"):
         read_results(path)
+
+
+def test_a_last_line_that_only_lost_its_end_is_kept(tmp_path):
+    path, (one, two, *_) = tmp_path / "x.jsonl", expand(two_stages())
+    with write_results(path) as results:
+        results.add(record(one, accuracy=0.5))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert read_results(path).find(one) == record(one, accuracy=0.5)
+    with write_results(path) as results:
+        assert results.find(one) == record(one, accuracy=0.5)
+        assert path.read_bytes() == whole
+        results.add(record(two, accuracy=0.75))
+    assert path.read_bytes().startswith(whole)
+    assert read_results(path).find(two) == record(two, accuracy=0.75)
+    path.write_bytes(whole + b"{}")
+    with pytest.raises(UserError, match=r"not a result: .*x\.jsonl:2; mend or remove the line"):
+        read_results(path)
+
+
+def test_a_line_is_written_whole_where_the_system_takes_a_part_at_once(tmp_path, monkeypatch):
+    path, (cell, *_) = tmp_path / "x.jsonl", expand(two_stages())
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+    with write_results(path) as results:
+        results.add(record(cell, accuracy=0.5))
+    assert json.loads(path.read_bytes()) == record(cell, accuracy=0.5)
 
 
 @pytest.mark.parametrize(
