@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from jaxbert.evaluation.finished import FinishedRun, read_run
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import encode_for, label_order
 from jaxbert.evaluation.predictions import Predictions
-from jaxbert.files import SEAL, seal
+from jaxbert.files import SEAL, file_sha256, read_object, read_seal, seal
 from jaxbert.history import read_history
 from jaxbert.interop import hub, onnx, stablehlo
 from jaxbert.interop.card import model_card
@@ -51,6 +52,10 @@ FILES = {
     "onnx-int8": "onnx/model_quantized.onnx",
     "stablehlo": "stablehlo/model.stablehlo",
 }
+CARD = "README.md"
+_POOLING = "1_Pooling"
+_PARTS = sorted({_POOLING, *(Path(name).parent.name for name in FILES.values())} - {""})
+_AWAY = "move it away, or give another folder"
 TOLERANCE = 1e-4  # relative to max(1, |what it is to be|); two float32 programs round differently
 COMPARED = 64  # rows on which formats are compared
 SCORED = 2_000  # rows on which a quantised model is scored, at most
@@ -80,7 +85,7 @@ def export(
 
     Args:
       reference: a run's workdir (its student), a model folder, or another model reference.
-      folder: where to; an earlier export there is replaced.
+      folder: where to; an earlier export there is replaced, if nothing else lies with it.
       formats: out of ``FORMATS``.
       max_loss: of the task's metric on the run's development rows, what int8 may cost.
       force: write an int8 model that costs more, or whose cost is not known.
@@ -90,22 +95,26 @@ def export(
     Returns:
       What export.json holds: under ``formats`` of each its ``bytes`` and ``difference``, the
       largest to what jaxbert computes on ``rows`` rows; of int8 the ``metric``, its value before
-      and after, and the ``loss``.
+      and after, and the ``loss``. ``card`` is the SHA-256 of the card as it was written.
 
     Raises:
-      UserError: a format cannot hold the model, does not give what jaxbert gives, or int8 costs
-        too much; a run of `seeds` is none of the same recipe.
+      UserError: the folder holds what no export has written; a format cannot hold the model, does
+        not give what jaxbert gives, or int8 costs too much; a run of `seeds` is none of the same
+        recipe.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         what = f"unknown format {unknown[0]!r}" if unknown else "no format"
         raise UserError(what, "flag --format", f"give some of {','.join(FORMATS)}")
+    if not 0 <= max_loss < math.inf:
+        fix = "give a finite number of at least 0"
+        raise UserError(f"{max_loss:g} is no loss", "flag --max_loss", fix)
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
         raise UserError("it is a file", str(folder), "give a folder")
-    if folder.exists() and not (folder / hub.REPORT).is_file() and any(folder.iterdir()):
-        fix = "give a new one, or one that an earlier export has written"
-        raise UserError("the folder holds something else", str(folder), fix)
+    if others := _others(folder) if folder.exists() else []:
+        named = ", ".join(others[:3]) + f" and {len(others) - 3} more" * (len(others) > 3)
+        raise UserError(f"the folder holds something else: {named}", str(folder), _AWAY)
     subject = Subject(reference, seeds)
     if subject.model.folder.resolve().is_relative_to(folder):
         raise UserError("the model itself lies there", str(folder), "give another folder")
@@ -130,12 +139,13 @@ def export(
             run=subject.history,
             license=license,
         )
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        (partial / CARD).write_text(card, encoding="utf-8")
+        report["card"] = file_sha256(partial / CARD)
         # What is loaded from its own folder is asked as its run was, too.
         for place in (partial, *[(partial / FILES["tinybert"]).parent] * ("tinybert" in found)):
             write_json(place / hub.REPORT, report)
         for place in (partial, *(path for path in partial.iterdir() if path.is_dir())):
-            kept = (SEAL, "README.md")  # the card is for its owner to edit
+            kept = (SEAL, CARD)  # the card is for its owner to edit
             seal(place, [p.name for p in place.iterdir() if p.is_file() and p.name not in kept])
         shutil.rmtree(before, ignore_errors=True)
         if folder.exists():
@@ -198,7 +208,7 @@ class Subject:
 
     @functools.cached_property
     def scored(self) -> tuple[Task, Rows] | None:
-        """The task of its run and development rows of it; None where there are none."""
+        """The task of its run and some development rows of it; None where there are none."""
         if self._run is None or not self.served.kind:
             return None
         try:
@@ -206,7 +216,7 @@ class Subject:
         except UserError as error:
             warn(f"the rows of the run are not read: {error.line}")
             return None
-        return self._run.task, dev.take(np.arange(len(dev)) < SCORED)
+        return self._run.task, dev.sample(SCORED)
 
     @functools.cached_property
     def rows(self) -> Rows:
@@ -281,6 +291,30 @@ def ask(run: Run, examples: Examples, kind: str, pad: int, size: int = 32) -> np
             means = np.where(mask[:, :, None], out, 0).sum(1) / lengths[:, None]
             found.append(means / np.linalg.norm(means, axis=1, keepdims=True))
     return np.concatenate(found)
+
+
+def _others(folder: Path) -> list[str]:
+    """What lies in a folder and is not as an export has written it there, by name.
+
+    Raises:
+      UserError: it cannot be read, or what says what was written is damaged.
+    """
+    try:
+        if not (folder / hub.REPORT).is_file():
+            return sorted(path.name for path in folder.iterdir())
+        places = [folder, *(folder / part for part in _PARTS if (folder / part).is_dir())]
+        written = {p / name: sha for p in places for name, sha in read_seal(p, _AWAY).items()}
+        written[folder / CARD] = read_object(folder / hub.REPORT, _AWAY).get("card", "")
+
+        def known(path: Path) -> bool:
+            if path in written and path.is_file():
+                return file_sha256(path) == written[path]
+            return path in places or path.name == SEAL
+
+        found = (path for place in places for path in sorted(place.iterdir()))
+        return [str(path.relative_to(folder)) for path in found if not known(path)]
+    except OSError as error:
+        raise UserError(f"cannot be read: {error}", str(folder), _AWAY) from error
 
 
 def _write(
@@ -373,11 +407,14 @@ def _loss(
     fix = "export another format, or give --force"
     if before is None or after is None:
         if not force:
-            what = "what int8 costs is not known: the model comes with no development rows"
-            raise UserError(what, "format onnx-int8", f"give the workdir of its run, {fix}")
+            why = f"{name} is undefined on {rows} development rows"
+            if subject.scored is None:
+                why = "the model comes with no development rows"
+                fix = f"give the workdir of its run, {fix}"
+            raise UserError(f"what int8 costs is not known: {why}", "format onnx-int8", fix)
         return {"metric": None}
     loss = before - after
-    if loss > max_loss and not force:
+    if not loss <= max_loss and not force:  # NaN, too
         what = f"int8 costs {loss:.4f} of {name} ({before:.4f} to {after:.4f} on {rows} rows)"
         where = f"format onnx-int8, where --max_loss is {max_loss:g}"
         raise UserError(what, where, fix)
@@ -386,7 +423,7 @@ def _loss(
 
 def _write_pooling(folder: Path, model: Model, length: int) -> None:
     """What `sentence-transformers` reads: the mean of the last hidden state."""
-    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    kinds = {"": "Transformer", _POOLING: "Pooling"}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(kinds.items())
@@ -398,11 +435,11 @@ def _write_pooling(folder: Path, model: Model, length: int) -> None:
         "pooling_mode_max_tokens": False,
         "pooling_mode_mean_sqrt_len_tokens": False,
     }
-    (folder / "1_Pooling").mkdir()
+    (folder / _POOLING).mkdir()
     cut = {"max_seq_length": length, "do_lower_case": False}
     for name, content in (
         ("modules.json", modules),
         ("sentence_bert_config.json", cut),
-        ("1_Pooling/config.json", pooling),
+        (f"{_POOLING}/config.json", pooling),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

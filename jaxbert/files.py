@@ -262,6 +262,27 @@ def seal(folder: Path, names: Sequence[str]) -> None:
         file.writelines(lines)
 
 
+def read_seal(folder: Path, fix: str) -> dict[str, str]:
+    """The files of a folder that was sealed, and the SHA-256 of each; none without a seal.
+
+    Raises:
+      UserError: the seal cannot be read, or is none.
+    """
+    path = folder / SEAL
+    if not path.exists():
+        return {}
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_SEAL + 1).decode()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({error})", str(path), fix) from error
+    # Plain names: a seal must not make anyone read files elsewhere.
+    found = re.findall(r"^([0-9a-f]{64})  ([\w][\w.-]*)\n", text, re.MULTILINE)
+    if not found or "".join(f"{sha256}  {name}\n" for sha256, name in found) != text:
+        raise UserError("it is no list of SHA-256 and names", str(path), fix)
+    return {name: sha256 for sha256, name in found}
+
+
 def check_seal(folder: Path, fix: str) -> None:
     """Checks that the files of a folder are what they were when it was sealed, if it was.
 
@@ -272,19 +293,7 @@ def check_seal(folder: Path, fix: str) -> None:
     Raises:
       UserError: naming the first file that is gone or another, or the seal if that is none.
     """
-    path = folder / SEAL
-    if not path.exists():
-        return
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_SEAL + 1).decode()
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read ({error})", str(path), fix) from error
-    # Plain names: a seal must not make anyone read files elsewhere.
-    found = re.findall(r"^([0-9a-f]{64})  ([\w][\w.-]*)\n", text, re.MULTILINE)
-    if not found or "".join(f"{sha256}  {name}\n" for sha256, name in found) != text:
-        raise UserError("it is no list of SHA-256 and names", str(path), fix)
-    for sha256, name in found:
+    for name, sha256 in read_seal(folder, fix).items():
         try:
             actual = file_sha256(folder / name)
         except OSError as error:

@@ -20,7 +20,7 @@ from jaxbert.data.rows import load_task
 from jaxbert.data.tasks import TASKS, describe_task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.export import ask, export
+from jaxbert.export import Subject, ask, export
 from jaxbert.files import check_seal
 from jaxbert.interop import onnx
 from jaxbert.interop.huggingface import read_model, write_model
@@ -42,6 +42,7 @@ AUTO = {
     "": "AutoModel",
 }
 LENGTH = 48
+PARTS = {"source": "rows", "dev": "dev", "test": "rows"}
 
 
 def shape(head: str, **changes: object):
@@ -132,13 +133,60 @@ def test_what_comes_back_with_other_numbers_is_not_written(tmp_path, tokenizer, 
     params = visible_params(config, 1)
     write_model(tmp_path / "ours", config, params, HEADS["classification"], tokenizer)
     export(str(tmp_path / "ours"), tmp_path / "to", ("onnx",))
-    before = {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()}
+    before = read_files(tmp_path / "to")
     run = runtime.run
     monkeypatch.setattr(runtime, "run", lambda *args: [x + 0.01 for x in run(*args)])
     with pytest.raises(UserError, match=r"differs by 0\.0\d+ from what .*, format onnx"):
         export(str(tmp_path / "ours"), tmp_path / "to", ("onnx",))
-    after = {path: path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file()}
-    assert after == before and {p.name for p in tmp_path.iterdir()} == {"ours", "to"}
+    assert read_files(tmp_path / "to") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"ours", "to"}
+
+
+def read_files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("notes.txt", "notes.txt"),
+        ("b/export.json", "b"),  # as of an export that lies within
+        ("student/jaxbert.sha256", "student"),
+        (".git/HEAD", ".git"),
+        ("onnx/mine.onnx", "onnx/mine.onnx"),
+        ("README.md", "README.md"),  # edited: the card is for its owner
+        ("config.json", "config.json"),
+    ],
+)
+def test_an_export_replaces_nothing_but_what_an_export_has_written(
+    exported, tmp_path, monkeypatch, name, named
+):
+    folder = tmp_path / "to"
+    shutil.copytree(exported["classification"], folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    before = read_files(folder)
+    monkeypatch.setattr("jaxbert.export.Subject", None)  # it is said before a model is read
+    with pytest.raises(UserError) as caught:
+        export(str(exported["classification"]), folder, ("onnx",))
+    said = "; move it away, or give another folder"
+    assert caught.value.lines == [f"the folder holds something else: {named}, {folder}{said}"]
+    assert read_files(folder) == before
+
+
+def test_an_export_is_replaced_by_one_of_other_formats(tmp_path, tokenizer):
+    write_projected(tmp_path / "ours", tokenizer)
+    folder = tmp_path / "to"
+    export(str(tmp_path / "ours"), folder, ("huggingface", "tinybert"))
+    export(str(tmp_path / "ours"), folder, ("onnx",))
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["onnx"]
+    for number in range(5):
+        (folder / f"{number}.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"something else: 0\.txt, 1\.txt, 2\.txt and 2 more, "):
+        export(str(tmp_path / "ours"), folder, ("onnx",))
+    shutil.rmtree(folder)
+    folder.mkdir()
+    export(str(tmp_path / "ours"), folder, ("onnx",))
 
 
 def write_projected(folder: Path, tokenizer, groups: tuple[str, ...] = (), **changes: object):
@@ -301,16 +349,34 @@ def run(tmp_path_factory, tokenizer) -> Path:
     return workdir
 
 
+def with_int8(monkeypatch, change) -> None:
+    """Has the quantised model say something else."""
+
+    class Session(onnx.Session):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.change = change if path.name == "model_quantized.onnx" else np.asarray
+
+        def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+            return self.change(super().__call__(*inputs))
+
+    monkeypatch.setattr(onnx, "Session", Session)
+
+
 def test_int8_is_scored_on_the_development_rows_and_refused_where_it_costs_too_much(
-    run, tmp_path, capsys
+    run, tmp_path, capsys, monkeypatch
 ):
     words = ["export", str(run), f"--to={tmp_path}/small", "--format=onnx-int8"]
-    with pytest.raises(SystemExit) as left:
-        main([*words, "--max_loss=-1"])
-    said = capsys.readouterr().err
-    assert left.value.code == 2 and said.startswith("jaxbert: error: int8 costs ")
-    assert "give --force" in said and not list(tmp_path.iterdir())
-    main([*words, "--max_loss=-1", "--force"])
+    with monkeypatch.context() as patch:
+        with_int8(patch, np.negative)
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        said = capsys.readouterr().err
+        assert left.value.code == 2 and said.startswith("jaxbert: error: int8 costs ")
+        assert "give --force" in said and not list(tmp_path.iterdir())
+        main([*words, "--force"])
+        assert "onnx-int8" in commands.read(tmp_path / "small" / "export.json")["formats"]
+    main([*words, "--max_loss=1"])
     folder = tmp_path / "small"
     assert {path.name for path in (folder / "onnx").iterdir()} == {
         "model_quantized.onnx",
@@ -336,6 +402,49 @@ def test_int8_without_rows_is_refused_unless_forced(exported, tmp_path):
         export(str(exported["classification"]), tmp_path / "x", ("onnx-int8",))
     report = export(str(exported[""]), tmp_path / "y", ("onnx-int8",), max_loss=0.5)
     assert report["formats"]["onnx-int8"]["metric"] == "cosine"
+
+
+def test_int8_that_gives_no_numbers_is_refused(exported, tmp_path, monkeypatch):
+    with_int8(monkeypatch, lambda said: said * np.nan)
+    with pytest.raises(UserError, match="int8 costs nan of cosine"):
+        export(str(exported[""]), tmp_path / "x", ("onnx-int8",))
+    report = export(str(exported[""]), tmp_path / "x", ("onnx-int8",), force=True)
+    assert np.isnan(report["formats"]["onnx-int8"]["loss"])
+
+
+def test_int8_with_an_undefined_metric_is_refused_for_that(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Subject, "score", lambda *given: None)
+    with pytest.raises(UserError, match=r"not known: accuracy is undefined on \d+ dev"):
+        export(str(run), tmp_path / "x", ("onnx-int8",))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.1"])
+def test_a_largest_loss_that_is_none_is_said_at_once(tmp_path, capsys, value):
+    with pytest.raises(SystemExit):
+        main(["export", "no such model", f"--to={tmp_path}/to", f"--max_loss={value}"])
+    said = "is no loss, flag --max_loss; give a finite number of at least 0"
+    assert capsys.readouterr().err == f"jaxbert: error: {value} {said}\n"
+
+
+@pytest.fixture
+def sorted_run(run, tmp_path) -> Path:
+    """The run with more development rows than are scored, those of one class before the other."""
+    shutil.copytree(run, tmp_path / "sorted")
+    for name, count in (("rows", 300), ("dev", 2_400)):
+        rows = [f"a {('dull', 'moving')[i >= count / 2]} film {i}" for i in range(count)]
+        lines = [f"{row}\t{int(i >= count / 2)}" for i, row in enumerate(rows)]
+        path = tmp_path / "sorted" / f"{name}.tsv"
+        path.write_text("\n".join(["text\tlabel", *lines]) + "\n", encoding="utf-8")
+    said = commands.read(run / "config.json")
+    said["task"] |= {part: f"tsv:{tmp_path}/sorted/{name}.tsv" for part, name in PARTS.items()}
+    (tmp_path / "sorted" / "config.json").write_text(json.dumps(said), encoding="utf-8")
+    return tmp_path / "sorted"
+
+
+def test_the_rows_that_score_are_of_the_whole_development_part(sorted_run):
+    _, rows = Subject(str(sorted_run)).scored
+    assert len(rows) == 2_000 and abs(np.mean(rows.labels) - 0.5) < 0.02
+    assert rows.texts == Subject(str(sorted_run)).scored[1].texts
 
 
 def test_a_run_of_likeness_is_exported_as_its_encoder(run, tmp_path):

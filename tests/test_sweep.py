@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import pytest
 
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
+from jaxbert.sweep.execute import Sweeper, _Processes
 from jaxbert.sweep.plan import Cell, Stage, Sweep, choose, expand, load_sweep
 from jaxbert.sweep.results import read_results, write_results
 from jaxbert.sweep.table import make_rows, mean_rows, missing, render
@@ -190,6 +193,33 @@ def test_a_line_that_its_writer_died_in_is_gone_and_one_that_is_wrong_is_named(t
         read_results(path)
 
 
+def test_a_last_line_that_only_lost_its_end_is_kept(tmp_path):
+    path, (one, two, *_) = tmp_path / "x.jsonl", expand(two_stages())
+    with write_results(path) as results:
+        results.add(record(one, accuracy=0.5))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert read_results(path).find(one) == record(one, accuracy=0.5)
+    with write_results(path) as results:
+        assert results.find(one) == record(one, accuracy=0.5)
+        assert path.read_bytes() == whole
+        results.add(record(two, accuracy=0.75))
+    assert path.read_bytes().startswith(whole)
+    assert read_results(path).find(two) == record(two, accuracy=0.75)
+    path.write_bytes(whole + b"{}")
+    with pytest.raises(UserError, match=r"not a result: .*x\.jsonl:2; mend or remove the line"):
+        read_results(path)
+
+
+def test_a_line_is_written_whole_where_the_system_takes_a_part_at_once(tmp_path, monkeypatch):
+    path, (cell, *_) = tmp_path / "x.jsonl", expand(two_stages())
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+    with write_results(path) as results:
+        results.add(record(cell, accuracy=0.5))
+    assert json.loads(path.read_bytes()) == record(cell, accuracy=0.5)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("cell", ["x"]), ("seed", {}), ("key", None), ("sweep", [])]
 )
@@ -258,6 +288,78 @@ def test_the_table_has_the_mean_and_the_spread_of_what_is_there(tmp_path):
         line.strip("| ").split(" | ") for line in render(rows, seeds, markdown=True).split("\n")
     ]
     assert [line[-8:] for line in table[2:]] == list(found.values())
+
+
+# --- runs that sweeps share ----------------------------------------------------------------------
+
+
+def write_finished(folder: Path) -> Path:
+    """A run as train.py and eval.py leave it."""
+    (folder / "models" / "student").mkdir(parents=True)
+    (folder / "models" / "student" / "phase.json").write_text("{}")
+    summary = {"phases": {}, "parameter_hash": "0", "versions": {}, "git_revision": ""}
+    (folder / "summary.json").write_text(json.dumps({**summary, "devices": {}}))
+    (folder / "eval.json").write_text("{}")
+    return folder / "models"
+
+
+def sweep_once(cells: list[Cell], tmp_path: Path, results: str) -> list[Cell]:
+    """A sweep with results of its own; the cells without one."""
+    with write_results(tmp_path / results) as file:
+        sweeper = Sweeper(results, cells, f"{tmp_path}/runs", {"glue": "data"}, file)
+        return sweeper.run(sweeper.todo(cells))
+
+
+@pytest.fixture
+def shared():
+    """The cells of a sweep that needs the first of them, and of one that has this one alone."""
+    both = expand(dataclasses.replace(two_stages(), seeds=(0,)))
+    return both, both[:1]
+
+
+def test_a_model_stays_while_another_sweeps_run_reads_it(shared, tmp_path, monkeypatch, capsys):
+    both, alone = shared
+    models, seen = write_finished(Path(both[0].folder(f"{tmp_path}/runs"))), []
+
+    def call(processes, words, *files) -> int:
+        """A run of the cell that needs it, beside which the other sweep comes to its end."""
+        if words[0] == "train.py":
+            assert sweep_once(alone, tmp_path, "another.jsonl") == []
+            write_finished(Path(both[1].folder(f"{tmp_path}/runs")))
+        seen.append(models.is_dir())
+        return 0
+
+    monkeypatch.setattr("jaxbert.sweep.execute._Processes.call", call)
+    assert sweep_once(both, tmp_path, "mine.jsonl") == []
+    assert seen == [True, True], "train.py, and then eval.py"
+    assert "waits" not in capsys.readouterr().out
+    assert len(read_results(tmp_path / "another.jsonl")._records) == 1
+    sweep_once(alone, tmp_path, "third.jsonl")
+    assert not models.exists(), "nobody reads it any more"
+
+
+def test_a_run_that_outlives_its_sweep_still_holds_what_it_reads(tmp_path):
+    path = tmp_path / "x.log"
+    with (tmp_path / "mine.log").open("a") as log, path.open("a") as read:
+        fcntl.flock(read, fcntl.LOCK_SH)
+        held = f"import os; os.fstat({read.fileno()})"
+        assert _Processes(1).call(["-c", held], log, [read]) == 0
+
+
+def test_a_cell_whose_model_another_sweep_has_removed_is_not_run(
+    shared, tmp_path, monkeypatch, capsys
+):
+    both, alone = shared
+    write_finished(Path(both[0].folder(f"{tmp_path}/runs")))
+    monkeypatch.setattr("jaxbert.sweep.execute._Processes.call", None)
+    with write_results(tmp_path / "mine.jsonl") as file:
+        sweeper = Sweeper("mine", both, f"{tmp_path}/runs", {"glue": "data"}, file)
+        todo = sweeper.todo([both[1]])
+        assert todo == [both[1]], "what it needs is there"
+        sweep_once(alone, tmp_path, "another.jsonl")
+        assert sweeper.run(todo) == [both[1]]
+    said = "FAILED, the models of general were removed meanwhile: run it again"
+    assert said in capsys.readouterr().out
 
 
 # --- the command ---------------------------------------------------------------------------------

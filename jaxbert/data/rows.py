@@ -101,6 +101,11 @@ class Rows:
         listed = (some(values) for values in (self.words, self.tags, self.answers))
         return Rows(some(self.texts), some(self.pairs), labels, *listed)
 
+    def sample(self, count: int) -> Rows:
+        """Returns `count` rows at most, in their order, that a fixed seed chooses from all."""
+        order = np.random.Generator(np.random.PCG64(0)).permutation(len(self))
+        return self.take(order < count)
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:

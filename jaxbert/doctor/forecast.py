@@ -184,9 +184,7 @@ class Forecast:
     def sample(self) -> Examples:
         """Some of the task's training rows, in word pieces."""
         if self._encoded is None:
-            rows = self._job.data.task.train
-            order = np.random.Generator(np.random.PCG64(0)).permutation(len(rows))
-            self._encoded = self._job.data.encode(rows.take(order < _SAMPLE))
+            self._encoded = self._job.data.encode(self._job.data.task.train.sample(_SAMPLE))
         return self._encoded
 
     def _full_spans(self, pairs: bool) -> Examples:

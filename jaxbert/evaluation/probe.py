@@ -55,9 +55,7 @@ class Probe:
         rows: int = ROWS,
     ) -> None:
         self._data, self._kind = data, data.task.kind
-        order = np.random.default_rng(0).permutation(len(data.train))
-        limit = rows // 10 if self._kind == "spans" else rows
-        sample = data.train.take(order < limit)
+        sample = data.train.sample(rows // 10 if self._kind == "spans" else rows)
         size = {"max_length": max_length, "batch_size": batch_size}
         self._seen, self._dev = (
             RowPredictor.of(data, part, tokenizer, **size) for part in (sample, data.dev)

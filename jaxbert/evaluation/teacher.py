@@ -151,10 +151,7 @@ def score_teacher(
       max_length: word pieces.
       batch_size: examples a batch.
     """
-    task, rows = data.task, data.dev
-    if len(rows) > SAMPLE:
-        chosen = np.random.Generator(np.random.PCG64(0)).permutation(len(rows)) < SAMPLE
-        rows = rows.take(chosen)
+    task, rows = data.task, data.dev.sample(SAMPLE)
     size = {"max_length": max_length, "batch_size": batch_size}
     predict = RowPredictor.of(data, rows, tokenizer, **size)
     found = predict(teacher.config, teacher.params)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxbert.data.encoding import encode_rows
 from jaxbert.data.examples import ExampleSource
 from jaxbert.data.packing import PackedBatches
@@ -85,8 +83,7 @@ def _text(
     task = config.get("task") or {}
     if task.get("name") or task.get("source"):
         data = read_run(workdir).load_task()
-        order = np.random.Generator(np.random.PCG64(0)).permutation(len(data.dev))
-        rows = data.dev.take(order < _ROWS)
+        rows = data.dev.sample(_ROWS)
         rows = rows.single_texts if data.task.kind == SIMILARITY else rows
         examples = encode_rows(tokenizer, rows, max_length=length, stride=data.task.stride)
         return examples, "rows of the development part"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def read_records(workdir: Path) -> Records:
     records = Records(name, config, summary, evaluation, metrics, warnings)
     try:
         warnings += _met(records)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         warnings.append(f"summary.json or eval.json is not as it was written: {_say(error)}.")
     return records
 
@@ -173,4 +173,6 @@ def _say(error: Exception) -> str:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that a float holds; JSON has larger ones."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import datetime
 import fcntl
 import json
@@ -119,10 +120,10 @@ class Sweeper:
     def _finish(self, cell: Cell, title: str) -> bool:
         """Runs a cell and writes down what came of it; whether it did."""
         print(f"{title}: {self._log(cell)}", flush=True)
-        log = self._log(cell)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            _hold(file, self._processes)  # until the folder is tidy
+        with self._open_log(cell) as file:
+            _hold(file, self._processes, fcntl.LOCK_SH)  # whoever trains it comes to an end first
+            if not self._is_done(cell):
+                _hold(file, self._processes, fcntl.LOCK_EX)  # until the folder is tidy
             problem = self._train(cell, file)
             if problem:
                 print(f"{title}: FAILED, {problem}", flush=True)
@@ -131,7 +132,7 @@ class Sweeper:
             with self._writing:
                 if self._results.find(cell) is None:
                     self._results.add(record)
-            self._tidy(cell)
+            self._tidy(cell, file)
         print(f"{title}: {_told(cell, record)}", flush=True)
         return True
 
@@ -147,12 +148,29 @@ class Sweeper:
     def _log(self, cell: Cell) -> Path:
         return Path(cell.folder(self._root) + ".log")
 
+    def _open_log(self, cell: Cell) -> IO[str]:
+        self._log(cell).parent.mkdir(parents=True, exist_ok=True)
+        return self._log(cell).open("a", encoding="utf-8")
+
+    def _is_done(self, cell: Cell) -> bool:
+        record = "eval.json" if cell.has_task else "summary.json"
+        done = (Path(cell.folder(self._root)) / record).is_file()
+        return done and (cell.name not in self._needed or self._is_there(cell))
+
     def _train(self, cell: Cell, log: IO[str]) -> str:
         """Trains and evaluates a cell, if it is not there; returns what went wrong."""
-        folder = Path(cell.folder(self._root))
-        done = (folder / ("eval.json" if cell.has_task else "summary.json")).is_file()
-        if done and (cell.name not in self._needed or self._is_there(cell)):
+        if self._is_done(cell):
             return ""
+        with contextlib.ExitStack() as stack:
+            read = {need: stack.enter_context(self._open_log(need)) for need in self._needs(cell)}
+            for need, file in read.items():
+                _hold(file, self._processes, fcntl.LOCK_SH)  # so that no sweep removes its models
+                if not self._is_there(need):
+                    return f"the models of {need.name} were removed meanwhile: run it again"
+            return self._call(cell, log, list(read.values()))
+
+    def _call(self, cell: Cell, log: IO[str], read: Sequence[IO[str]]) -> str:
+        """Runs the commands of a cell, which inherit logs; returns what went wrong."""
         folders = {need.name: need.folder(self._root) for need in self._needs(cell)}
         commands = [cell.command(self._root, {**self._places, **folders})]
         if cell.has_task:
@@ -161,36 +179,44 @@ class Sweeper:
             commands.append(["eval.py", *flags])
         for words in commands:
             print(f"$ python {shlex.join(words)}", file=log, flush=True)
-            if code := self._processes.call(words, log):
+            if code := self._processes.call(words, log, read):
                 text = self._log(cell).read_text(encoding="utf-8", errors="replace")
                 return "\n    ".join(
                     [f"{words[0]} ended with {code}:", *text.splitlines()[-_TAIL:]]
                 )
         return ""
 
-    def _tidy(self, cell: Cell) -> None:
-        """Removes what is large and no longer read."""
+    def _tidy(self, cell: Cell, log: IO[str]) -> None:
+        """Removes what is large and no longer read, be it by a run of another sweep."""
         if not self._keep:
             folder = Path(cell.folder(self._root))
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             if cell.name not in self._needed:
-                shutil.rmtree(folder / "models", ignore_errors=True)
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder / "models", ignore_errors=True)
 
 
-def _hold(log: IO[str], processes: _Processes) -> None:
-    """Waits until no other process writes a log.
+def _hold(log: IO[str], processes: _Processes, mode: int) -> None:
+    """Waits until no other process holds a log against this one.
 
     A run inherits its log, and with it the hold: where it outlives a killed sweep, or another sweep
-    has the same cell, the two are not trained in one folder at once.
+    has the same cell, the two are not trained in one folder at once. It inherits those of the cells
+    that it reads, too.
+
+    Args:
+      log: of a cell.
+      processes: of the sweep.
+      mode: LOCK_EX for whoever trains the cell or removes its models, LOCK_SH for who reads them.
     """
     try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(log, mode | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"waits for the run that writes {log.name}", flush=True)
+        print(f"waits for the run that holds {log.name}", flush=True)
         while True:
             processes.check()
             try:
-                return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fcntl.flock(log, mode | fcntl.LOCK_NB)
             except BlockingIOError:
                 time.sleep(1)
 
@@ -208,8 +234,13 @@ class _Processes:
         share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.3f}"} if jobs > 1 else {}
         self._environment = {**share, **os.environ}
 
-    def call(self, words: Sequence[str], log: IO[str]) -> int:
+    def call(self, words: Sequence[str], log: IO[str], read: Sequence[IO[str]]) -> int:
         """Runs a command; its exit code.
+
+        Args:
+          words: behind ``python``.
+          log: what it writes to.
+          read: further files that it inherits.
 
         Raises:
           KeyboardInterrupt: it was told to stop.
@@ -222,6 +253,7 @@ class _Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=[file.fileno() for file in read],
                 start_new_session=True,  # Ctrl-C is the sweep's to pass on
             )
             self._running.add(process)

@@ -50,8 +50,8 @@ class ResultsFile(Results):
         self._file = file
 
     def add(self, record: Record) -> None:
-        """Adds a line in one write, and waits until it is on the disk."""
-        os.write(self._file, (json.dumps(record) + "\n").encode())
+        """Adds a line, and waits until it is on the disk."""
+        _write(self._file, (json.dumps(record) + "\n").encode())
         os.fsync(self._file)
         self._records[record["cell"], record["seed"], record["key"]] = record
 
@@ -65,8 +65,8 @@ def read_results(path: Path) -> Results:
     """Reads a file of results, which need not be there.
 
     Raises:
-      UserError: it cannot be read, or one of its lines is no result. A last one without an end is
-        passed over: its writer died within it.
+      UserError: it cannot be read, or one of its lines is no result. A last one that is no whole
+        JSON is passed over: its writer died within it.
     """
     try:
         content = path.read_bytes() if path.exists() else b""
@@ -91,8 +91,11 @@ def write_results(path: Path) -> Iterator[ResultsFile]:
         raise UserError(what, f"{path}", "give another --results") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        records, size = _parse(path.read_bytes(), path)
+        content = path.read_bytes()
+        records, size = _parse(content, path)
         os.ftruncate(file, size)
+        if size and not content[:size].endswith(b"\n"):
+            _write(file, b"\n")
         yield ResultsFile(file, records)
     except BlockingIOError as error:
         what = "another sweep is at work on these results"
@@ -101,9 +104,18 @@ def write_results(path: Path) -> Iterator[ResultsFile]:
         os.close(file)
 
 
+def _write(file: int, content: bytes) -> None:
+    """Writes all of it, however little the system takes at once."""
+    while content:
+        content = content[os.write(file, content) :]
+
+
 def _parse(content: bytes, path: Path) -> tuple[list[Record], int]:
-    """The records of a file, and the bytes up to the end of its last whole line."""
+    """The records of a file, and the bytes up to the end of the last one."""
     size = content.rfind(b"\n") + 1
+    with contextlib.suppress(ValueError):
+        json.loads(content[size:])  # the beginning of an object is none
+        size = len(content)
     records = []
     for number, line in enumerate(content[:size].splitlines(), 1):
         try:

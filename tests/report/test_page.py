@@ -282,6 +282,29 @@ def test_json_of_another_shape_is_no_traceback(tmp_path, monkeypatch, name, key)
     assert f"{name}: not a JSON file" in render(read_records(tmp_path), {})
 
 
+HUGE = 10**400  # JSON may say so; no float is as large
+
+
+@pytest.mark.parametrize("examples", [0, HUGE], ids=["none", "huge"])
+def test_a_score_of_no_or_too_many_examples_is_said_and_the_rest_shown(tmp_path, examples):
+    summary = commands.read(write_run(tmp_path) / "summary.json")
+    summary["teacher"]["dev"]["examples"] = examples
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    found = read_records(tmp_path)
+    assert any("eval.json is not as it was written" in warning for warning in found.warnings)
+    assert found.phases == ["p"]
+
+
+def test_a_step_that_no_float_holds_is_a_damaged_line_and_such_a_value_is_none(tmp_path):
+    lines = [{"phase": "p", "step": HUGE, "loss": 1.0}, {"phase": "p", "step": 4, "loss": HUGE}]
+    with (write_run(tmp_path) / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    found = read_records(tmp_path)
+    assert "metrics.jsonl: 1 lines are damaged and left out." in found.warnings
+    assert found.curve("p", "loss")[0] == [1, 2, 3]
+    html_page.check(render(found, {}))
+
+
 # --- as a browser shows it ------------------------------------------------------------------------
 
 
