@@ -54,13 +54,13 @@ def fuses(queries: Array, keys: Array, dtype: Any) -> bool:
     It multiplies bfloat16 alone, on CUDA devices from compute capability 8.0 on. It is taken on a
     single one: how it would be spread over a mesh has not been tried.
     """
-    head_size, devices = queries.shape[-1], jax.devices()
+    head_size = queries.shape[-1]
     odd = queries.shape[1] % 2 or keys.shape[1] % 2  # of such it has no gradient
     if dtype != jnp.bfloat16 or head_size % 8 or head_size > 128 or odd:
         return False
-    if len(devices) > 1 or "cuda" not in devices[0].client.platform_version:
-        return False
-    return float(devices[0].compute_capability) >= 8.0
+    first, *others = jax.devices()
+    cuda = "cuda" in first.client.platform_version
+    return cuda and not others and float(first.compute_capability) >= 8.0
 
 
 def fused(queries: Array, keys: Array, values: Array, bias: Array) -> Array:
