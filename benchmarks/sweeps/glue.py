@@ -11,13 +11,13 @@ r"""Distillation on four tasks of GLUE, what its parts are worth on two of them,
 
     teacher   MiniLM-L6, fine-tuned
     student   after general distillation: the teacher's layers, then its predictions
-    labels    the same initial student, from labels alone
-    soft      the same initial student, from the teacher's predictions alone
+    labels    what it is before general distillation, cut out of its teacher, from labels alone
+    soft      the same cut-out, from the teacher's predictions alone
 
-The three see as many batches. Each model is the best of four evaluations on the hashed tenth of
-train; the official dev set is reported. ``labels`` has the recipe's rate, which was the best of
-four there, and so has ``soft``. The ablation changes one thing of ``student``, after half as many
-batches of layers and of predictions:
+The three see as many batches of the task. Each model is the best of four evaluations on the hashed
+tenth of train; the official dev set is reported. ``labels`` has the recipe's rate, which was the
+best of four there, and so has ``soft``. The ablation changes one thing of ``student``, after half
+as many batches of layers and of predictions:
 
     random      general distillation starts from random weights, not from the teacher's
     no_general  the student that learns the task is cut out of its teacher, and has not seen text
