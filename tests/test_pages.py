@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import commands
@@ -89,11 +90,13 @@ def test_the_readme_exports_what_is_asked_from_python(place, cache):
         *("huggingface", "onnx", "onnx-int8"),
     }
     text = (commands.ROOT / README).read_text(encoding="utf-8")
-    lines = re.findall(r"^    (import jaxbert\n)    (jaxbert\.load.*)$", text, re.M)
-    code = "".join(lines[0]).replace("jaxbert.load(", "print(jaxbert.load(", 1) + ")"
+    (block,) = re.findall(r"^    import jaxbert\n(?:    .+\n)+", text, re.M)
+    code = re.sub(r"^(model\.\w+\(.*?\))(?=  )", r"print(\1)", textwrap.dedent(block), flags=re.M)
     for folder in ("runs/task", "shipped"):
         said = say(place, ["-c", code.replace("runs/task", folder)], cache)
-        assert json.loads(said.replace("'", '"'))[0]["label"] in {"negative", "positive"}
+        predicted, vectors = said.split("\n", 1)
+        assert json.loads(predicted.replace("'", '"'))[0]["label"] in {"negative", "positive"}
+        assert vectors.startswith("[[")
 
 
 @pytest.mark.slow

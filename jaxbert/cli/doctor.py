@@ -1,20 +1,23 @@
 """Says what a run would start from, what it would cost, and what is wrong with it.
 
-Takes the flags of train.py, writes nothing, and leaves with 2 where the run would be refused. With
---json it prints one object: findings, numbered, the environment and what each phase will need.
+Takes the flags of train.py, writes nothing, and leaves with 2 where the run would be refused.
+Findings are numbered. With --json it prints one object: these, the environment and what each phase
+will need.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 import tempfile
 from pathlib import Path
 
 from jaxbert.config import RunConfig
-from jaxbert.errors import UserError
+from jaxbert.doctor.findings import number
+from jaxbert.errors import UserError, UserErrors
 from jaxbert.files import as_path
 from jaxbert.recipe import load_recipe, read_overrides, resolve
 
@@ -43,10 +46,13 @@ def run(args: argparse.Namespace) -> None:
         if args.json:
             _print_json(args, workdir)
             return
-        config = _config(args)
-        from jaxbert.doctor.report import diagnose  # imports jax: only once the config is good
+        try:
+            config = _config(args)
+            from jaxbert.doctor.report import diagnose  # imports jax: only once the config is good
 
-        diagnose(config, workdir)
+            diagnose(config, workdir)
+        except UserError as error:
+            raise UserErrors([one.numbered for one in number([error])]) from error
 
 
 def _config(args: argparse.Namespace) -> RunConfig:
@@ -55,13 +61,14 @@ def _config(args: argparse.Namespace) -> RunConfig:
 
 
 def _print_json(args: argparse.Namespace, workdir: Path) -> None:
-    from jaxbert.doctor.report import findings, number
-
     with contextlib.redirect_stdout(sys.stderr):  # what else is said on the way
         try:
-            found = findings(_config(args), workdir)
+            config = _config(args)
+            from jaxbert.doctor.report import findings  # imports jax, likewise
+
+            found = findings(config, workdir)
         except UserError as error:
-            found = {"findings": number([error], [])}
+            found = {"findings": [dataclasses.asdict(one) for one in number([error])]}
     print(json.dumps(found, indent=2))
     if any(finding["kind"] == "error" for finding in found["findings"]):
         sys.exit(2)

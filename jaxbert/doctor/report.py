@@ -18,6 +18,7 @@ from rich.table import Table
 from jaxbert.config import RunConfig
 from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.doctor.environment import describe_environment, shortages
+from jaxbert.doctor.findings import number
 from jaxbert.doctor.forecast import (
     COLUMNS,
     Forecast,
@@ -64,30 +65,19 @@ def findings(config: RunConfig, workdir: Path) -> dict[str, Any]:
       workdir: the run's folder; need not be there.
 
     Returns:
-      ``findings``, of each its ``number`` from 1, its ``kind``, ``error`` (the run would be
-      refused) or ``warning``, ``what``, ``where`` and ``fix``; ``environment``; ``phases``, of each
-      what `PhaseForecast` holds, none where there are errors; ``lines``, what is printed.
+      ``findings``, of each what `Finding` holds; ``environment``; ``phases``, of each what
+      `PhaseForecast` holds, none where there are errors; ``lines``, what is printed.
     """
     console = Console(file=io.StringIO(), width=10_000)
     report = _Report(config, workdir, console)
     errors = report.write()
     assert isinstance(console.file, io.StringIO)
     return {
-        "findings": number(errors, report.warnings),
+        "findings": [dataclasses.asdict(one) for one in number(errors, report.warnings)],
         "environment": dict(describe_environment(workdir)),
         "phases": [dataclasses.asdict(phase) for phase in report.phases],
         "lines": console.file.getvalue().splitlines(),
     }
-
-
-def number(errors: Sequence[UserError], warnings: Sequence[UserError]) -> list[dict[str, Any]]:
-    """Findings as `findings` has them."""
-    parts = [p for e in errors for p in (e.errors if isinstance(e, UserErrors) else (e,))]
-    named = [*(("error", part) for part in parts), *(("warning", one) for one in warnings)]
-    return [
-        {"number": n, "kind": kind, "what": one.what, "where": one.where, "fix": one.fix}
-        for n, (kind, one) in enumerate(named, 1)
-    ]
 
 
 class _Report:
@@ -116,8 +106,9 @@ class _Report:
                 errors += [] if set(error.lines) <= said else [error]
         if not errors:
             self._costs()
-        for warning in self.warnings:
-            self._say(f"warning: {warning.line}")
+        for finding in number(errors, self.warnings):
+            if finding.kind == "warning":
+                self._say(f"warning: {finding.numbered.line}")
         if not errors:
             self._say("nothing stands against this run")
         return errors
@@ -133,8 +124,8 @@ class _Report:
                 self._say(f"{title} {first}: " + ", ".join(f"{k} {v}".strip() for k, v in named))
             return
         table = Table(title=title, box=box.SIMPLE_HEAD, show_header=any(columns))
-        for number, name in enumerate(columns):
-            table.add_column(name, justify="right" if number and any(columns) else "left")
+        for place, name in enumerate(columns):
+            table.add_column(name, justify="right" if place and any(columns) else "left")
         for row in rows:
             table.add_row(*row)
         self._console.print(table, highlight=False, markup=False)

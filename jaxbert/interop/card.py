@@ -22,6 +22,24 @@ _CLASSES = {
     "question-answering": "AutoModelForQuestionAnswering",
 }
 _UNKNOWN = "unknown: see the teacher"
+_TEXT = "an utter delight"
+# `transformers` 5 has no pipeline that answers questions.
+_ANSWER = """\
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({name!r})
+model = AutoModelForQuestionAnswering.from_pretrained({name!r})
+given = tokenizer("Who wrote it ?", "It was written by an old friend .", return_tensors="pt")
+with torch.no_grad():
+    said = model(**given)
+inside = torch.tensor([part == 1 for part in given.sequence_ids(0)])  # pieces of the second text
+allowed = (inside[:, None] & inside).triu()  # no answer ends before it begins
+scores = said.start_logits[0, :, None] + said.end_logits[0]
+place = int(scores.masked_fill(~allowed, -torch.inf).argmax())
+first, last = divmod(place, len(inside))
+print(tokenizer.decode(given["input_ids"][0, first : last + 1]))
+"""
 
 
 def model_card(
@@ -76,8 +94,10 @@ def _use(name: str, tag: str, loads: bool) -> str:
         return "See the files below; weights for `transformers` are not among them."
     if tag == _SENTENCES:
         code = "from sentence_transformers import SentenceTransformer\n\n"
-        return f"```python\n{code}SentenceTransformer({name!r}).encode([TEXT])\n```"
-    code = f"from transformers import pipeline\n\npipeline({tag!r}, {name!r})(TEXT)"
+        return f"```python\n{code}SentenceTransformer({name!r}).encode([{_TEXT!r}])\n```"
+    if tag == _TAGS["spans"]:
+        return f"```python\n{_ANSWER.format(name=name)}```"
+    code = f"from transformers import pipeline\n\npipeline({tag!r}, {name!r})({_TEXT!r})"
     return f"```python\n{code}\n```\n\nor `{_CLASSES[tag]}.from_pretrained({name!r})`."
 
 

@@ -179,16 +179,19 @@ def flags(place: Path, **more: str) -> list[str]:
 
 
 def doctor(capsys, place: Path, **more: str) -> tuple[int, str, list[str]]:
-    """The exit code, what was printed, and the errors of a command."""
+    """The exit code, what was printed, and the errors of a command, which are numbered from 1."""
     code = 0
     try:
         main(["doctor", *flags(place, **more)])
     except SystemExit as left:
         code = int(str(left.code))
     out, err = capsys.readouterr()
-    prefix = "jaxbert: error: "
-    assert all(line.startswith(prefix) for line in err.splitlines()), err
-    return code, out, [line.removeprefix(prefix) for line in err.splitlines()]
+    errors = []
+    for count, line in enumerate(err.splitlines(), 1):
+        prefix = f"jaxbert: error: {count}. "
+        assert line.startswith(prefix), err
+        errors.append(line.removeprefix(prefix))
+    return code, out, errors
 
 
 def test_the_command_says_what_the_run_would_be(place):
@@ -235,6 +238,8 @@ def test_every_problem_is_told_at_once(place, capsys):
     assert code == 2 and len(errors) == 2
     assert any("max_length = 65 is beyond the 64 positions" in line for line in errors)
     assert any("6 attention heads" in line for line in errors)
+    code, _, errors = doctor(capsys, place, mesh__nothing="3", student__num_layer="1")
+    assert code == 2 and len(errors) == 2, "keys that there are not are numbered, too"
 
 
 def test_a_vocabulary_of_other_texts_or_casing_is_doubted(place, tmp_path, capsys):
@@ -250,8 +255,16 @@ def test_a_vocabulary_of_other_texts_or_casing_is_doubted(place, tmp_path, capsy
     pieces = (teacher / "vocab.txt").read_text(encoding="utf-8").splitlines()
     foreign = [piece for piece in pieces if piece.startswith("[") or not piece.isascii()]
     (teacher / "vocab.txt").write_text("\n".join(foreign) + "\n", encoding="utf-8")
-    _, out, _ = doctor(capsys, place, teacher=str(teacher), **stop)
-    assert "warning: the vocabulary does not know the task's texts" in out
+    _, out, errors = doctor(capsys, place, teacher=str(teacher), **stop)
+    doubts = [line for line in out.splitlines() if line.startswith("warning: ")]
+    assert any(". the vocabulary does not know the task's texts" in line for line in doubts)
+    with pytest.raises(SystemExit):
+        main(["doctor", "--json", *flags(place, teacher=str(teacher), **stop)])
+    found = json.loads(capsys.readouterr().out)["findings"]
+    said = [f"{one['number']}. {one['what']}, {one['where']}; {one['fix']}" for one in found]
+    assert said == [f"{count}. {line}" for count, line in enumerate(errors, 1)] + [
+        line.removeprefix("warning: ") for line in doubts
+    ]
 
 
 @pytest.mark.slow
@@ -264,7 +277,7 @@ def test_a_teacher_with_one_token_type_for_two_texts_is_doubted(place, tmp_path,
     two = {"task__source": f"tsv:{tmp_path / 'pairs.tsv'}", "task__columns": "text,more"}
     stop = {"max_length": "65"}  # refused: nothing is timed
     _, out, _ = doctor(capsys, place, teacher=str(teacher), **two, **stop)
-    doubt = "warning: the teacher has one token type, so that both texts of colours get the same"
+    doubt = "warning: 2. the teacher has one token type, so that both texts of colours get the same"
     assert f"{doubt}, teacher {teacher}; give" in out
     _, out, _ = doctor(capsys, place, **two, **stop)
     assert "token type" not in out
