@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,11 +10,50 @@ import sys
 import commands
 import pytest
 
-pytest.importorskip("torch")
+# The ratios that the check lets pass: nine tenths of what each has to reach.
+LEAST = {
+    ("stage1", "authors"): 2.25,
+    ("stage1", "expert"): 0.63,
+    ("layers", "authors"): 5.4,
+    ("layers", "expert"): 0.72,
+    ("predictions", "authors"): 9.0,
+    ("predictions", "expert"): 0.0,
+}
+
+
+@pytest.mark.parametrize("low", [None, *list(LEAST)[:-1]], ids=str)
+def test_the_check_fails_where_a_ratio_is_a_tenth_below_its_floor(low, monkeypatch):
+    monkeypatch.syspath_prepend(commands.ROOT / "benchmarks")
+    against_torch = importlib.import_module("against_torch")
+
+    def compare(name: str, args: object) -> dict[str, object]:
+        ratios = {
+            side: least + (-0.01 if (work, side) == low else 0.01)
+            for (work, side), least in LEAST.items()
+            if work == name
+        }
+        sides = ("jaxbert", *ratios)
+        measured = {"rates": {side: [1.0] for side in sides}, "memory": dict.fromkeys(sides, 1)}
+        said = {"work": name, "unit": "examples", "first": {}, "tflops": 1.0}
+        return said | measured | {"ratios": ratios}
+
+    monkeypatch.setattr(against_torch, "compare", compare)
+    monkeypatch.setattr(sys, "argv", ["against_torch.py"])
+    against_torch.main()  # whatever the ratios, it was not asked to check
+    monkeypatch.setattr(sys, "argv", ["against_torch.py", "--check"])
+    if low is None:
+        against_torch.main()
+        return
+    with pytest.raises(SystemExit) as caught:
+        against_torch.main()
+    work, side = low
+    said = f"{work} against {side}: {LEAST[low] - 0.01:.2f}, floor {LEAST[low] / 0.9:.1f}"
+    assert caught.value.code == said
 
 
 @pytest.mark.slow
 def test_all_sides_begin_with_the_same_loss(tmp_path, tmp_path_factory):
+    pytest.importorskip("torch")
     words = ["benchmarks/against_torch.py", "--tiny", "--dtype=float32", f"--out={tmp_path}/all"]
     words += ["--examples=200", "--rounds=1", "--steps=1", "--warmup=1"]
     done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import random_params
 from small import (
     STUDENT,
     TEACHER,
@@ -39,6 +41,9 @@ class Example:
     model: TorchBert
     states: list[Any]  # [T, D]
     scores: list[Any]  # [H, T, T]
+    tokens: Any  # [T]
+    label: Any
+    mlm: Any = None  # jaxbert's parameters of a masked-LM head
 
     def fit(self, layer: int) -> Any:
         config = self.model.config
@@ -60,6 +65,12 @@ class Example:
     def logits(self) -> Any:
         return self.model.logits(self.states)
 
+    def words(self) -> Any:
+        """The masked-LM head's logits of the first two pieces."""
+        table = self.model.embeddings["word_embeddings"].weight.numpy(force=True)
+        states = self.states[-1][:2].numpy(force=True)
+        return torch.from_numpy(words(self.model.config, self.mlm, table, states))
+
 
 def kl(student: Any, teacher: Any) -> Any:
     """[...] of logits [..., C]."""
@@ -73,6 +84,10 @@ def kl_of_probabilities(student: Any, teacher: Any) -> Any:
 
 def cosine(a: Any, b: Any) -> Any:
     return 1 - functional.cosine_similarity(a, b, dim=-1)
+
+
+def unit(x: Any) -> Any:
+    return x / x.norm(dim=-1, keepdim=True)
 
 
 Compare = Callable[[Example, Example], Any]
@@ -139,8 +154,55 @@ OF_HEADS: dict[str, tuple[dict[str, Any], Compare]] = {
 }
 
 
-def seen(model: TorchBert, some: Any) -> list[Example]:
-    return [Example(model, *model(*one)) for one in inputs(some)]
+# Each preset's total for a student of 2 layers and a teacher of 3, with its weights as numbers.
+PUBLISHED: dict[str, list[tuple[float, Compare]]] = {
+    "logits": [(1, lambda a, b: -b.logits().softmax(-1) * a.logits().log_softmax(-1))],
+    "soft_and_hard": [
+        (0.5 * 2**2, lambda a, b: kl(a.logits() / 2, b.logits() / 2)),
+        (0.5, lambda a, b: functional.cross_entropy(a.logits(), a.label)),
+    ],
+    "distilbert": [
+        (5 * 2**2, lambda a, b: kl(a.words() / 2, b.words() / 2)),
+        (
+            2,
+            lambda a, b: functional.cross_entropy(
+                a.words(), target(a.tokens[:2]), reduction="none"
+            ),
+        ),
+        (1, lambda a, b: cosine(a.fit(2), b.states[3])),
+    ],
+    "pkd": [
+        (0.5, lambda a, b: functional.cross_entropy(a.logits(), a.label)),
+        (0.5 * 10**2, lambda a, b: kl(a.logits() / 10, b.logits() / 10)),
+        (10, lambda a, b: ((unit(a.fit(1)[0]) - unit(b.states[2][0])) ** 2).sum()),
+    ],
+    "minilm": [
+        (1, lambda a, b: kl(a.scores[1], b.scores[2])),
+        (1, lambda a, b: kl(a.relation("value", 2, 12), b.relation("value", 3, 12))),
+    ],
+    "minilmv2": [
+        (1, lambda a, b, name=name: kl(a.relation(name, 2, 12), b.relation(name, 3, 12)))
+        for name in ("query", "key", "value")
+    ],
+    "mobilebert": [
+        (1, lambda a, b: (a.fit(1) - b.states[2]) ** 2),
+        (1, lambda a, b: (a.fit(2) - b.states[3]) ** 2),
+        (1, lambda a, b: kl(a.scores[0], b.scores[1])),
+        (1, lambda a, b: kl(a.scores[1], b.scores[2])),
+    ],
+    "sentence": [
+        (1, lambda a, b: cosine(a.fit(2).mean(0), b.states[3].mean(0))),
+        (1, lambda a, b: (a.fit(2).mean(0) - b.states[3].mean(0)) ** 2),
+    ],
+}
+
+
+def seen(model: TorchBert, some: Any, mlm: Any = None) -> list[Example]:
+    labelled = zip(inputs(some), some.labels, strict=True)
+    return [
+        Example(model, *model(*one), one[0], torch.tensor(int(label)), mlm)
+        for one, label in labelled
+    ]
 
 
 def torch_value(compare: Compare, mine: list[Example], theirs: list[Example]) -> Any:
@@ -178,6 +240,45 @@ def test_terms_and_gradients_are_those_of_pytorch(student, cases, within):
     wanted = {group: model.gradients()[group] for group in objective.groups}
     within(gradients, wanted)
     assert_same_gradients(gradients, wanted)
+
+
+def target(tokens: Any) -> Any:
+    """The word that stands behind a masked one: any, but the same wherever its row lies."""
+    return (7 * tokens + 3) % STUDENT.vocab_size
+
+
+@functools.cache
+def published() -> tuple[dict[str, float], list[Example], list[Example]]:
+    """Every preset's total, all in one program, and what its models say in PyTorch."""
+    configs = STUDENT.replace(hidden_size=12), DEEP  # widths that 12 relation heads divide
+    some, plain = examples(LENGTHS), [visible_params(c, i) for i, c in enumerate(configs)]
+    heads = [random_params(c, ("mlm",)) for c in configs]
+    with torch.no_grad():
+        mine, theirs = (
+            seen(TorchBert(config, params), some, head["mlm"])
+            for config, params, head in zip(configs, plain, heads, strict=True)
+        )
+    batch = one_batch(some, packing=True, row_length=16)
+    places = np.concatenate([batch.starts, batch.starts + 1], axis=1)
+    targets = target(np.take_along_axis(batch.tokens, places, axis=1))
+    targets = np.where(np.tile(batch.weights, 2) > 0, targets, -1)
+    batch = dataclasses.replace(batch, places=places, targets=targets)
+    terms = {f"{p} {n}": term for p in PUBLISHED for n, term in PRESETS[p].items()}
+    objective = distillation(*configs, **terms)
+    student, teacher = (params | head for params, head in zip(plain, heads, strict=True))
+    values = jax.jit(objective)(student, {"teachers": (teacher,)}, batch, jax.random.key(0))
+    totals = dict.fromkeys(PUBLISHED, 0.0)
+    for name, weight in objective.weights(jnp.int32(0)).items():
+        totals[name.split()[0]] += weight * float(values[name].mean())
+    return totals, mine, theirs
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_a_preset_is_the_total_of_its_paper(preset, within):
+    totals, mine, theirs = published()
+    with torch.no_grad():
+        wanted = sum(w * torch_value(compare, mine, theirs) for w, compare in PUBLISHED[preset])
+    within(totals[preset], wanted.item())
 
 
 def value_of(objective: Distillation, params: Any, teachers: Any, batch: Any) -> float:
@@ -277,7 +378,7 @@ def test_masked_words_are_compared_at_their_places(loss, within):
     term = {"feature": "mlm_logits", "loss": loss}
     objective = distillation(models[0], *models[1:] * (loss == "kl"), it=term)
     found = value_of(objective, params[0], params[1:] * (loss == "kl"), batch)
-    logits = [words(c, p, batch) for c, p in zip(models, params, strict=True)]
+    logits = [words_at(c, p, batch) for c, p in zip(models, params, strict=True)]
     if loss == "kl":
         wanted = kl(*map(torch.from_numpy, logits))[:, :2].mean()
     else:
@@ -286,18 +387,23 @@ def test_masked_words_are_compared_at_their_places(loss, within):
     within(found, wanted.item())
 
 
-def words(config: Any, params: Any, batch: Any) -> np.ndarray:
+def words_at(config: Any, params: Any, batch: Any) -> np.ndarray:
     """Float64 [B, M, V] at the batch's places."""
     from jaxbert.models.bert import encode
 
     hidden = np.asarray(encode(config, params, batch).last_hidden, np.float64)
     at = np.take_along_axis(hidden, batch.places[:, :, None], axis=1)
-    head = jax.tree.map(lambda x: np.asarray(x, np.float64), params["mlm"])
-    x = at @ head["transform"]["kernel"] + head["transform"]["bias"]
+    return words(config, params["mlm"], params["embeddings"]["word"], at)
+
+
+def words(config: Any, mlm: Any, table: Any, states: np.ndarray) -> np.ndarray:
+    """Float64 [..., V] of a masked-LM head, whose table [V, D] is that of the embeddings."""
+    head = jax.tree.map(lambda x: np.asarray(x, np.float64), mlm)
+    x = states @ head["transform"]["kernel"] + head["transform"]["bias"]
     x = functional.gelu(torch.from_numpy(x)).numpy()
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.layer_norm_eps)
     x = x * head["norm"]["scale"] + head["norm"]["bias"]
-    return x @ np.asarray(params["embeddings"]["word"], np.float64).T + head["bias"]
+    return x @ np.asarray(table, np.float64).T + head["bias"]
 
 
 def test_a_cache_stands_for_the_teacher(within):

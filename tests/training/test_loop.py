@@ -482,6 +482,39 @@ def test_gradient_that_overflows_under_a_finite_loss_stops_the_phase(tmp_path):
     assert checkpoints_in(tmp_path) == []
 
 
+def test_the_host_asks_for_no_number_of_a_step_before_it_logs(tmp_path):
+    """It would wait for the devices: metrics are numbers here that say when they are read."""
+    mesh = sharding.make_mesh(data=2)
+    state = init_state({"w": np.float32(1.0)}, OPTIMIZER, mesh)
+    real = make_step(Root(), OPTIMIZER, mesh, state, seed=0, phase=0)
+    made, asked = 0, set()
+
+    @dataclasses.dataclass(frozen=True)
+    class Number:
+        step: int
+
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+            asked.add((self.step, made))
+            return np.ones((), np.float32)
+
+        def __float__(self) -> float:
+            return float(self.__array__())
+
+        def block_until_ready(self) -> Any:
+            return self.__array__()
+
+    def step(*given: Any) -> Any:
+        nonlocal made
+        state, metrics = real(*given)
+        made += 1
+        return state, jax.tree.map(lambda x: Number(made), metrics)
+
+    step.trace = real.trace
+    run(tmp_path, plan=Plan("task", 9, log_every=4), step=step, state=state)
+    logged = {s: min(-(-s // 4) * 4, 9) for s in range(1, 10)}
+    assert asked == set(logged.items())
+
+
 @dataclasses.dataclass(frozen=True)
 class Poisoned:
     """w^2, and nothing that is a number where a batch's first token is 63."""

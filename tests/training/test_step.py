@@ -170,6 +170,45 @@ def test_random_numbers_are_a_function_of_seed_phase_and_step():
         assert step._cache_size() == 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Growing:
+    """The mean token times a number, whose weight is 1 at the first step and one more at each."""
+
+    groups = ("w",)
+
+    def weights(self, step: Any) -> dict[str, Any]:
+        return {"mean": 1.0 + step}
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Term]:
+        real = (batch.segments > 0).astype(np.float32)
+        return {"mean": Term(params["w"] * (batch.tokens * real).sum(), real.sum())}
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_each_step_has_the_weights_of_its_own_number(accumulation):
+    batch = one_batch(examples([4, 1, 3, 2]), packing=False, row_length=4)
+    mean = batch.tokens[batch.segments > 0].mean()
+    state, step = build(Growing(), {"w": np.float32(1.0)}, accumulation=accumulation)
+    for s in range(3):
+        before = float(state.params["w"])
+        state, metrics = step(state, {}, batch)
+        np.testing.assert_allclose(metrics["loss"].mean(), (1 + s) * before * mean, rtol=1e-6)
+        np.testing.assert_allclose(metrics["gradient_norm"].mean(), (1 + s) * mean, rtol=1e-6)
+
+
+def test_with_accumulation_gradients_are_exchanged_once_a_micro_batch():
+    """The sum over devices is within the loop, as docs/performance.md says."""
+    mesh = sharding.make_mesh(2)
+    state, step = build(Growing(), {"w": np.float32(1.0)}, mesh, accumulation=4)
+    batch = place(one_batch(examples([4] * 8), packing=False, row_length=4), sharding.rows(mesh))
+    text = step.lower(state, {}, batch).compile().as_text()
+    (body,) = re.findall(r" while\(.*body=(%[\w.]+),.*\"known_trip_count\":{\"n\":\"4\"}", text)
+    inside = text[text.index(f"\n{body} (") :].split("\n}\n")[0]
+    assert len(re.findall(r"= .* all-reduce(?:-start)?\(", inside)) == 1
+    after = text[text.index("\nENTRY ") :]
+    assert len(re.findall(r"= .* all-reduce(?:-start)?\(", after)) == 1, "of the counts"
+
+
 def test_state_holds_what_is_trained_and_leaves_all_else_alone():
     """The teacher and the caller's own arrays survive; the state before is given away."""
     objective = OBJECTIVES["predictions"]
