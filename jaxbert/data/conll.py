@@ -11,6 +11,7 @@ from jaxbert.data.tables import BadRow, Line, Record, read_texts
 from jaxbert.errors import UserError
 
 _DOCUMENT = "-DOCSTART-"  # CoNLL-2003's line between two documents
+_MOST_WORDS = 1 << 16  # of a sentence
 
 
 def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
@@ -43,7 +44,11 @@ def read_conll(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
             elif beyond := [c for c in columns if not -width <= int(c) < width]:
                 fix = f"number them from 0 to {width - 1}"
                 raise UserError(f"there is no column {beyond[0]}", line.where, fix)
-            sentence.append(line)
+            if len(sentence) == _MOST_WORDS:
+                what = f"a sentence of more than {_MOST_WORDS:,} words"
+                bad = bad or BadRow(what, line.where, "put an empty line between sentences")
+            else:
+                sentence.append(line)
         else:
             if bad is not None:
                 yield bad

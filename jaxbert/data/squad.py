@@ -11,6 +11,8 @@ from typing import Any
 from jaxbert.data.tables import BadRow, Record, listing, open_bytes
 from jaxbert.errors import UserError
 
+_LARGEST = 128 << 20  # bytes; SQuAD 2.0 has 40 MiB
+
 
 def read_squad(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
     """Yields the questions of a file, with ``question``, ``context``, ``answers`` and ``id``.
@@ -19,15 +21,19 @@ def read_squad(path: Path, columns: Sequence[str]) -> Iterator[Record | BadRow]:
     ``is_impossible``. A row is named by its place in the JSON, from 0.
 
     Args:
-      path: plain, .gz or .zst; read into memory as a whole.
+      path: plain, .gz or .zst; read into memory as a whole, 128 MiB at most.
       columns: those that are wanted; without ``answers`` there need be none.
 
     Raises:
-      UserError: unreadable, no JSON, not of this form, or another column.
+      UserError: unreadable, larger, no JSON, not of this form, or another column.
     """
     try:
         with open_bytes(path) as file:
-            found = json.loads(file.read().decode("utf-8-sig"))
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            what = f"more than {_LARGEST >> 20} MiB of JSON, which is read as a whole"
+            raise UserError(what, str(path), "divide it into several files, or write jsonl:")
+        found = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         what = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
         raise UserError(what, f"{path}: byte {error.start}", "save the file as UTF-8") from error

@@ -22,8 +22,11 @@ from jaxbert.objects import fetch_files, is_remote
 
 LONGEST_LINE = 1 << 20  # bytes
 _BOM = b"\xef\xbb\xbf"
+_BUFFER = 1 << 16  # bytes
 _PARQUET_BUFFER = 1 << 20  # bytes
 _PARQUET_ROWS = 100  # at once: a row group may be larger than the memory
+_UNPACKED = 64 << 20  # bytes that any packed file may hold
+_RATIO = 50  # of what a larger one holds to its own size, at most; text has 3 to 10
 _NAMES_SHOWN = 20
 _LONGEST_SHOWN = 80  # characters
 
@@ -94,14 +97,45 @@ def matching_files(pattern: str, fix: str) -> list[Path]:
 
 
 def open_bytes(path: Path) -> Any:
-    """Opens a file for reading, unpacked if its name ends in .gz or .zst."""
+    """Opens a file for reading, unpacked if its name ends in .gz or .zst.
+
+    Raises:
+      UserError: while it is read, once a small file has unpacked to far more than text does.
+    """
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")
+        return io.BufferedReader(_Unpacked(gzip.open(path, "rb"), path), _BUFFER)
     if path.suffix == ".zst":
         import pyarrow
 
-        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+        file = pyarrow.input_stream(str(path), compression="zstd")
+        return io.BufferedReader(_Unpacked(file, path), _BUFFER)
     return path.open("rb")
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes that a packed file holds, as long as they are not too many for its size."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file, self._path = file, path
+        self._most = max(_UNPACKED, _RATIO * path.stat().st_size)
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = int(self._file.readinto(buffer))
+        self._read += count
+        if self._read > self._most:
+            what = (
+                f"it unpacks to more than {self._most >> 20} MiB, {_RATIO} times its size or more"
+            )
+            raise UserError(what, str(self._path), "unpack it first, if it is meant to")
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, int, bytes | None]]:

@@ -22,6 +22,7 @@ from jaxbert.errors import UserError
 from jaxbert.files import read_object
 
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
+_MAX_TOKENIZER = 64 << 20  # bytes of a tokenizer.json, twice as many as any published one has
 _HOLES = 100_000  # ids that no piece has, at least as many as any published vocabulary leaves
 # The keys of tokenizer_config.json that override a BertNormalizer, and its names for them.
 _NORMALIZER_OPTIONS = {
@@ -406,8 +407,8 @@ def _special_pieces(
 
 def _open_fast(path: Path, options: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Opens a tokenizer.json with tokenizer_config.json's normalising options over its own."""
+    state = read_object(path, "copy the file again", _MAX_TOKENIZER)
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
         normalizer = state.get("normalizer")
         if normalizer and normalizer.get("type") == "BertNormalizer":
             for key, name in _NORMALIZER_OPTIONS.items():

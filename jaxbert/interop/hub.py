@@ -19,8 +19,8 @@ from jaxbert.interop.tensors import INDEX, WEIGHTS
 from jaxbert.objects import reach
 
 FORMS = (
-    "give a model folder, run:WORKDIR[#MODEL], pkg:NAME[==VERSION] or hf:ORG/NAME@REVISION "
-    "(a tag or commit); a folder or WORKDIR may be gs://BUCKET/NAME"
+    "give a model folder, run:WORKDIR[#MODEL], pkg:NAME[==VERSION] or hf:ORG/NAME@COMMIT "
+    "(its 40 digits); a folder or WORKDIR may be gs://BUCKET/NAME"
 )
 DEFAULT_MODEL = "student"
 REPORT = "export.json"  # of a folder that jaxbert exported
@@ -43,7 +43,6 @@ _FILES = (
     "special_tokens_map.json",
 )
 _TIMEOUT = 5.0  # seconds until the hub counts as out of reach
-_MOVING = ("main", "master", "HEAD")
 
 
 def resolve(reference: str) -> Path:
@@ -51,7 +50,7 @@ def resolve(reference: str) -> Path:
 
     A reference is a model folder, a run's working directory (then its student is meant) or one of
     ``run:WORKDIR[#MODEL]``, ``pkg:NAME[==VERSION]`` (an installed Python package that holds a
-    model; its weights' hash is verified) and ``hf:ORG/NAME@REVISION`` (the Hugging Face hub, or
+    model; its weights' hash is verified) and ``hf:ORG/NAME@COMMIT`` (the Hugging Face hub, or
     what its cache holds). What lies in an object store is copied to this machine.
 
     Raises:
@@ -164,20 +163,21 @@ def _verify(path: Path, expected: str, again: str) -> None:
 
 def _hub(rest: str) -> Path:
     where = f"reference 'hf:{rest}'"
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+)@([\w./-]+)", rest, re.ASCII)
-    if not match or match[2] in _MOVING or ".." in rest:
-        what = "a reference to the hub needs a revision that does not move"
-        raise UserError(what, where, "give hf:ORG/NAME@REVISION with a tag or, better, a commit")
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", rest, re.ASCII)
+    if not match or ".." in rest:
+        what = "a reference to the hub needs a commit: branches and tags can move"
+        fix = "give hf:ORG/NAME@COMMIT, the 40 digits of one that its page lists"
+        raise UserError(what, where, fix)
     try:
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as error:
         fix = 'pip install "jaxbert[hub]", or download the model and give its folder'
         raise UserError("huggingface_hub is not installed", where, fix) from error
-    name, revision = match.groups()
-    folder = _cached(huggingface_hub, name, revision)
+    name, commit = match.groups()
+    folder = _cached(huggingface_hub, name, commit)
     if folder is None:
-        folder = _download(huggingface_hub, name, revision, where)
+        folder = _download(huggingface_hub, name, commit, where)
     for path in folder.glob("*.safetensors"):
         # The cache names what it stores by its hash: SHA-256 for large files.
         blob = path.resolve().name
@@ -192,29 +192,29 @@ def _complete(folder: Path) -> bool:
     )
 
 
-def _cached(library: Any, name: str, revision: str) -> Path | None:
-    """The revision as the hub's cache has it, without a look at the network."""
+def _cached(library: Any, name: str, commit: str) -> Path | None:
+    """The commit as the hub's cache has it, without a look at the network."""
     try:
         folder = library.snapshot_download(
-            name, revision=revision, allow_patterns=list(_FILES), local_files_only=True
+            name, revision=commit, allow_patterns=list(_FILES), local_files_only=True
         )
     except (OSError, ValueError):
         return None
     return Path(folder) if _complete(Path(folder)) else None
 
 
-def _download(library: Any, name: str, revision: str, where: str) -> Path:
+def _download(library: Any, name: str, commit: str, where: str) -> Path:
     offline = f"download {name} elsewhere and give its folder"
     try:
         # One quick question first: snapshot_download sets no limit to its own.
-        commit = _within(
-            _TIMEOUT, lambda: library.HfApi().model_info(name, revision=revision, timeout=_TIMEOUT)
-        ).sha
+        _within(
+            _TIMEOUT, lambda: library.HfApi().model_info(name, revision=commit, timeout=_TIMEOUT)
+        )
     except library.errors.RepositoryNotFoundError as error:
         fix = "check the name; a private or gated model needs `hf auth login`"
         raise UserError("the hub has no such model", where, fix) from error
     except library.errors.RevisionNotFoundError as error:
-        raise UserError("the hub has no such revision", where, "give a tag or commit") from error
+        raise UserError("the hub has no such commit", where, "give a commit of its page") from error
     except Exception as error:  # what the HTTP client raises differs between versions
         what = f"not in the hub's cache, and the hub is out of reach ({type(error).__name__})"
         raise UserError(what, where, offline) from error
@@ -228,7 +228,7 @@ def _download(library: Any, name: str, revision: str, where: str) -> Path:
         what = f"the download failed ({type(error).__name__}: {error})"
         raise UserError(what, where, f"run again, which continues it, or {offline}") from error
     if not _complete(folder):
-        fix = f"choose a revision that has {WEIGHTS}: pickles are never opened"
+        fix = f"choose a commit that has {WEIGHTS}: pickles are never opened"
         raise UserError(f"no config.json or no {WEIGHTS} there", where, fix)
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,9 @@ def open_tensors(folder: Path) -> Iterator[Tensors]:
 
 def _shards(index: Path) -> list[Path]:
     places = read_json(index).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else set()
+    names = list(places.values()) if isinstance(places, dict) else []
     # A plain name only: an index must not point at files elsewhere.
-    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    wrong = [n for n in names if not isinstance(n, str) or not re.fullmatch(r"\w[\w.-]*", n)]
     if wrong or not names:
         raise UserError(
             f"weight_map names {wrong[0]!r}, which is no file beside it"
@@ -114,7 +115,7 @@ def _shards(index: Path) -> list[Path]:
             str(index),
             _AGAIN,
         )
-    return [index.parent / name for name in sorted(names)]
+    return [index.parent / name for name in sorted(set(names))]
 
 
 def _no_weights(folder: Path) -> UserError:

@@ -71,6 +71,16 @@ def test_lines_of_another_width_or_not_of_text_make_their_sentence_bad_and_no_ot
     assert isinstance(d, Record) and isinstance(g, Record)
 
 
+def test_a_sentence_without_an_end_is_bad_and_the_next_is_read(tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text("a O\n" * 70_000 + "\nfilm O\n")
+    bad, good = read_conll(path, ["0"])
+    assert isinstance(bad, BadRow) and isinstance(good, Record)
+    assert bad.error.line == (
+        f"a sentence of more than 65,536 words, {path}:65537; put an empty line between sentences"
+    )
+
+
 def test_a_column_that_is_not_there_is_said(tmp_path):
     path = tmp_path / "rows"
     path.write_text("a O\n")

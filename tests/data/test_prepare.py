@@ -12,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import commands
@@ -33,6 +35,7 @@ from jaxbert.data.transform import RECORD_PIECES
 from jaxbert.errors import UserError
 
 WORDS = "the film was a slow and quiet story of two sisters who paint in an old house by the sea"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -148,7 +151,57 @@ def test_a_data_set_without_the_library_names_the_command(make, monkeypatch):
     with pytest.raises(
         UserError, match=r"the library datasets is not installed.*pip install datasets"
     ):
-        make("hf:org/name:train:text")
+        make(f"hf:org/name@{COMMIT}:train:text")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["org/name", "org/name/config", "org/name@main", "org/name@v1.0", f"name@{COMMIT}", "nowhere"],
+)
+def test_a_data_set_of_the_hub_needs_a_commit(make, name, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it was asked for"))
+    with pytest.raises(UserError, match=r"a commit, .*give .*hf:ORG/NAME\[/CONFIG\]@COMMIT"):
+        make(f"hf:{name}:train:text")
+
+
+def test_a_data_set_of_the_hub_is_that_of_its_commit(make, tokenizer, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    texts = [story(i) for i in range(3)]
+    datasets.Dataset.from_dict({"text": texts}).save_to_disk(str(tmp_path / COMMIT))
+    asked = []
+
+    def load(*args, **options):
+        asked.append((args, options))
+        return datasets.load_from_disk(str(tmp_path / COMMIT))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert_holds(make(f"hf:org/name/20231101.en@{COMMIT}:train:text"), texts, tokenizer)
+    assert asked[0] == (("org/name", "20231101.en"), {"split": "train", "revision": COMMIT})
+    with pytest.raises(UserError, match="the cache holds another commit"):
+        make(f"hf:org/name@{COMMIT[::-1]}:train:text")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.txt", "a.csv"])
+def test_an_archive_in_a_folder_of_a_data_set_is_refused(make, name, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (tmp_path / "b.txt").write_text("a film\n")
+    if name == "a.csv":
+        with tarfile.open(folder / name, "w:gz") as archive:
+            archive.add(tmp_path / "b.txt", "b.txt")
+    else:
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.write(tmp_path / "b.txt", "b.txt")
+    with pytest.raises(
+        UserError, match=rf"archive, which is not unpacked, {folder / name}; unpack"
+    ):
+        make(f"hf:{folder}:train:text")
+    assert not list((tmp_path / "cache").rglob("b.txt"))
 
 
 def test_a_long_document_is_cut_in_bounded_pieces_and_read_in_the_middle(make, tokenizer, tmp_path):

@@ -148,6 +148,18 @@ def test_a_file_of_another_form_is_said(text, message, tmp_path):
         list(read_squad(tmp_path / "a.json", ["question"]))
 
 
+@pytest.mark.parametrize("ending", ["json", "json.gz"])
+def test_a_file_larger_than_one_reads_at_once_is_refused(tmp_path, ending, monkeypatch):
+    path = tmp_path / f"a.{ending}"
+    whole = json.dumps(squad(question())).encode() + b" " * (80 << 20)
+    if ending == "json":
+        monkeypatch.setattr("jaxbert.data.squad._LARGEST", 64 << 20)
+    path.write_bytes(whole if ending == "json" else gzip.compress(whole))
+    with pytest.raises(UserError, match=f"more than 64 MiB.*{path}; ") as error:
+        load(f"squad:{path}")
+    assert "\n" not in error.value.line
+
+
 def test_a_byte_order_mark_is_none_of_the_json_and_another_column_is_said(tmp_path):
     text = json.dumps(squad(question()), ensure_ascii=False)
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + text.encode())

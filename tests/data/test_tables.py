@@ -231,6 +231,40 @@ def test_a_packed_file_that_is_cut_short_or_damaged_is_said(tmp_path, ending):
             read("tsv", path)
 
 
+BOMB = 4 << 20  # bytes that a few kilobytes unpack to
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("tsv", b"a" * 999 + b"\tb\n"),
+        ("csv", b'"' + b"\n" * 99 + b'",'),
+        ("jsonl", b" " * 999 + b"{}\n"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_a_small_file_that_unpacks_to_far_more_is_refused(
+    tmp_path, kind, line, ending, monkeypatch
+):
+    monkeypatch.setattr(tables, "_UNPACKED", 1 << 20)
+    path = tmp_path / f"a.{kind}.{ending}"
+    header = {"tsv": b"text\tlabel\n", "csv": b"text,label\n"}.get(kind, b"")
+    pack(path, header + line * (BOMB // len(line)))
+    assert path.stat().st_size < BOMB // 100
+    rows = READERS[kind](path, COLUMNS)
+    with pytest.raises(UserError, match=f"unpacks to more than 1 MiB.*{path}; unpack it first"):
+        for _ in rows:
+            pass
+
+
+def test_text_that_packs_well_is_read_whatever_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_UNPACKED", 1 << 10)
+    path = tmp_path / "a.tsv.gz"
+    text = "".join(f"a film {i} of {i * i}\tgood\n" for i in range(20_000))
+    pack(path, f"text\tlabel\n{text}".encode())
+    assert len(read("tsv", path)) == 20_000
+
+
 def test_a_damaged_parquet_file_is_said(tmp_path):
     path = tmp_path / "rows.parquet"
     texts = [f"text {i * 7919 % 1000}" for i in range(5000)]

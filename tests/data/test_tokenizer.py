@@ -199,7 +199,8 @@ def test_a_vocabulary_without_a_special_piece_is_refused_with_file_and_piece(
     ("name", "content", "message"),
     [
         ("readme.txt", b"nothing", "no tokenizer found"),
-        ("tokenizer.json", b'{"model": 3', "not a tokenizer file"),
+        ("tokenizer.json", b'{"model": 3', "not a JSON file"),
+        ("tokenizer.json", b'{"model": 3}', "not a tokenizer file"),
         ("vocab.txt", b"[PAD]\n\xff\xfe", "not UTF-8"),
         ("spiece.model", b"nonsense", "not a SentencePiece model"),
         ("tokenizer_config.json", b"[", "not a JSON file"),

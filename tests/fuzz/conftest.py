@@ -7,4 +7,4 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the seconds."""
-    parser.addoption("--fuzz-seconds", type=float, default=60.0, help="of all kinds together")
+    parser.addoption("--fuzz-seconds", type=float, default=60.0, help="of each kind")

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import safetensors.numpy
+import sentencepiece
 from hypothesis import strategies as st
 from small import STUDENT, visible_params
 
@@ -32,6 +34,7 @@ from jaxbert.errors import UserError
 from jaxbert.evaluation.finished import read_run
 from jaxbert.files import SEAL
 from jaxbert.interop.huggingface import read_model, write_model
+from jaxbert.interop.tensors import INDEX, WEIGHTS
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.journal import Journal
 from jaxbert.training.stored import Stored
@@ -84,6 +87,37 @@ def _model(folder: Path) -> None:
         path.rename(folder / path.name)
     (folder / "m").rmdir()
     (folder / SEAL).unlink()
+
+
+def _sharded(folder: Path) -> None:
+    _model(folder)
+    params = safetensors.numpy.load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = sorted(params)
+    places = {name: f"{i * 2 // len(names)}.safetensors" for i, name in enumerate(names)}
+    for place in set(places.values()):
+        part = {name: params[name] for name in names if places[name] == place}
+        safetensors.numpy.save_file(part, folder / place)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def _sentencepiece(folder: Path) -> None:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a good film", "bad films", "what a film"] * 3),
+        model_prefix=str(folder / "spiece"),
+        model_type="bpe",
+        vocab_size=32,
+        hard_vocab_limit=False,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        control_symbols=["[CLS]", "[SEP]"],
+        user_defined_symbols=["[MASK]"],
+        minloglevel=2,
+    )
+    (folder / "spiece.vocab").unlink()
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
 
 
 def _rows(name: str, text: str) -> Callable[[Path], None]:
@@ -217,6 +251,8 @@ KINDS: dict[str, Kind] = {
         _read_tokenizer,
         ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     ),
+    "sharded model": Kind(_sharded, _read_model, (INDEX, "0.safetensors", "1.safetensors")),
+    "SentencePiece": Kind(_sentencepiece, _read_tokenizer),
     "vocabulary": Kind(_vocabulary, _read_tokenizer),
     "tsv": Kind(_rows("rows.tsv", _TSV), _read_rows("rows.tsv", **TEXT)),
     "tsv.gz": Kind(_rows("rows.tsv.gz", _TSV), _read_rows("rows.tsv.gz", **TEXT)),
@@ -374,6 +410,7 @@ def read_changed(name: str, root: Path, change: Callable[[Path], None]) -> str:
     shutil.rmtree(folder.parent, ignore_errors=True)
     shutil.copytree(good(name, root), folder)
     change(folder)
+    there = _beside(root, folder)
     said = ""
     before = signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(SECONDS)
@@ -385,9 +422,16 @@ def read_changed(name: str, root: Path, change: Callable[[Path], None]) -> str:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    beside = [path.name for path in folder.parent.iterdir()]
-    assert beside == ["here"], f"written elsewhere: {beside}"
+    elsewhere = _beside(root, folder) ^ there
+    assert not elsewhere, f"written elsewhere: {sorted(elsewhere)}"
     return said
+
+
+def _beside(root: Path, folder: Path) -> set[tuple[str, int, int]]:
+    """What lies below a root but not in a folder of it: names, sizes, times of the last change."""
+    paths = (path for path in root.rglob("*") if not path.is_relative_to(folder))
+    found = ((path, path.lstat()) for path in paths if path != folder.parent)
+    return {(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found}
 
 
 def _hangs(*_: Any) -> None:
