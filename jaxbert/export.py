@@ -56,7 +56,9 @@ CARD = "README.md"
 _POOLING = "1_Pooling"
 _PARTS = sorted({_POOLING, *(Path(name).parent.name for name in FILES.values())} - {""})
 _AWAY = "move it away, or give another folder"
-TOLERANCE = 1e-5  # relative to max(1, |what it is to be|); two float32 programs round differently
+# Relative to max(1, |what it is to be|): two float32 programs round differently, deep ones more.
+TOLERANCE = 1e-4  # beyond it something else is wrong
+PROMISED = 1e-5  # beyond it is said
 COMPARED = 64  # rows on which formats are compared
 SCORED = 2_000  # rows on which a quantised model is scored, at most
 Run = Callable[..., np.ndarray]
@@ -335,6 +337,8 @@ def _write(
         if not worst <= TOLERANCE:  # NaN, too
             what = f"it differs by {worst:.3g} from what jaxbert computes"
             raise UserError(what, f"format {name}", "report it: this is a fault of jaxbert")
+        if worst > PROMISED:
+            warn(f"format {name} differs by {worst:.3g} from what jaxbert computes")
         found[name] = {"bytes": (folder / FILES[name]).stat().st_size, "difference": float(worst)}
         found[name]["rows"] = len(subject.rows)
 
