@@ -31,10 +31,33 @@ _DEAF = 1.0  # seconds after which the main thread is taken to be in a compiler
 # processes of a group, and a parent may hand on what its child has heard itself.
 _ONE = 1.0
 
-_heard = threading.Event()  # the main thread knows
-_saves = threading.Event()  # it saves before it stops
-_holds = threading.Event()  # and must not be interrupted anywhere meanwhile
-_requested = threading.Event()
+
+class _Flag:
+    """An event without a lock: the handler of a signal may set it within another one's setting."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def wait(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not self._is_set and time.monotonic() < end:
+            time.sleep(_SOON)
+        return self._is_set
+
+
+_heard = _Flag()  # the main thread knows
+_saves = _Flag()  # it saves before it stops
+_holds = _Flag()  # and must not be interrupted anywhere meanwhile
+_requested = _Flag()
 
 
 @contextlib.contextmanager

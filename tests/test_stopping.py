@@ -99,6 +99,28 @@ def test_signals_at_once_are_one_stop(lines, said):
     assert stopped(lines, 0.0, 0.1) == (75, said, SAVED)
 
 
+def test_a_stop_within_the_handler_of_a_stop_waits_for_nothing():
+    """One at each line of the handler and of all that it calls."""
+    lines = [
+        "import signal, sys, jaxbert.stopping",
+        "seen, handler = set(), jaxbert.stopping._stop.__code__",
+        "def trace(frame, event, _):",
+        "  up = frame",
+        "  while up and up.f_code is not handler: up = up.f_back",
+        "  if up and (here := (frame.f_code, frame.f_lineno)) not in seen:",
+        "    seen.add(here)",
+        "    signal.raise_signal(signal.SIGTERM)",
+        "  return trace",
+        "with resumable(), saving():",
+        "  sys.settrace(trace)",
+        "  print('at work', flush=True)",
+        "  while not requested(): time.sleep(0.01)",
+        "  sys.settrace(None)",
+        "  print(len(seen) > 3, flush=True)",
+    ]
+    assert stopped(lines) == (75, b"True\n", SAVED)
+
+
 def test_a_stop_after_a_stop_ends_at_once():
     assert stopped(SAVES, 0.1, 1.6) == (75, b"", AT_ONCE)
 
