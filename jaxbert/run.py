@@ -441,10 +441,15 @@ def stale(objective: Objective) -> tuple[str, ...]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the code that ran, if it lies in a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
+    """The revision of the code that ran, if there is one, with ``-dirty`` if that was changed."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        revision = git("rev-parse", "HEAD")
+        return (revision + "-dirty" * bool(git("status", "--porcelain", "."))) if revision else None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
