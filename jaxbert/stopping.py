@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from jaxbert.errors import UserError
+
 INTERRUPTED = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAVED = "interrupted and saved: run the same command again"
@@ -84,6 +86,11 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         print(_SAVED, file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not (requested() and _is_of_a_stop(error)):
+            raise
+        print(_AT_ONCE, file=sys.stderr)
+        sys.exit(INTERRUPTED)
     else:
         atexit.register(_deafen)
     finally:
@@ -137,6 +144,15 @@ def request() -> None:
 def requested() -> bool:
     """Whether the program was told to stop."""
     return _requested.is_set()
+
+
+def _is_of_a_stop(error: BaseException | None) -> bool:
+    """Whether an error is what others made of a KeyboardInterrupt, as libraries of callbacks do."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | UserError):
+        if "KeyboardInterrupt" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -121,6 +121,27 @@ def test_a_stop_within_the_handler_of_a_stop_waits_for_nothing():
     assert stopped(lines) == (75, b"True\n", SAVED)
 
 
+@pytest.mark.parametrize("made", ["raise RuntimeError('lost')", "raise OSError(e) from None"])
+def test_what_a_library_makes_of_an_interruption_is_a_stop(made):
+    lines = [
+        "with resumable():",
+        "  try: print('at work', flush=True); time.sleep(30)",
+        f"  except KeyboardInterrupt as error: e = repr(error); {made}",
+    ]
+    assert stopped(lines) == (75, b"", AT_ONCE)
+
+
+def test_an_error_that_no_stop_has_made_is_one():
+    lines = [
+        "from jaxbert.errors import UserError",
+        "with resumable():",
+        "  try: print('at work', flush=True); time.sleep(30)",
+        "  except KeyboardInterrupt: raise UserError('the disk is full', '', 'make room')",
+    ]
+    code, _, said = stopped(lines)
+    assert code == 1 and b"the disk is full" in said
+
+
 def test_a_stop_after_a_stop_ends_at_once():
     assert stopped(SAVES, 0.1, 1.6) == (75, b"", AT_ONCE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,26 @@ MOMENTS: dict[str, Callable[[Path], Reached]] = {
     "while copies or answers are kept": lambda workdir: one_more(workdir, "cache/.*"),
 }
 RANDOM = "at a random moment"
+EVERY = 2  # steps between saves
+LEAST = 7  # processes of both stages that are killed, at least; the others end before
+
+
+def saved(workdir: Path) -> dict[str, int]:
+    """The newest checkpoint of each phase that has one."""
+    names = [
+        path.parts[-2:] for path in workdir.glob("checkpoints/*/[0-9]*") if path.name.isdigit()
+    ]
+    return {phase: max(int(s) for p, s in names if p == phase) for phase, _ in names}
+
+
+def lost(said: str, before: dict[str, int]) -> list[str]:
+    """Phases that were begun more than a save behind where they had been saved."""
+    found = []
+    for phase, step in before.items():
+        begun = re.search(rf"^{phase}: continues at step (\d+)$", said, re.MULTILINE)
+        kept = f"{phase}: finished before" in said or (begun and int(begun[1]) >= step - EVERY)
+        found += [] if kept else [phase]
+    return found
 
 
 def kill(run: Command, moment: str, rng: random.Random) -> bool:
@@ -107,6 +128,7 @@ def test_both_stages_killed_again_and_again_end_with_the_same_bits(
     task = given.task(tmp_path / "task", general.workdir)
     refused = tally("second stage before the first is finished")
     struck: collections.Counter[str] = collections.Counter()
+    killed = 0
     for run, whole in ((general, whole_general), (task, whole_task)):
         moments = [RANDOM] * 4 + list(MOMENTS)
         first = "in the stage hand-over"
@@ -121,13 +143,17 @@ def test_both_stages_killed_again_and_again_end_with_the_same_bits(
             # As if it had been killed in the middle of a line.
             with (run.workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write('{"phase": "general", "step": 13, "lo')
+        before = saved(run.workdir)
         # The rest with batches from two processes: where they are made changes nothing.
-        run.run(*(["--config.data_workers=2"] if seed == 0 else []))
+        said = run.run(*(["--config.data_workers=2"] if seed == 0 else [])).stdout
+        assert not lost(said, before), (said, before)
         left = [*run.workdir.rglob("*.orbax-checkpoint-tmp*"), *run.workdir.rglob(".*.partial")]
         equal = same_run(run.workdir, whole)
         for fault, times in struck.items():
             tally(fault).count(equal and not left, silent=not equal, times=times)
+        killed += struck.total()
         struck.clear()
         assert not left
         assert_same_run(run.workdir, whole)
     refused.check()
+    assert killed >= LEAST, "too few were killed for this to say anything"

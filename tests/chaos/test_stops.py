@@ -16,6 +16,7 @@ from test_kills import MOMENTS, RANDOM, after, one_more, step_reached
 pytestmark = pytest.mark.chaos
 SECONDS = 30.0  # in which what is told to stop has stopped
 AGAIN = "run the same command again"
+LEAST = 3  # commands that are told to stop before they have ended
 
 
 def newest(workdir: Path) -> int:
@@ -31,6 +32,7 @@ def test_both_stages_told_to_stop_again_and_again_end_with_the_same_bits(
     rng = random.Random(100 + seed)
     general = given.general(tmp_path / "general")
     task = given.task(tmp_path / "task", general.workdir)
+    told_in_all = 0
     for run, whole in ((general, whole_general), (task, whole_task)):
         moments = [RANDOM] * 4 + ["inside a save", "behind a save", "while a model is written"]
         rng.shuffle(moments)
@@ -56,6 +58,8 @@ def test_both_stages_told_to_stop_again_and_again_end_with_the_same_bits(
             tally(fault).count(told is True and equal, silent=not equal)
         assert all(told is True for _, told in struck_by), struck_by
         assert_same_run(run.workdir, whole)
+        told_in_all += len(struck_by)
+    assert told_in_all >= LEAST, "too few were told to stop for this to say anything"
 
 
 def test_what_was_trained_is_saved_within_the_step(given: Given, tmp_path, tally):
@@ -138,4 +142,5 @@ def test_text_that_is_prepared_is_the_same_after_a_stop(given: Given, tmp_path, 
     equal = content("broken") == content("whole")
     for each in told:
         counted.count(each and equal, silent=not equal)
+    assert told, "none was told to stop before it had ended"
     counted.check()
