@@ -28,7 +28,7 @@ from jaxbert.workdir import processor
 
 BACKENDS = ("jax", "onnxruntime", "onnx-int8", "torch")
 LENGTHS = (16, 32, 64, 128, 256, 512)
-WARM_UP = 3
+PATIENCE = 60.0  # seconds of one length, from which on three calls are enough
 _NEEDS = {"onnxruntime": ("onnx", "onnxruntime"), "torch": ("torch", "transformers")}
 _NEEDS["onnx-int8"] = _NEEDS["onnxruntime"]
 
@@ -52,7 +52,8 @@ def bench(
       models: model references.
       lengths: word pieces of a text.
       batch: texts at a time where throughput is measured.
-      rounds: timed calls of each model in each library; a fifth as many of batches.
+      rounds: timed calls of each model in each library; a fifth as many of batches. Three are
+        enough of a length that takes longer than a minute.
       backends: out of ``BACKENDS``; empty = those that are installed.
 
     Returns:
@@ -92,16 +93,17 @@ def bench(
                 size = sum(part.stat().st_size for part in parts)
                 entries.append(_Entry(name, backend, str(folder), str(file), size))
         spec = {"entries": [dataclasses.asdict(e) for e in entries], "lengths": list(lengths)}
-        one = _apart(scratch, spec | {"rows": 1, "rounds": rounds, "threads": 1})
-        many = _apart(scratch, spec | {"rows": batch, "rounds": max(1, rounds // 5), "threads": 0})
+        one = {"rows": 1, "rounds": rounds, "warm_up": 3, "threads": 1}
+        many = {"rows": batch, "rounds": max(1, rounds // 5), "warm_up": 1, "threads": 0}
+        alone, whole = (_apart(scratch, spec | how) for how in (one, many))
     measured = []
-    for entry, times, whole in zip(entries, one, many, strict=True):
+    for entry, single, batches in zip(entries, alone, whole, strict=True):
         found: dict[str, Any] = {"model": entry.model, "backend": entry.backend}
         found |= {"bytes": entry.bytes, "p50_ms": {}, "p90_ms": {}, "texts_per_second": {}}
-        for length, taken in times.items():
+        for length, taken in single.items():
             found["p50_ms"][length] = statistics.median(taken) if taken else None
             found["p90_ms"][length] = float(np.quantile(taken, 0.9)) if taken else None
-        for length, taken in whole.items():
+        for length, taken in batches.items():
             rate = 1e3 * batch / statistics.median(taken) if taken else None
             found["texts_per_second"][length] = rate
         measured.append(found)
@@ -189,9 +191,8 @@ def _measure(spec: dict[str, Any]) -> list[dict[str, list[float]]]:
             if length <= longest:
                 ids = np.random.default_rng(length).integers(0, pieces, (spec["rows"], length))
                 ready[index] = ask(ids)
-        taken = dict(
-            zip(ready, in_turns(list(ready.values()), spec["rounds"], WARM_UP), strict=True)
-        )
+        turns = in_turns(list(ready.values()), spec["rounds"], spec["warm_up"], PATIENCE)
+        taken = dict(zip(ready, turns, strict=True))
         for index, found in enumerate(times):
             found[str(length)] = taken.get(index, [])
     return times

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model references")
     parser.add_argument("--lengths", default="16,32,64,128,256,512", help="word pieces of a text")
     parser.add_argument("--batch", type=int, default=32, help="texts at a time, for throughput")
-    parser.add_argument("--rounds", type=int, default=50, help="timed calls of each")
+    parser.add_argument("--rounds", type=int, default=50, help="timed calls of each, at most")
     parser.add_argument(
         "--backends", default="", help="some of jax,onnxruntime,onnx-int8,torch; all if absent"
     )

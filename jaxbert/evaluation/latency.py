@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import functools
 import json
+import math
 import os
 import signal
 import statistics
@@ -204,11 +205,20 @@ def _wait_for(run: Callable[[], jax.Array]) -> None:
 
 
 def in_turns(
-    calls: Sequence[Callable[[], object]], rounds: int, warm_up: int = WARM_UP
+    calls: Sequence[Callable[[], object]],
+    rounds: int,
+    warm_up: int = WARM_UP,
+    seconds: float = math.inf,
 ) -> list[list[float]]:
-    """Of each call so many times in milliseconds, after some that are not counted."""
+    """Of each call so many times in milliseconds, after some that are not counted.
+
+    Where that takes more than ``seconds``, three that count are enough.
+    """
     times: list[list[float]] = [[] for _ in calls]
+    began = time.perf_counter()
     for turn in range(warm_up + rounds):
+        if turn >= warm_up + 3 and time.perf_counter() - began > seconds:
+            break
         for call, taken in zip(calls, times, strict=True):
             start = time.perf_counter()
             call()

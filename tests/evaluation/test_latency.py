@@ -11,7 +11,7 @@ import pytest
 
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
-from jaxbert.evaluation.latency import Timing
+from jaxbert.evaluation.latency import Timing, in_turns
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params
@@ -108,3 +108,10 @@ print((time.process_time() - busy) / (time.perf_counter() - wall), len(os.sched_
     busy, cpus = done.stdout.split()
     assert int(cpus) == 1
     assert float(busy) < 1.1
+
+
+def test_long_turns_end_early_and_short_ones_are_all_made():
+    made = []
+    one, other = in_turns([lambda: made.append(1), lambda: made.append(2)], 50, 2, seconds=0)
+    assert len(one) == len(other) == 3 and made == [1, 2] * 5
+    assert [len(times) for times in in_turns([lambda: None], 50, 2, seconds=60)] == [50]
