@@ -22,6 +22,7 @@ as many batches of layers and of predictions:
     random      general distillation starts from random weights, not from the teacher's
     no_general  the student that learns the task is cut out of its teacher, and has not seen text
     no_layers   after general distillation predictions alone, for as many batches
+    no_task     after general distillation labels alone, for as many batches
     no_attention, no_hidden, no_embedding
                 the task's layers without one of their terms
     no_prediction
@@ -142,12 +143,7 @@ def main(task: str) -> dict[str, dict[str, Any]]:
     steps = sum(STEPS[task][1:])
     return {
         "student": distilled(*STEPS[task][1:]),
-        "labels": {
-            "phases": "baseline",
-            "baseline.trains": "student",
-            "baseline.steps": steps,
-            "baseline.eval_every": steps // 4,
-        },
+        "labels": labels(steps),
         "soft": {
             **predictions(steps),
             "phases": "prediction",
@@ -167,6 +163,7 @@ def ablation(task: str) -> dict[str, dict[str, Any]]:
         "random": {**student, "init_from": "{general/random}", "student.init": "random"},
         "no_general": {**student, "init_from": ""},
         "no_layers": {**predictions(sum(steps)), **alone},
+        "no_task": {**labels(sum(steps)), "baseline.start": "student"},
         **{
             f"no_{term}": {**student, f"intermediate.terms.{term}.weight": 0.0}
             for term in ("attention", "hidden", "embedding")
@@ -234,6 +231,16 @@ def recipes(task: str) -> dict[str, dict[str, Any]]:
             "prediction.terms.labels.weight": 0.5,
         },
         "dropout": {**student, "intermediate.dropout": 0.1, "prediction.dropout": 0.1},
+    }
+
+
+def labels(steps: int) -> dict[str, Any]:
+    """The student, from labels alone."""
+    return {
+        "phases": "baseline",
+        "baseline.trains": "student",
+        "baseline.steps": steps,
+        "baseline.eval_every": steps // 4,
     }
 
 
