@@ -19,7 +19,7 @@ from jaxbert.errors import UserError
 from jaxbert.evaluation.embeddings import ENCODER, embedder
 from jaxbert.evaluation.predict import collect_by_width, encode_for, predictor
 from jaxbert.evaluation.predictions import describe
-from jaxbert.files import read_object
+from jaxbert.files import check_seal, read_object
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import Params, scored_groups
@@ -61,10 +61,15 @@ class Asking:
 
 
 def read_asking(reference: str | Path, max_length: int = 0) -> Asking:
-    """How the run that a reference names asks its models; without one, the defaults."""
+    """How the run that a reference names asks its models; without one, the defaults.
+
+    Raises:
+      UserError: a record of the run is not what was written, or cannot be read.
+    """
     workdir, _ = hub.split_run(reference)
     if not (hub.is_workdir(workdir) and (workdir / "config.json").is_file()):
         return _read_exported(workdir / "export.json", max_length)
+    check_seal(workdir, "run its train.py command again, which writes it anew")
     config, summary = (
         read_object(path, "restore the file") if path.is_file() else {}
         for path in (workdir / "config.json", workdir / "summary.json")

@@ -356,6 +356,21 @@ def test_the_flags_that_the_command_names_describe_the_whole_task(model, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--seed=-1", "-1, flag --seed; give at least 0"),
+        ("--max_length=7", "7, flag --max_length; give at least 8"),
+    ],
+)
+def test_a_number_that_cannot_be_is_one_line_before_anything_is_read(tmp_path, capsys, flag, said):
+    words = [f"--out={tmp_path}/a.jsonl", "--model=none", f"--task.source=tsv:{tmp_path}/none"]
+    with pytest.raises(SystemExit) as left:
+        main(["augment", *words, "--task.labels=bad,good", flag])
+    assert left.value.code == 2 and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == f"jaxbert: error: {said}\n"
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         ([], "a JSON list instead of an object, {path}; "),

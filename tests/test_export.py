@@ -569,6 +569,11 @@ def test_stablehlo_is_one_program_for_any_number_of_rows_of_any_length(exported,
 
     assert ask(3, 5).shape == (3, 11, 2)
     within(ask(3, 5)[:, :6], ask(1, 0).repeat(3, 0))
+    positions = shape("spans").max_position_embeddings
+    assert ask(1, positions - 6).shape == (1, positions, 2)
+    with pytest.raises(ValueError) as refused:  # there are no more, and the last is not repeated
+        ask(1, positions - 5)
+    assert f"symbolic shape constraint length <= {positions}" in str(refused.value.__cause__)
 
 
 @pytest.mark.parametrize(

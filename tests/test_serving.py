@@ -21,7 +21,9 @@ from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import RowPredictor
 from jaxbert.evaluation.predictions import describe
+from jaxbert.files import seal
 from jaxbert.interop.huggingface import read_model, write_model
+from jaxbert.workdir import SEALED
 
 LABELS = {
     "classification": ("negative", "positive"),
@@ -208,6 +210,12 @@ def test_a_run_says_how_its_student_is_asked(tmp_path, folders):
     assert said == {"score": pytest.approx(float(a @ b), abs=1e-5)}
     with pytest.raises(UserError, match="no such model folder"):
         jaxbert.load(tmp_path / "nothing")
+    (workdir / "summary.json").write_text("{}", encoding="utf-8")
+    seal(workdir, SEALED)
+    assert jaxbert.load(workdir).max_length == 24
+    (workdir / "config.json").write_text(json.dumps(config | {"max_length": 25}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"not what was written.*config\.json"):
+        jaxbert.load(workdir)
 
 
 def test_an_encoder_without_a_head_encodes_and_predicts_nothing():

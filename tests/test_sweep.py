@@ -20,6 +20,7 @@ import pytest
 
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
+from jaxbert.recipe import load_recipe, resolve
 from jaxbert.sweep.execute import Sweeper, _Processes
 from jaxbert.sweep.plan import Cell, Stage, Sweep, choose, expand, load_sweep
 from jaxbert.sweep.results import read_results, write_results
@@ -124,6 +125,21 @@ def test_what_the_table_cannot_show_and_seeds_that_are_there_twice_are_mistakes(
         "'accuracy' is no metric of the task, cell number/a, metric; there are pearson_spearman, "
         "pearson, spearman",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (["0", "1"], "'0' is no whole number"),
+        (list(np.arange(2)), f"{np.arange(2)[0]!r} is no whole number"),
+        (7, "7 is no list of seeds"),
+    ],
+)
+def test_seeds_that_no_result_could_hold_are_refused(seeds, said):
+    """A line with one could not be written, or not be read again, once its run is at its end."""
+    with pytest.raises(UserError, match=re.escape(f"{said}, the sweep; give whole numbers")):
+        expand(Sweep([Stage("general", GENERAL)], seeds))
+    assert len(expand(Sweep([Stage("general", GENERAL)], range(3)))) == 3
 
 
 def test_cells_are_chosen_by_name_and_by_pattern():
@@ -359,6 +375,21 @@ def test_a_cell_whose_model_another_sweep_has_removed_is_not_run(
         sweep_once(alone, tmp_path, "another.jsonl")
         assert sweeper.run(todo) == [both[1]]
     said = "FAILED, the models of general were removed meanwhile: run it again"
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_with_another_default_is_no_result(shared, tmp_path, capsys):
+    """Its line was removed, as it has to be; its folder is that of the cell as it is now."""
+    _, (cell,) = shared
+    folder = Path(cell.folder(f"{tmp_path}/runs"))
+    write_finished(folder)
+    config = resolve(load_recipe(GENERAL), cell.overrides).to_dict()
+    path = folder / "summary.json"
+    for warmup, lacking in ((0.75, [cell]), (config["general"]["warmup_ratio"], [])):
+        config["general"]["warmup_ratio"] = warmup
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+        assert sweep_once([cell], tmp_path, "mine.jsonl") == lacking
+    said = f"FAILED, its run has general.warmup_ratio=0.75, no longer the default: remove {folder}"
     assert said in capsys.readouterr().out
 
 

@@ -42,6 +42,9 @@ def run(args: argparse.Namespace) -> None:
       UserError: what the user can fix.
       SystemExit: with 75, when it was told to stop.
     """
+    for flag, least in (("seed", 0), ("max_length", 8)):
+        if (value := getattr(args, flag)) < least:
+            raise UserError(f"{value}", f"flag --{flag}", f"give at least {least}")
     config = given_section(args, AugmentationConfig, "augmentation")
     if not config:
         raise UserError("there is no masked language model", "flag --model", "give a reference")

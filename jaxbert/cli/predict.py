@@ -53,8 +53,12 @@ def run(args: argparse.Namespace) -> None:
         except OSError as error:
             raise unwritable(args.out, error) from error
         return
+    from jaxbert.data.records import files_of, parse_reference
     from jaxbert.data.unlabelled import read_unlabelled
 
+    files = files_of(parse_reference(args.source))
+    if args.out.resolve() in [path.resolve() for path in files]:
+        raise UserError("the rows themselves lie there", str(args.out), "give another --out")
     rows = read_unlabelled(predict.task, args.source, predict.data_dir)
     if not len(rows):
         raise UserError("there are no rows", args.source, "give some")

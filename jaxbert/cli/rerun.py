@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> None:
     if folder.name in ("", ".."):  # where one stands
         folder = folder.resolve()
     workdir = args.workdir or folder.with_name(f"{folder.name}-rerun")
+    if (workdir / "summary.json").is_file():  # whose phases would be found finished
+        what = "a finished run is there, which would not be run again"
+        raise UserError(what, str(workdir), "give another --workdir")
     from jaxbert.run import quieten
     from jaxbert.run import run as train
 

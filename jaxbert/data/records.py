@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +65,17 @@ def parse_reference(text: str) -> Reference:
     return Reference(match["kind"], match["place"], split, low, high)
 
 
+def files_of(reference: Reference) -> list[Path]:
+    """The files in which rows lie; none where one does not name files.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    if reference.kind not in _READERS:
+        return []
+    return matching_files(reference.place, f"give the path of {reference.kind.upper()} files")
+
+
 def read_records(task: Task, reference: str, data_dir: str = "") -> Iterator[Record | BadRow]:
     """Yields every row of a reference, or why it cannot be read; the file is read as they come.
 
@@ -99,7 +111,7 @@ def _records(task: Task, reference: Reference, data_dir: str) -> Iterator[Record
             raise UserError(what, "config key task.name", fix)
         yield from read_glue(place, task.name, split, columns)
     else:
-        for path in matching_files(place, f"give the path of {kind.upper()} files"):
+        for path in files_of(reference):
             yield from _READERS[kind](path, columns)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxbert.errors import UserError
 from jaxbert.files import as_path, fetched, is_remote, is_whole, read_object
-from jaxbert.interop.tensors import INDEX, WEIGHTS
+from jaxbert.interop.tensors import INDEX, WEIGHTS, weight_files
 from jaxbert.objects import reach
 
 FORMS = (
@@ -187,9 +187,9 @@ def _hub(rest: str) -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    return (folder / "config.json").exists() and any(
-        (folder / name).exists() for name in (WEIGHTS, INDEX)
-    )
+    with contextlib.suppress(UserError):  # no weights, or an index that names none
+        return all(path.exists() for path in (folder / "config.json", *weight_files(folder)))
+    return False
 
 
 def _cached(library: Any, name: str, commit: str) -> Path | None:

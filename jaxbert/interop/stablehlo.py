@@ -5,7 +5,8 @@ What reads it needs jax alone, and neither jaxbert nor the model's files:
     jax.export.deserialize(bytearray(open(PATH, "rb").read())).call(ids, mask, types)
 
 Inputs and outputs are those of `jaxbert.interop.onnx`, with int32 inputs and, of ``spans``, one
-output [batch, length, 2]; both dimensions are free.
+output [batch, length, 2]; both dimensions are free, the length up to the positions that the model
+has.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def write_stablehlo(path: Path, config: BertConfig, params: Mapping[str, Any]) -
         logits = head_logits(config, weights, hidden, batch)
         return logits[:, 0] if config.head in POOLED else logits
 
-    shape = jax.export.symbolic_shape("batch, length")
+    # Beyond its last row a table of positions would give that row again.
+    most = [] if config.position == "rotary" else [f"length <= {config.max_position_embeddings}"]
+    shape = jax.export.symbolic_shape("batch, length", constraints=most)
     inputs = [jax.ShapeDtypeStruct(shape, jnp.int32)] * 3
     with jax.default_matmul_precision("highest"):
         made = jax.export.export(jax.jit(run), platforms=PLATFORMS)(*inputs)

@@ -79,13 +79,8 @@ def open_tensors(folder: Path) -> Iterator[Tensors]:
     Raises:
       UserError: there is neither, or a file that is no whole safetensors file.
     """
-    path = folder / WEIGHTS
-    files = [path]
-    if not path.exists():
-        if not (folder / INDEX).exists():
-            raise _no_weights(folder)
-        path = folder / INDEX
-        files = _shards(path)
+    files = weight_files(folder)
+    path = files[0] if files == [folder / WEIGHTS] else folder / INDEX
     with contextlib.ExitStack() as stack:
         handles = {}
         for file in files:
@@ -100,6 +95,19 @@ def open_tensors(folder: Path) -> Iterator[Tensors]:
             yield Tensors(path, handles)
         except safetensors.SafetensorError as error:
             raise UserError(f"cannot be read ({error})", str(path), _AGAIN) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """model.safetensors, or the shards that model.safetensors.index.json lists, there or not.
+
+    Raises:
+      UserError: there is neither, or an index that lists none.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).exists():
+        raise _no_weights(folder)
+    return _shards(folder / INDEX)
 
 
 def _shards(index: Path) -> list[Path]:

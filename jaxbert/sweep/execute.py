@@ -22,7 +22,7 @@ from jaxbert.errors import UserError
 from jaxbert.stopping import INTERRUPTED
 from jaxbert.sweep.plan import Cell
 from jaxbert.sweep.results import Record, ResultsFile, training_seconds
-from jaxbert.workdir import processor
+from jaxbert.workdir import decisive, processor
 
 _TAIL = 5  # lines of a failed run that are shown
 
@@ -160,14 +160,25 @@ class Sweeper:
     def _train(self, cell: Cell, log: IO[str]) -> str:
         """Trains and evaluates a cell, if it is not there; returns what went wrong."""
         if self._is_done(cell):
-            return ""
+            return self._outdated(cell)
         with contextlib.ExitStack() as stack:
             read = {need: stack.enter_context(self._open_log(need)) for need in self._needs(cell)}
             for need, file in read.items():
                 _hold(file, self._processes, fcntl.LOCK_SH)  # so that no sweep removes its models
                 if not self._is_there(need):
                     return f"the models of {need.name} were removed meanwhile: run it again"
+                if problem := self._outdated(need):
+                    return problem
             return self._call(cell, log, list(read.values()))
+
+    def _outdated(self, cell: Cell) -> str:
+        """Why a finished run is none of its cell, whose key leaves defaults out; empty if it is."""
+        folder = Path(cell.folder(self._root))
+        was = decisive(_read(folder / "summary.json").get("config", {}))
+        for key, value in cell.defaults.items():
+            if was.get(key, value) != value:
+                return f"its run has {key}={was[key]}, no longer the default: remove {folder}"
+        return ""
 
     def _call(self, cell: Cell, log: IO[str], read: Sequence[IO[str]]) -> str:
         """Runs the commands of a cell, which inherit logs; returns what went wrong."""

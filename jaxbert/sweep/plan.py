@@ -88,6 +88,7 @@ class Cell:
       key: the hash of everything that the result depends on; the keys of the cells that it starts
         from are part of it, places and values that are the config's defaults are not, so that a
         config key that is new leaves finished cells finished.
+      defaults: config key -> value, of those that are at their default and not part of the key.
       needs: the cells that it refers to.
       places: the places that it refers to.
       has_task: whether there is something to evaluate.
@@ -100,6 +101,7 @@ class Cell:
     recipe: str
     overrides: Mapping[str, str]
     key: str
+    defaults: Mapping[str, Any]
     needs: tuple[str, ...]
     places: tuple[str, ...]
     has_task: bool
@@ -151,7 +153,7 @@ def expand(sweep: Sweep) -> list[Cell]:
       UserErrors: with every key, value and name that cannot be, each once.
     """
     errors: dict[str, UserError] = {}
-    seeds = list(dict.fromkeys(sweep.seeds))
+    seeds = _seeds(sweep)
     if twice := [str(seed) for seed in seeds if sweep.seeds.count(seed) > 1]:
         what = f"seeds are named twice: {', '.join(twice)}"
         errors[what] = UserError(what, "the sweep", "give each once")
@@ -183,6 +185,17 @@ def expand(sweep: Sweep) -> list[Cell]:
     if errors:
         raise UserErrors(list(errors.values()))
     return found
+
+
+def _seeds(sweep: Sweep) -> list[int]:
+    """The seeds, each once. What is no whole number no line of the results could be found by."""
+    fix = "give whole numbers, such as [0, 1, 2]"
+    if not isinstance(sweep.seeds, Sequence):
+        raise UserError(f"{sweep.seeds!r} is no list of seeds", "the sweep", fix)
+    for seed in sweep.seeds:
+        if type(seed) is not int:  # NumPy's are none that JSON has
+            raise UserError(f"{seed!r} is no whole number", "the sweep", fix)
+    return list(dict.fromkeys(sweep.seeds))
 
 
 def _cell(
@@ -217,6 +230,7 @@ def _cell(
         recipe=stage.recipe,
         overrides=texts,
         key=identity(config),
+        defaults=_defaults(config),
         needs=tuple(n for n in names if n in keys),
         places=tuple(n for n in names if n in sweep.places),
         has_task=bool(config.task),
@@ -249,6 +263,13 @@ def _unshown(stage: Stage, config: RunConfig) -> list[UserError]:
 
 def identity(config: RunConfig) -> str:
     """A hash (SHA-256, hexadecimal) of what a config's result depends on, defaults left out."""
+    usual = _defaults(config)
+    told = {k: v for k, v in decisive(config.to_dict()).items() if k not in usual}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _defaults(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value, of what a config's result depends on and is at its default."""
     sections = {}
     for name, phase in config.sections.items():
         # No term is all defaults: that it is there is said by its feature.
@@ -256,8 +277,7 @@ def identity(config: RunConfig) -> str:
         sections[name] = PhaseConfig(terms=terms)
     usual = decisive(RunConfig(sections=sections).to_dict())
     mine = decisive(config.to_dict())
-    told = {k: v for k, v in mine.items() if k not in usual or usual[k] != v}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return {k: v for k, v in mine.items() if k in usual and usual[k] == v}
 
 
 def choose(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:

@@ -231,6 +231,21 @@ def test_a_bad_row_stops_before_anything_is_written(tmp_path, data, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("source", ["new.tsv", "*.tsv"])
+def test_rows_are_not_replaced_by_what_is_predicted_of_them(tmp_path, data, capsys, source):
+    workdir = make_run(tmp_path / "run", "cola", data)
+    rows = tmp_path / "new.tsv"
+    rows.write_text("sentence\tlabel\na film\t1\n")
+    out = f"--out={tmp_path}/run/../new.tsv"
+    words = [f"--workdir={workdir}", f"--source=tsv:{tmp_path}/{source}", out]
+    with pytest.raises(SystemExit) as left:
+        main(["predict", *words])
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxbert: error: the rows themselves lie there")
+    assert rows.read_text() == "sentence\tlabel\na film\t1\n"
+
+
 def test_columns_that_the_model_does_not_read_are_refused(tmp_path, data, capsys):
     """One column of a pair, or a third one, would give predictions of something else."""
     pairs, single = (make_run(tmp_path / name, name, data) for name in ("stsb", "cola"))

@@ -229,9 +229,18 @@ def test_what_is_not_cached_names_the_offline_way(cache, reference):
 
 
 def test_a_half_finished_download_is_not_taken_for_a_model(cache):
-    (cached_model(cache) / "model.safetensors").unlink()
+    snapshot = cached_model(cache)
+    weights = snapshot / "model.safetensors"
+    shards = [weights.with_name(f"model-0000{i}-of-00002.safetensors") for i in (1, 2)]
+    weights.rename(shards[0])
     with pytest.raises(UserError, match="out of reach"):
         hub.resolve(f"hf:org/name@{COMMIT}")
+    index = {"weight_map": {"a": shards[0].name, "b": shards[1].name}}
+    weights.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="out of reach"):
+        hub.resolve(f"hf:org/name@{COMMIT}")
+    shards[1].symlink_to(shards[0])
+    assert hub.resolve(f"hf:org/name@{COMMIT}") == snapshot
 
 
 @pytest.mark.parametrize(
