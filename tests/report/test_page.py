@@ -192,7 +192,8 @@ def test_every_kind_of_task_has_a_page_on_which_rows_are_text(kind):
     text = render(records, {"absent": EVIL})
     found = html_page.check(text)
     assert "img" not in found.tags and "\x07" not in text
-    assert EVIL.replace("\x07", "�") in "".join(found.words)
+    assert "\u202e" not in text  # which would have turned our own figures behind it
+    assert EVIL.replace("\x07", "�").replace("\u202e", "�") in "".join(found.words)
     assert "damaged" not in text
     assert "Rows of the development part on which they differ most" in text
     drawn = {
@@ -309,9 +310,20 @@ def test_a_step_that_no_float_holds_is_a_damaged_line_and_such_a_value_is_none(t
 
 
 @browser.needed
-def test_a_browser_draws_it(tmp_path):
-    png, path = tmp_path / "page.png", write_report(write_run(tmp_path))
-    browser.screenshot(path, png, width=500, height=3000)
-    colors = browser.colors(png)
-    assert len(colors) > 50
-    assert (0x00, 0x72, 0xB2) in colors and (0xD5, 0x5E, 0x00) in colors  # lines and bars
+def test_a_browser_draws_it_and_what_can_be_read_in_light_can_be_in_the_dark(tmp_path):
+    page, found = write_report(write_run(tmp_path)), {}
+    for dark, back, ink in (
+        (False, (0xFF, 0xFF, 0xFF), (0x1B, 0x1F, 0x24)),
+        (True, (0x14, 0x17, 0x1B), (0xE6, 0xE9, 0xED)),
+    ):
+        png = tmp_path / f"{dark}.png"
+        browser.screenshot(page, png, width=500, height=3000, dark=dark)
+        colors = browser.colors(png)
+        assert len(colors) > 50 and back in colors and ink in colors
+        assert (0x00, 0x72, 0xB2) in colors and (0xD5, 0x5E, 0x00) in colors  # lines and bars
+        found[dark] = browser.contrast(png)[:, :470]  # without what scrolls
+    # The words of figures are among them: the two pages are laid out alike.
+    light, dark = -found[False], found[True]
+    assert (light >= 7).mean() > 0.01 and (dark >= 7).mean() > 0.01
+    assert (dark[light >= 7] >= 4.5).all() and (light[dark >= 7] >= 3).all()
+    assert (dark >= 0.99).all()  # nothing is darker than a dark page
