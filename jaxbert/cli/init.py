@@ -120,7 +120,8 @@ def _problem(out: Path, said: dict[str, str]) -> UserError | None:
             for argument in ("", ":smoke"):
                 config = resolve(load_recipe(f"{trial}{argument}"), {})
         task = describe_task(**dataclasses.asdict(config.task))
-        if sys.stdin.isatty() and parse_reference(task.source).kind in _FILES:
+        kind = parse_reference(task.source).kind
+        if sys.stdin.isatty() and kind in _FILES:
             next(iter(read_records(task, task.source)), None)
     except UserError as error:
         return error

@@ -64,11 +64,14 @@ def run(args: argparse.Namespace) -> None:
     with joined(group):
         training.run(config, args.workdir, profile=args.profile, command=command)
         if first() and not args.no_report:
-            _leave_report(args.workdir)
+            leave_report(args.workdir)
 
 
-def _leave_report(workdir: Path) -> None:
-    """Writes report.html where there is none; no finished run fails for want of it."""
+def leave_report(workdir: Path) -> None:
+    """Writes a finished run's report.html where there is none.
+
+    The records alone are read, so that it takes a second; no run fails for want of the page.
+    """
     from jaxbert.report.page import FILE, write_report
 
     try:

@@ -316,7 +316,7 @@ def plain(text: Any) -> str:
     Nor those that turn the direction of whatever comes after them, figures of ours among it.
     """
     return "".join(
-        "�" if category(c) in ("Cc", "Cs") and c not in "\n\t" or c in _TURNS else c
+        "�" if (category(c) in ("Cc", "Cs") and c not in "\n\t") or c in _TURNS else c
         for c in str(text)
     )
 
