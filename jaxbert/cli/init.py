@@ -82,14 +82,14 @@ def run(args: argparse.Namespace) -> None:
         fix = "give a new file FILE.py, of letters and digits"
         raise UserError("no recipe can be written there", str(args.out), fix)
     said = {name: _ask(name, getattr(args, name)) for name in _QUESTIONS}
-    while error := _problem(args.out, said):
+    while problem := _problem(args.out, said):
         if not sys.stdin.isatty():
-            raise error
-        print(*error.lines, sep="\n")
+            raise problem
+        print(*problem.lines, sep="\n")
         try:
-            said |= {name: _answer(name, old) for name, old in _again(error, said).items()}
+            said |= {name: _answer(name, old) for name, old in _again(problem, said).items()}
         except EOFError:  # Ctrl-D: no better answer
-            raise error from None
+            raise problem from None
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with whole(args.out) as file:

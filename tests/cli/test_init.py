@@ -121,7 +121,10 @@ def test_who_has_no_better_answer_gets_the_error(place, tmp_path, monkeypatch, c
         (["--kind=similarity"], "no recipe for 'similarity'"),
         (["--student=huge"], "'huge' is out of range"),
         (["--source="], "it is not given, flag --source"),
-        (["--source=rows.tsv"], "unknown source 'rows.tsv'"),
+        (
+            ["--source=rows.tsv"],
+            "unknown source 'rows.tsv', section task; did you mean tsv:rows.tsv?",
+        ),
     ],
 )
 def test_what_is_no_run_is_not_written(place, tmp_path, capsys, monkeypatch, given, said):
