@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -31,3 +32,17 @@ def colors(png: Path) -> set[tuple[int, int, int]]:
 
     with Image.open(png) as image:
         return {color for _, color in image.convert("RGB").getcolors(1 << 24)}
+
+
+def contrast(png: Path) -> np.ndarray:
+    """Of each pixel [H, W] the contrast to the page, its first pixel, as WCAG 2 has it; 1 to 21.
+
+    Negative where the pixel is the darker one.
+    """
+    from PIL import Image
+
+    with Image.open(png) as image:
+        share = np.asarray(image.convert("RGB")) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    light = linear @ np.array((0.2126, 0.7152, 0.0722)) + 0.05
+    return np.where(light < light[0, 0], -light[0, 0] / light, light / light[0, 0])

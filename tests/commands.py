@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import configparser
 import json
 import os
 import re
@@ -18,13 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import shrunk
 
-from jaxbert.cli.main import COMMANDS
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.files import SEAL
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params
-from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 ROOT = Path(__file__).parents[1]
 SMALL = shrunk.SMALL
@@ -79,8 +75,8 @@ def call(
 
 
 def train(config: str, workdir: Path, *flags: str, **options: Any) -> subprocess.CompletedProcess:
-    """Runs ``train.py``."""
-    return call("train.py", config, workdir, *flags, **options)
+    """Runs ``train.py``, without the page that takes it a second."""
+    return call("train.py", config, workdir, "--no-report", *flags, **options)
 
 
 def refused(config: str, workdir: Path | str, *flags: str, **options: Any) -> list[str]:
@@ -136,38 +132,6 @@ def commands_of(block: Block) -> list[list[str]]:
     lines = block.text.replace("\\\n", " ").splitlines()
     words = (shlex.split(line, comments=True) for line in lines)
     return [each for each in words if each]
-
-
-def parse(words: Sequence[str]) -> None:
-    """Holds a command of a page against the parsers, the recipes and the extras, if it is ours.
-
-    Raises:
-      SystemExit: there is no such command or flag.
-      UserError: no such recipe or config key.
-      AssertionError: no such extra.
-    """
-    words = [word.rstrip(";") for word in words if word not in ("until", "&")]
-    if words[:2] == ["pip", "install"]:
-        # A copy in the place of the checkout would not follow it.
-        assert words[2] == "--editable", words
-        (extras,) = re.findall(r"^\.\[(.*)\]$", words[3])
-        parser = configparser.RawConfigParser()
-        parser.read(ROOT / "setup.cfg")
-        assert set(extras.split(",")) <= set(parser["options.extras_require"]), words
-    if words[0] == "python" and words[1] in ("train.py", "eval.py"):
-        words = ["jaxbert", words[1].removesuffix(".py"), *words[2:]]
-    if words[0] != "jaxbert":
-        return
-    assert words[1] in COMMANDS, words
-    if "do" in words:
-        words = words[: words.index("do")]
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    COMMANDS[words[1]].add_arguments(parser)
-    args, rest = parser.parse_known_args(words[2:])
-    if not hasattr(COMMANDS[words[1]], "OVERRIDES"):
-        parser.parse_args(words[2:])
-    elif Path(args.config.partition(":")[0]).suffix != ".py" or args.config.startswith("configs/"):
-        resolve(load_recipe(args.config), read_overrides(rest, "the others"))
 
 
 def run_block(place: Path, block: Block, cache: Path, *flags: str) -> str:

@@ -12,6 +12,7 @@ import time
 import commands
 import pytest
 
+from jaxbert.cli.main import COMMANDS, main
 from jaxbert.config import (
     MeshConfig,
     PhaseConfig,
@@ -489,6 +490,13 @@ def test_a_missing_flag_is_said_in_the_same_way():
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("jaxbert: error: ")
     assert "--config" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_jaxbert_alone_says_what_it_can_do(capsys):
+    with pytest.raises(SystemExit) as left:
+        main([])
+    said = capsys.readouterr().out
+    assert left.value.code == 2 and all(f"\n    {name} " in said for name in COMMANDS)
 
 
 def test_debug_shows_where_it_was_raised(tmp_path):

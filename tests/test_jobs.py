@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import commands
+import printed
 import pytest
 
 sys.path.insert(0, str(commands.ROOT / "benchmarks"))
@@ -46,7 +47,7 @@ def test_the_commands_of_jaxbert_are_ones(job):
     text = text.replace('"$1"', "7").replace('"$2"', "0")
     for words in commands.commands_of(commands.Block("", 1, "bash", text)):
         assert words[0] == "jaxbert"
-        commands.parse(words)
+        printed.parse(words)
 
 
 @pytest.mark.slow

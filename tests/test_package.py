@@ -3,57 +3,67 @@
 from __future__ import annotations
 
 import configparser
+import importlib.metadata
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import commands
 import pytest
 
 PACKAGE, RECIPES = commands.ROOT / "jaxbert", commands.ROOT / "configs"
+SETUP = configparser.RawConfigParser()
+SETUP.read(commands.ROOT / "setup.cfg")
+QUICKSTART = SETUP["options.extras_require"]["quickstart"].split()
 
 
 def test_every_package_is_named_and_the_recipes_are_one():
-    parser = configparser.RawConfigParser()
-    parser.read(commands.ROOT / "setup.cfg")
-    named = parser["options"]["packages"].split()
+    named = SETUP["options"]["packages"].split()
     found = {path.parent for path in PACKAGE.rglob("*.py")}
     packages = {".".join(path.relative_to(commands.ROOT).parts) for path in found}
     assert sorted(named) == sorted({*packages, "jaxbert.configs"})
 
 
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory) -> Path:
-    """An environment that has the built wheel, and of this one only what jaxbert depends on."""
-    root = tmp_path_factory.mktemp("package")
-    source, wheels, clean = (root / name for name in ("source", "wheels", "clean"))
-    # Built from a copy: what an earlier build has left in the repository would be packed, too.
+def built(tmp_path_factory) -> Path:
+    """The folder with a source archive and the wheel that was made of it."""
+    pytest.importorskip("build")
+    root = tmp_path_factory.mktemp("built")
+    # Of a copy: what an earlier build has left in the repository would be packed, too.
     for folder in (PACKAGE, RECIPES):
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(folder, source / folder.name, ignore=ignore)
+        shutil.copytree(folder, root / "source" / folder.name, ignore=ignore)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(commands.ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "wheel", ".", "--no-deps", f"--wheel-dir={wheels}"], cwd=source, check=True
-    )
-    (wheel,) = wheels.glob("jaxbert-*.whl")
+        shutil.copy(commands.ROOT / name, root / "source")
+    build = [sys.executable, "-m", "build", f"--outdir={root / 'dist'}", str(root / "source")]
+    subprocess.run(build, check=True, capture_output=True)
+    return root / "dist"
+
+
+@pytest.fixture(scope="module")
+def clean(built, tmp_path_factory) -> Path:
+    """An environment with the wheel and all that it asks for, and the files of the quickstart."""
+    clean = tmp_path_factory.mktemp("package") / "clean"
+    (wheel,) = built.glob("jaxbert-*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(clean)], check=True)
-    python = clean / "bin" / "python"
-    subprocess.run([*pip, f"--python={python}", "install", "--no-deps", str(wheel)], check=True)
-    # A folder named by a .pth file is searched, and its own .pth files, an editable jaxbert's
-    # among them, are not read.
-    (site,) = clean.glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    pip = [*PIP, f"--python={clean / 'bin' / 'python'}"]
+    for words in ([str(wheel)], ["--no-deps", *QUICKSTART]):
+        subprocess.run([*pip, "install", "--no-compile", *words], check=True)
     return clean
 
 
 def run(clean: Path, place: Path, cache: Path, command: str, *words: str) -> str:
     """Runs a command of the clean environment in a folder; what it says."""
     environment = commands.environment(cache=cache)
-    environment.pop("PYTHONPATH", None)
+    # The packages were installed without bytecode: it is kept from the first command on.
+    for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
     done = subprocess.run(
         [str(clean / "bin" / command), *words],
         cwd=place,
@@ -68,33 +78,51 @@ def run(clean: Path, place: Path, cache: Path, command: str, *words: str) -> str
 
 
 @pytest.mark.slow
-def test_the_built_package_is_whole(clean, tmp_path, cache):
-    """Every module and every recipe is in the wheel, and imports from where it was installed."""
+def test_the_built_package_is_whole(clean, built, tmp_path, cache):
+    """Modules, recipes and files are in both archives, and import from where they are installed."""
     (site,) = clean.glob("lib/python*/site-packages")
     modules = {path.relative_to(commands.ROOT) for path in PACKAGE.rglob("*.py")}
     recipes = {Path("jaxbert", "configs", path.name) for path in RECIPES.glob("*.py")}
-    installed = {path.relative_to(site) for path in site.rglob("*.py")}
+    installed = {path.relative_to(site) for path in (site / "jaxbert").rglob("*.py")}
     assert recipes and installed == modules | recipes
+    for name in ("report/page.html", "py.typed"):
+        assert (site / "jaxbert" / name).read_bytes() == (PACKAGE / name).read_bytes()
+    (archive,) = built.glob("jaxbert-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        held = {name.partition("/")[2] for name in packed.getnames()}
+    assert {str(path) for path in modules} | {"LICENSE", "README.md", "pyproject.toml"} <= held
     said = run(clean, tmp_path, cache, "python", "-c", "import jaxbert.run as r; print(r.__file__)")
     assert Path(said.strip()) == site / "jaxbert" / "run.py"
 
 
 @pytest.mark.slow
-def test_the_installed_commands_distil_a_student_in_an_empty_folder(clean, tmp_path, cache):
-    commands.write_small_teacher(tmp_path / "teacher")
-    text = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
-    (tmp_path / "texts.txt").write_text(text, encoding="utf-8")
-    train = ["train", "--config.teacher=teacher", *commands.SMALL]
-    corpus, start = "--config.corpus=text:texts.txt", "--config.init_from=general"
-    general = ["--config=tinybert_general:smoke", "--workdir=general", corpus]
-    run(clean, tmp_path, cache, "jaxbert", *train, *general)
-    task = ["--config=tinybert_task:smoke", "--workdir=task", start]
-    run(clean, tmp_path, cache, "jaxbert", *train, *task)
-    said = run(clean, tmp_path, cache, "jaxbert", "eval", "--workdir=task")
-    assert "distilled student" in said
-    assert "student" in commands.read(tmp_path / "task" / "eval.json")["models"]
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left <= {"teacher", "texts.txt", "general", "task", ".jaxbert"}
+def test_the_wheel_says_what_it_is_and_needs(clean):
+    (site,) = clean.glob("lib/python*/site-packages")
+    (found,) = importlib.metadata.distributions(name="jaxbert", path=[str(site)])
+    assert found.metadata[
+        "License-Expression"
+    ] == "Apache-2.0" and "LICENSE" in found.metadata.get_all("License-File")
+    assert set(found.metadata.get_all("Provides-Extra")) == set(SETUP["options.extras_require"])
+    assert [e.value for e in found.entry_points if e.name == "jaxbert"] == ["jaxbert.cli.main:main"]
+    subprocess.run([*PIP, f"--python={clean / 'bin' / 'python'}", "check"], check=True)
+
+
+@pytest.mark.slow
+def test_the_installed_commands_run_the_quickstart_in_an_empty_folder(clean, tmp_path, cache):
+    """Its own recipes, teacher and text, a few steps of each phase."""
+    general = ["--config=tinybert_general", "--workdir=runs/general", "--config.num_documents=200"]
+    said = run(clean, tmp_path, cache, "jaxbert", "train", *general, "--config.general.steps=3")
+    assert said.splitlines()[-1] == "runs/general/report.html"
+    task = ["--config=tinybert_task", "--workdir=runs/task", "--config.init_from=runs/general"]
+    for phase in ("finetune", "intermediate", "prediction", "baseline"):
+        task += [f"--config.{phase}.steps=2", f"--config.{phase}.eval_every=0"]
+    run(clean, tmp_path, cache, "jaxbert", "train", *task, "--no-report")
+    untimed = ("--no-latency", "--no-report")
+    said = run(clean, tmp_path, cache, "jaxbert", "eval", "--workdir=runs/task", *untimed)
+    assert "distilled student" in said and "test, 833 examples" in said
+    models = commands.read(tmp_path / "runs" / "task" / "eval.json")["models"]
+    assert models["teacher"]["parameters"] > models["student"]["parameters"] > 14_000_000
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 
 
 @pytest.mark.slow
@@ -109,9 +137,8 @@ def test_an_editable_install_finds_the_recipes_of_the_checkout(tmp_path, cache):
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     python = environment / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     editable = ["install", "--no-deps", "--editable", str(source)]
-    subprocess.run([*pip, f"--python={python}", *editable], check=True)
+    subprocess.run([*PIP, f"--python={python}", *editable], check=True)
     code = "from jaxbert.recipe import named_recipes as n; print(*n().values(), sep='\\n')"
     (site,) = environment.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")

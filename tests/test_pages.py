@@ -12,6 +12,7 @@ from pathlib import Path
 
 import commands
 import own_files
+import printed
 import pytest
 
 from jaxbert.augment import read_rows
@@ -19,6 +20,7 @@ from jaxbert.data.tasks import describe_task
 from jaxbert.errors import UserError
 
 README, PAGE, TERMS = "README.md", "docs/augmentation.md", "docs/objectives.md"
+DEPLOY = "docs/deploy.md"
 CORPUS = "--config.corpus=text:texts/a.txt"
 # Every block of these is run, in the order of the page, or says why not.
 PAGES = sorted(
@@ -27,6 +29,12 @@ PAGES = sorted(
         *(commands.ROOT / "docs" / "howto").glob("*.md"),
         *(commands.ROOT / "docs" / name for name in ("tutorial.md", "losses.md")),
     )
+)
+# The changelog speaks of what is gone, too.
+ALL = sorted(
+    str(path.relative_to(commands.ROOT))
+    for pattern in ("docs/**/*.md", "benchmarks/*.md", "README.md", "CONTRIBUTING.md")
+    for path in commands.ROOT.glob(pattern)
 )
 LANGUAGES = {"bash", "python", "text"}
 
@@ -59,7 +67,7 @@ def say(place: Path, words: list[str], cache: Path, *flags: str) -> str:
 
 @pytest.mark.slow
 def test_the_readme_ships_a_student(place, cache):
-    text = (commands.ROOT / README).read_text(encoding="utf-8")
+    text = (commands.ROOT / DEPLOY).read_text(encoding="utf-8")
     said = say(place, command(README, "jaxbert predict"), cache)
     assert said == "predictions.jsonl: 20 rows\n"
     lines = (place / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -67,6 +75,7 @@ def test_the_readme_ships_a_student(place, cache):
     pytest.importorskip("transformers")
     pytest.importorskip("torch")
     code = "".join(re.findall(r"^    (from transformers.*\n)    (pipeline.*)$", text, re.M)[0])
+    code = code.replace("shipped", "runs/task/models/student")
     done = subprocess.run(
         [sys.executable, "-c", code.replace("pipeline(", "print(pipeline(", 1) + ")"],
         cwd=place,
@@ -89,13 +98,16 @@ def test_the_readme_exports_what_is_asked_from_python(place, cache):
     assert set(commands.read(shipped / "export.json")["formats"]) == {
         *("huggingface", "onnx", "onnx-int8"),
     }
-    text = (commands.ROOT / README).read_text(encoding="utf-8")
-    (block,) = re.findall(r"^    import jaxbert\n(?:    .+\n)+", text, re.M)
-    code = re.sub(r"^(model\.\w+\(.*?\))(?=  )", r"print(\1)", textwrap.dedent(block), flags=re.M)
+    pages = [(commands.ROOT / page).read_text(encoding="utf-8") for page in (README, DEPLOY)]
+    blocks = [re.findall(r"^    import jaxbert\n\n?(?:    .+\n)+", text, re.M) for text in pages]
+    assert [len(found) for found in blocks] == [1, 1]
+    code = "".join(textwrap.dedent(block) for (block,) in blocks)
+    code = re.sub(r"^(model\.\w+\(.*?\))(?=  )", r"print(\1)", code, flags=re.M)
     for folder in ("runs/task", "shipped"):
         said = say(place, ["-c", code.replace("runs/task", folder)], cache)
-        predicted, vectors = said.split("\n", 1)
-        assert json.loads(predicted.replace("'", '"'))[0]["label"] in {"negative", "positive"}
+        *predicted, vectors = said.split("\n", 2)
+        for line in predicted:
+            assert json.loads(line.replace("'", '"'))[0]["label"] in {"negative", "positive"}
         assert vectors.startswith("[[")
 
 
@@ -171,7 +183,7 @@ def test_what_a_block_names_is_there(page):
         elif block.language == "bash":
             subprocess.run(["bash", "-n", "-c", block.text], check=True)
             for words in commands.commands_of(block):
-                commands.parse(words)
+                printed.parse(words)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +202,41 @@ def test_what_is_not_there_is_noticed(line):
     assert block.reason == "no reason"
     (words,) = commands.commands_of(block)
     with pytest.raises((SystemExit, UserError, AssertionError)):
-        commands.parse(words)
+        printed.parse(words)
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_what_a_page_names_between_blocks_is_there(page):
+    """Of indented blocks, and of code within sentences: commands, flags, keys, recipes, scripts."""
+    said = printed.said_by(page)
+    for words in said.commands:
+        if words[0].startswith("--config."):
+            printed.taken_by_a_recipe(words)
+        else:
+            printed.parse(words)
+    for span in said.spans:
+        printed.parse_span(span)
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        "jaxbert trian",
+        "jaxbert export --fromat=onnx",
+        "train.py --dryrun",
+        "--no-latencies",
+        "--config.intermediate.stepz=3",
+        "--config.PHASE.steps=many",
+        "--config.task.strides",
+        "configs/tinybert_task.py:papre",
+        "make tset",
+        "python benchmarks/memory.py --sizs 10",
+        "pip install --editable .[cudda]",
+    ],
+)
+def test_what_is_not_there_is_noticed_in_a_sentence_too(span):
+    with pytest.raises((UserError, AssertionError)):
+        printed.parse_span(span)
 
 
 def runnable(page: str) -> list[commands.Block]:

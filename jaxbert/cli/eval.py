@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> None:
     from jaxbert.evaluation.report import print_table
     from jaxbert.programs import keep_programs
 
-    keep_programs(kept_folder(args.workdir) / "programs")
+    if args.workdir.is_dir():  # beside one that is mistyped nothing is made
+        keep_programs(kept_folder(args.workdir) / "programs")
     print_table(evaluate_run(args.workdir, timed=not args.no_latency))
     if not args.no_report:
         from jaxbert.report.page import write_report

@@ -1,6 +1,6 @@
 """Writes a recipe for one's own teacher and rows: every setting stands there with what it does.
 
-Asks on a terminal for what no flag says.
+Asks on a terminal for what no flag says, and again for what does not go together.
 
 jaxbert init configs/reviews.py --source=tsv:reviews.tsv --columns=text --labels=negative,positive
 """
@@ -8,16 +8,18 @@ jaxbert init configs/reviews.py --source=tsv:reviews.tsv --columns=text --labels
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import pprint
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxbert.config import TASK_KINDS
 from jaxbert.data.tasks import describe_task
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, UserErrors
 from jaxbert.files import local_path, whole
 from jaxbert.recipe import load_recipe, resolve
 
@@ -25,6 +27,9 @@ HELP = "write a commented recipe for your own teacher and rows"
 
 
 _KINDS = [kind for kind in TASK_KINDS if kind != "similarity"]  # which trains no teacher
+_TELLING = ("conll:", "squad:")  # formats that say kind, columns and label themselves
+_FILES = ("tsv", "csv", "jsonl", "parquet", "conll", "squad")
+_KEYS = {"preset": "student", "init": "start"}  # config key -> question, where names differ
 
 
 class _Question(NamedTuple):
@@ -66,36 +71,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the file, if what it says is a run.
+    """Writes the file, if what it says is a run; on a terminal what is no run is asked again.
 
     Raises:
       UserError: the file is there, or what was said is no run.
     """
     if args.out.exists():
         raise UserError("it is there already", str(args.out), "give a new file")
-    plain = re.fullmatch(r"[\w./ -]+\.py", str(args.out))
-    if not plain or not args.out.parent.is_dir():
-        fix = "give a new file FILE.py, of letters and digits, in a folder that is there"
+    if not re.fullmatch(r"[\w./ -]+\.py", str(args.out)):
+        fix = "give a new file FILE.py, of letters and digits"
         raise UserError("no recipe can be written there", str(args.out), fix)
     said = {name: _ask(name, getattr(args, name)) for name in _QUESTIONS}
-    if said["kind"] not in _KINDS:
-        raise UserError(
-            f"no recipe for {said['kind']!r}", "flag --kind", f"give {', '.join(_KINDS)}"
-        )
+    while problem := _problem(args.out, said):
+        if not sys.stdin.isatty():
+            raise problem
+        print(*problem.lines, sep="\n")
+        try:
+            said |= {name: _answer(name, old) for name, old in _again(problem, said).items()}
+        except EOFError:  # Ctrl-D: no better answer
+            raise problem from None
     try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         with whole(args.out) as file:
             file.write(_recipe(args.out, said))
     except OSError as error:
         raise UserError(
             f"cannot be written ({error.strerror})", str(args.out), "give another"
         ) from error
-    try:
-        for argument in ("", ":smoke"):
-            config = resolve(load_recipe(f"{args.out}{argument}"), {})
-            describe_task(**dataclasses.asdict(config.task))
-    except UserError:
-        args.out.unlink()
-        raise
     name = args.out.stem
     print(f"{args.out} is written. Now:")
     print(f"  jaxbert doctor --config={args.out}")
@@ -104,18 +106,70 @@ def run(args: argparse.Namespace) -> None:
     print(f"  jaxbert eval --workdir=runs/{name}")
 
 
+def _problem(out: Path, said: dict[str, str]) -> UserError | None:
+    """Why the recipe would be none, if so; on a terminal the first row is looked at, too."""
+    if said["kind"] not in _KINDS:
+        what = f"no recipe for {said['kind']!r}"
+        return UserError(what, "flag --kind", f"give {', '.join(_KINDS)}")
+    from jaxbert.data.records import parse_reference, read_records
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Path(folder) / out.name
+            trial.write_text(_recipe(out, said), encoding="utf-8")
+            for argument in ("", ":smoke"):
+                config = resolve(load_recipe(f"{trial}{argument}"), {})
+        task = describe_task(**dataclasses.asdict(config.task))
+        kind = parse_reference(task.source).kind
+        if sys.stdin.isatty() and kind in _FILES:
+            next(iter(read_records(task, task.source)), None)
+    except UserError as error:
+        return error
+    return None
+
+
+def _again(error: UserError, said: dict[str, str]) -> dict[str, str | None]:
+    """The questions whose answers an error is about, with the answers that nobody need give again.
+
+    Those are by config key; else the rows are not as they were said to be, by one of three answers.
+    """
+    errors = error.errors if isinstance(error, UserErrors) else (error,)
+    keys = {re.split(r"[ .-]", one.where)[-1] for one in errors}
+    keys |= {_KEYS[key] for key in keys & _KEYS.keys()}
+    rows = ["source"] if said["source"].startswith(_TELLING) else ["source", "columns", "label"]
+    named = {name: _QUESTIONS[name].default for name in _QUESTIONS if name in keys}
+    return named or {name: said[name] for name in rows}
+
+
 def _ask(name: str, given: str | None) -> str:
-    question = _QUESTIONS[name]
+    """The answer that a flag gives, else the user on a terminal, else nobody."""
+    default = _QUESTIONS[name].default
     if given is None and sys.stdin.isatty():
-        default = "" if question.default is None else f" [{question.default}]"
-        try:
-            given = input(f"{question.text}{default}: ").strip()
-        except EOFError:  # Ctrl-D: no answer
-            given = None
-    found = given or question.default
+        with contextlib.suppress(EOFError):  # Ctrl-D: no answer
+            given = _answer(name, default)
+    found = given or default
     if found is None:
-        raise UserError("it is not given", f"flag --{name}", f"give {question.text}")
-    return found
+        raise UserError("it is not given", f"flag --{name}", f"give {_QUESTIONS[name].text}")
+    return _meant(name, found)
+
+
+def _answer(name: str, default: str | None) -> str:
+    """What the user answers; again where an answer is needed and there is none.
+
+    Raises:
+      EOFError: the user says no more.
+    """
+    question = _QUESTIONS[name]
+    shown = "" if default is None else f" [{default}]"
+    while not (found := input(f"{question.text}{shown}: ").strip()):
+        if default is not None:
+            return default
+    return _meant(name, found)
+
+
+def _meant(name: str, said: str) -> str:
+    """An answer, with none where that may be said in a word."""
+    return "" if (said, _QUESTIONS[name].default) == ("none", "") else said
 
 
 def _recipe(out: Path, said: dict[str, str]) -> str:
@@ -125,7 +179,7 @@ def _recipe(out: Path, said: dict[str, str]) -> str:
     task = {"name": out.stem, "source": said["source"], "kind": said["kind"]}
     tuples = {"columns": names(said["columns"]), "labels": names(said["labels"])}
     given = task | {k: v for k, v in tuples.items() if v} | {"label": said["label"]}
-    if said["source"].startswith(("conll:", "squad:")):  # which say so themselves
+    if said["source"].startswith(_TELLING):
         for key in ("kind", "columns", "label"):
             del given[key]
     elif said["kind"] == "tagging" and said["label"] == "label":

@@ -76,6 +76,9 @@ def main(argv: list[str] | None = None) -> None:
             name, help=module.HELP, description=module.__doc__, allow_abbrev=False
         )
         _add_arguments(words, module)
+    if not (sys.argv[1:] if argv is None else argv):  # rather than that a COMMAND is wanted
+        parser.print_help()
+        sys.exit(2)
     args, rest = _parse(parser, argv)
     with _leaving(argv is None):
         _run(COMMANDS[args.command], parser, args, rest)

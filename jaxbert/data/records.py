@@ -54,7 +54,9 @@ def parse_reference(text: str) -> Reference:
     match = _REFERENCE.fullmatch(text)
     if match is None or match["kind"] not in _KINDS:
         fix = "write KIND:PLACE, KIND:PLACE#SPLIT or KIND:PLACE[A%:B%] with a KIND out of "
-        raise UserError(f"unknown source {text!r}", "section task", fix + ", ".join(_KINDS))
+        suffix = text.rpartition(".")[2]
+        near = f"did you mean {suffix}:{text}? Else " * (suffix in _READERS and ":" not in text)
+        raise UserError(f"unknown source {text!r}", "section task", near + fix + ", ".join(_KINDS))
     split = match["split"] or ""
     if split and match["kind"] not in _SPLIT:
         fix = "name another file, or a part of its rows as [A%:B%]"

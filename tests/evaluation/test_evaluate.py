@@ -319,6 +319,7 @@ def test_a_missing_workdir_is_one_line_and_code_2(tmp_path, debug):
     *rest, last = done.stderr.splitlines()
     assert last.startswith(f"jaxbert: error: {tmp_path / 'absent'} is missing, --workdir; ")
     assert bool(rest) == ("Traceback" in done.stderr) == debug
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_flag_is_said_in_the_same_way():

