@@ -104,16 +104,16 @@ def resumable(*, alone: bool = True) -> Iterator[None]:
     _ends.clear()
     ears, mouth = socket.socketpair()
     mouth.setblocking(False)
-    before = {
-        number: signal.signal(number, functools.partial(_stop, ends))
-        for number in (*_SIGNALS, _AGAIN)
-        if signal.getsignal(number) is not None  # which no Python has set, nor could set again
-    }
+    handlers = {number: signal.getsignal(number) for number in (*_SIGNALS, _AGAIN)}
+    # One that is None no Python has set, nor could set again.
+    before = {number: handler for number, handler in handlers.items() if handler is not None}
     hook = sys.unraisablehook
     sys.unraisablehook = lambda lost: _again(lost, hook)
     woken = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(ears, ends), daemon=True).start()
     try:
+        for number in before:  # from here on they are heard
+            signal.signal(number, functools.partial(_stop, ends))
         yield
     except KeyboardInterrupt:
         if not (alone or _ends.is_set()):
@@ -244,14 +244,14 @@ def _listen(ears: socket.socket, ends: Sequence[int]) -> None:
             return
         began = time.monotonic()
         if not (_saves.is_set() or _heard.wait(_DEAF)):
-            _end()
+            end()
         ears.settimeout(_GRACE)
         with contextlib.suppress(TimeoutError):
             while _told(ears, ends):
                 if time.monotonic() > began + _ONE:
-                    _end()
+                    end()
             return
-        _end()
+        end()
 
 
 def _told(ears: socket.socket, ends: Sequence[int]) -> bool:
@@ -265,6 +265,7 @@ def _told(ears: socket.socket, ends: Sequence[int]) -> bool:
     return False
 
 
-def _end() -> None:
+def end() -> None:
+    """Ends the process at once, as one that was told to stop."""
     print(_AT_ONCE, file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)

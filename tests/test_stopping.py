@@ -134,6 +134,26 @@ def test_what_a_library_makes_of_an_interruption_is_a_stop(made):
     assert stopped(lines) == (75, b"", AT_ONCE)
 
 
+@pytest.mark.parametrize(("where", "event"), [("__enter__", "return"), ("__exit__", "call")])
+def test_a_stop_on_the_threshold_is_one(where, event):
+    """When the handlers are there, and what heeds them is not yet, or not any more, around us."""
+    lines = [
+        "import contextlib, signal, sys",
+        "from jaxbert.cli.main import _leaving",
+        f"code = contextlib._GeneratorContextManager.{where}.__code__",
+        "def trace(frame, event, _):",
+        f"  if frame.f_code is code and event == '{event}':",
+        "    sys.settrace(None)",
+        "    print('at work', flush=True)",
+        "    time.sleep(30)",
+        "  return trace",
+        "with _leaving(True):",
+        "  sys.settrace(trace)",
+        "  with resumable(): pass",
+    ]
+    assert stopped(lines) == (75, b"", AT_ONCE)
+
+
 def test_an_error_that_no_stop_has_made_is_one():
     lines = [
         "from jaxbert.errors import UserError",
