@@ -125,10 +125,9 @@ def resumable(*, alone: bool = True) -> Iterator[None]:
         if not (alone or _ends.is_set()):
             raise KeyboardInterrupt from error
         leave(_AT_ONCE)
-    else:
+    finally:
         if alone:
             atexit.register(_deafen)
-    finally:
         sys.unraisablehook = hook
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():

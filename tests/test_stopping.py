@@ -45,19 +45,20 @@ def test_other_signals_and_errors_are_left_to_others():
     assert heard == [signal.SIGUSR1]
 
 
-def test_a_stop_when_all_is_done_has_nothing_left_to_stop():
-    """While Python is leaving, which takes JAX a second."""
+@pytest.mark.parametrize(("work", "code"), [("pass", 0), ("sys.exit(2)", 2)])
+def test_a_stop_when_all_is_done_has_nothing_left_to_stop(work, code):
+    """While Python is leaving, which takes JAX a second, be it after a refusal."""
     lines = [
-        "import atexit, time",
+        "import atexit, sys, time",
         "from jaxbert.stopping import resumable",
         "atexit.register(lambda: (print('leaving', flush=True), time.sleep(2)))",
-        "with resumable(): pass",
+        f"with resumable(): {work}",
     ]
     words = [sys.executable, "-c", "\n".join(lines)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=commands.ROOT) as process:
         assert process.stdout.readline() == b"leaving\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(30) == code
 
 
 def stopped(
