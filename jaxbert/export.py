@@ -41,6 +41,7 @@ from jaxbert.interop.huggingface import Model, layout_for, read_model, write_mod
 from jaxbert.interop.tensors import WEIGHTS
 from jaxbert.models.bert import POOLED, scored_groups
 from jaxbert.serving import TextModel, read_asking
+from jaxbert.stopping import saving
 from jaxbert.training.hashing import parameter_hash
 from jaxbert.workdir import write_json
 
@@ -112,6 +113,9 @@ def export(
         fix = "give a finite number of at least 0"
         raise UserError(f"{max_loss:g} is no loss", "flag --max_loss", fix)
     folder = Path(folder).expanduser().resolve()
+    partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("export", "before"))
+    if before.exists() and not folder.exists():  # of a process that was killed between two names
+        before.rename(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError("it is a file", str(folder), "give a folder")
     if others := _others(folder) if folder.exists() else []:
@@ -120,8 +124,7 @@ def export(
     subject = Subject(reference, seeds)
     if subject.model.folder.resolve().is_relative_to(folder):
         raise UserError("the model itself lies there", str(folder), "give another folder")
-    partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("export", "before"))
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # likewise
     try:
         found = _write(subject, partial, formats, max_loss=max_loss, force=force)
         report = {
@@ -149,11 +152,12 @@ def export(
         for place in (partial, *(path for path in partial.iterdir() if path.is_dir())):
             kept = (SEAL, CARD)  # the card is for its owner to edit
             seal(place, [p.name for p in place.iterdir() if p.is_file() and p.name not in kept])
-        shutil.rmtree(before, ignore_errors=True)
-        if folder.exists():
-            folder.rename(before)
-        partial.rename(folder)
-        shutil.rmtree(before, ignore_errors=True)
+        with saving():  # a stop between two names waits
+            shutil.rmtree(before, ignore_errors=True)
+            if folder.exists():
+                folder.rename(before)
+            partial.rename(folder)
+            shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise unwritable(folder, error) from error
     finally:

@@ -14,6 +14,7 @@ from jaxbert.files import as_path
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import quieten, run
 from jaxbert.serving import TextModel, load
+from jaxbert.stopping import resumable
 
 GENERAL, TASK = "tinybert_general", "tinybert_task"
 
@@ -47,7 +48,8 @@ def distill(
 
     This is ``jaxbert train --config=tinybert_general``, ``jaxbert train --config=tinybert_task``
     and ``jaxbert eval``, in the folders ``general`` and ``task`` of the workdir. Called again, it
-    goes on where it was stopped; what is finished is not done again.
+    goes on where it was stopped; what is finished is not done again. SIGINT, as a notebook's
+    Interrupt sends it, and SIGTERM are heard in the main thread alone.
 
     Args:
       teacher: a model reference; empty = the recipes' own.
@@ -65,6 +67,8 @@ def distill(
 
     Raises:
       UserError: what the user can fix.
+      KeyboardInterrupt: it was interrupted, and a phase under way has saved within its step.
+      SystemExit: with 75, after SIGTERM, likewise.
     """
     shape = {"preset": student} if isinstance(student, str) else dict(student)
     named = "source" if ":" in data else "name"
@@ -89,9 +93,10 @@ def distill(
         configs[name] = resolve(recipes[name], mine)
     describe_task(**dataclasses.asdict(configs[TASK].task))  # before hours of the first stage
     quieten()
-    for name, config in configs.items():
-        run(config, folders[name])
-    results = evaluate_run(folders[TASK])
+    with resumable(alone=False):
+        for name, config in configs.items():
+            run(config, folders[name])
+        results = evaluate_run(folders[TASK])
     print_table(results)
     return Distilled(load(folders[TASK]), results, folders[TASK])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import itertools
 import json
@@ -19,7 +18,7 @@ import numpy as np
 
 from jaxbert.errors import UserError
 from jaxbert.launch import GONE, Group
-from jaxbert.stopping import INTERRUPTED
+from jaxbert.stopping import INTERRUPTED, leave_with
 
 Found = TypeVar("Found")
 
@@ -69,23 +68,23 @@ def joined(group: Group | None) -> Iterator[None]:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not lost(error):
-            _leave_with(1)
+            leave_with(1)
             raise
         print(GONE, file=sys.stderr)
-        _leave_with(INTERRUPTED)
+        leave_with(INTERRUPTED)
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # they were told, too, or are not
             barrier(_LEAVING, "leaving")
             if first():
                 time.sleep(1)  # the others still hear the coordinator while they leave
-        _leave_with(INTERRUPTED)
+        leave_with(INTERRUPTED)
         raise
     except UserError:
-        _leave_with(2)
+        leave_with(2)
         raise
     except Exception:
-        _leave_with(1)
+        leave_with(1)
         raise
 
 
@@ -156,14 +155,3 @@ def total(number: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(np.sum(multihost_utils.process_allgather(np.int32(number)), dtype=np.int64))
-
-
-def _leave_with(code: int) -> None:
-    """Ends the process without waiting for the others, which JAX would do, and abort then."""
-
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-    atexit.register(leave)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import commands
@@ -220,6 +221,32 @@ def test_an_export_is_replaced_by_one_of_other_formats(tmp_path, tokenizer):
     shutil.rmtree(folder)
     folder.mkdir()
     export(str(tmp_path / "ours"), folder, ("onnx",))
+
+
+def test_a_stop_between_two_names_waits_until_the_export_is_there(exported, tmp_path, monkeypatch):
+    folder, rename = tmp_path / "to", Path.rename
+    shutil.copytree(exported["classification"], folder)
+
+    def struck(path: Path, to: Path) -> None:
+        rename(path, to)
+        if path == folder:  # the earlier one has lost its name, the new one has none
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Path, "rename", struck)
+    ours = exported["classification"].with_name("our_classification")
+    with pytest.raises(SystemExit) as caught:
+        main(["export", str(ours), f"--to={folder}", "--format=huggingface"])
+    assert caught.value.code == 75
+    verify(folder, print)
+    assert not (folder / "onnx").exists() and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_kill_between_two_names_loses_no_export(exported, tmp_path):
+    folder = tmp_path / "to"
+    shutil.copytree(exported["classification"], tmp_path / ".to.before")
+    with pytest.raises(UserError):
+        export(str(tmp_path / "nothing"), folder, ("onnx",))
+    verify(folder, print)
 
 
 def write_projected(folder: Path, tokenizer, groups: tuple[str, ...] = (), **changes: object):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import commands
 import pytest
@@ -12,23 +14,68 @@ import pytest
 from jaxbert.errors import UserError
 from jaxbert.notebook import distill
 
-CODE = """
+STEPS, STRUCK = 150, 20
+CODE = f"""
 import jaxbert
 job = jaxbert.distill(
     teacher="teacher",
     data="rotten_tomatoes",
-    student={"num_layers": 2, "hidden_size": 48},
+    student={{"num_layers": 2, "hidden_size": 48}},
     workdir="mine",
     corpus="text:texts.txt",
     argument="smoke",
-    overrides={"dtype": "float32", "max_length": 48, "num_documents": 40, "general.steps": 3},
+    overrides={{
+        "dtype": "float32",
+        "max_length": 48,
+        "num_documents": 40,
+        "general.steps": {STEPS},
+        "general.checkpoint_every": 0,
+    }},
 )
 print(job.workdir, job.student.predict(["an utter delight"])[0]["label"])
 """
 
 
+def metrics_of(workdir: Path, step: int) -> bool:
+    """Whether the first stage has logged a step."""
+    path, start = workdir / "metrics.jsonl", f'{{"phase": "general", "step": {step},'
+    return path.exists() and start in path.read_text(encoding="utf-8")
+
+
+def interrupt_in_a_kernel(folder: Path, cache: Path) -> None:
+    """Runs the code in a cell, interrupts it while it trains, and runs the cell again."""
+    manager = pytest.importorskip("jupyter_client").KernelManager(kernel_name="python3")
+    given = commands.environment(cache=cache) | {"PYTHONPATH": str(commands.ROOT)}
+    manager.start_kernel(env=given, cwd=str(folder))
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        cell = client.execute(CODE)
+        until = time.monotonic() + 300
+        while not metrics_of(folder / "mine" / "general", STRUCK):
+            assert time.monotonic() < until and manager.is_alive()
+            time.sleep(0.001)
+        manager.interrupt_kernel()
+        said = client.get_shell_msg(timeout=30)
+        assert said["parent_header"]["msg_id"] == cell
+        assert said["content"]["status"] == "error", said["content"]
+        assert said["content"]["ename"] == "KeyboardInterrupt", said["content"]
+        (saved,) = (folder / "mine/general/checkpoints/general").glob("[0-9]*")
+        assert STRUCK <= int(saved.name) < STEPS
+        client.execute(CODE)
+        said = client.get_shell_msg(timeout=300)
+        assert said["content"]["status"] == "ok", said["content"]
+        assert said["content"]["execution_count"] == 2  # the same kernel
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.slow
-def test_a_notebook_makes_the_student_of_the_commands(tmp_path, cache):
+@pytest.mark.filterwarnings("default")  # what the kernel's client says of itself
+def test_a_notebook_makes_the_student_of_the_commands_even_if_it_is_interrupted(tmp_path, cache):
+    pytest.importorskip("ipykernel")
     commands.write_small_teacher(tmp_path / "teacher")
     text = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
     (tmp_path / "texts.txt").write_text(text, encoding="utf-8")
@@ -46,12 +93,13 @@ def test_a_notebook_makes_the_student_of_the_commands(tmp_path, cache):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    for _ in range(2):  # the second goes on, with nothing to do
-        where, label = run("-c", CODE).splitlines()[-1].split()
-        assert where == "mine/task" and label in ("negative", "positive")
+    interrupt_in_a_kernel(tmp_path, cache)
+    where, label = run("-c", CODE).splitlines()[-1].split()  # with nothing to do
+    assert where == "mine/task" and label in ("negative", "positive")
     shape = ["--config.student.num_layers=2", "--config.student.hidden_size=48"]
     train = ["-m", "jaxbert", "train", "--config.teacher=teacher", *commands.SMALL, *shape]
-    corpus = ["--config.corpus=text:texts.txt", "--config.general.steps=3"]
+    corpus = ["--config.corpus=text:texts.txt", f"--config.general.steps={STEPS}"]
+    corpus += ["--config.general.checkpoint_every=0"]
     run(*train, "--config=tinybert_general:smoke", "--workdir=general", *corpus)
     start = "--config.init_from=general"
     run(*train, "--config=tinybert_task:smoke", "--workdir=task", start)

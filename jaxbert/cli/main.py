@@ -38,7 +38,7 @@ from jaxbert.cli import eval as evaluate
 from jaxbert.errors import exit_on_user_error
 from jaxbert.memory import use_huge_pages
 from jaxbert.objects import is_remote, reach, said
-from jaxbert.stopping import INTERRUPTED, resumable
+from jaxbert.stopping import INTERRUPTED, end, resumable
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -127,6 +127,10 @@ def _leaving(process: bool) -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt:  # on the threshold of what heeds it
+        if not process:
+            raise
+        end()
     except SystemExit as leaving:
         if not process or leaving.code != INTERRUPTED:
             raise

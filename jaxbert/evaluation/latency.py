@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from jaxbert.errors import ERROR_PREFIX, UserError, UserErrors, exit_on_user_error
+from jaxbert.stopping import was_stopped
 
 if TYPE_CHECKING:
     import jax
@@ -75,8 +76,11 @@ class Apart:
 
         Raises:
           UserError: what the process said if it failed.
+          KeyboardInterrupt: it was told to stop.
         """
         out, err = self._process.communicate()
+        if was_stopped(self._process.returncode):
+            raise KeyboardInterrupt
         said = [line for line in err.splitlines() if line.startswith(ERROR_PREFIX)]
         if self._process.returncode == 2 and said:
             raise UserErrors([UserError(line.removeprefix(ERROR_PREFIX)) for line in said])

@@ -28,6 +28,7 @@ from jaxbert.batch import Batch
 from jaxbert.errors import UserError
 from jaxbert.models.bert import POOLED, BertConfig, encode, head_logits
 from jaxbert.models.encoder import Collect
+from jaxbert.stopping import was_stopped
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _ASK = """
@@ -82,6 +83,7 @@ class Program:
 
         Raises:
           UserError: it does not run.
+          KeyboardInterrupt: the process was told to stop.
         """
         with tempfile.TemporaryDirectory() as folder:
             given, found = Path(folder, "given.npz"), Path(folder, "found.npy")
@@ -96,6 +98,8 @@ class Program:
                 text=True,
                 check=False,
             )
+            if was_stopped(done.returncode):
+                raise KeyboardInterrupt
             if done.returncode:
                 last = (done.stderr.splitlines() or [""])[-1]
                 raise UserError(f"the program does not run: {last}", str(self._path), "export anew")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxbert.errors import UserError
-from jaxbert.stopping import INTERRUPTED
+from jaxbert.stopping import was_stopped
 from jaxbert.sweep.plan import Cell
 from jaxbert.sweep.results import Record, ResultsFile, training_seconds
 from jaxbert.workdir import decisive, processor
@@ -272,7 +272,7 @@ class _Processes:
         with self._lock:
             self._running.discard(process)
             stopped = self._stopped
-        if code == INTERRUPTED or stopped:
+        if stopped or was_stopped(code):
             raise KeyboardInterrupt
         return code
 

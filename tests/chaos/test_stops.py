@@ -102,6 +102,31 @@ def test_signals_at_once_are_one_stop(given: Given, tmp_path, tally):
     counted.check()
 
 
+def test_a_script_that_distils_saves_and_leaves_with_75(given: Given, tmp_path, tally):
+    """By Ctrl-C as any script of Python does, once it has saved."""
+    more = {"dtype": "float32", "max_length": 48, "num_documents": 40}
+    more |= {"general.steps": 3000, "general.checkpoint_every": 0}
+    code = f"""
+import jaxbert
+jaxbert.distill(
+    {str(given.folder / "teacher")!r}, workdir={str(tmp_path)!r}, argument="smoke", overrides={more}
+)
+"""
+    counted, step = tally("SIGTERM and SIGINT to a script that calls jaxbert.distill"), 0
+    for number, ended in ((signal.SIGTERM, 75), (signal.SIGINT, -signal.SIGINT)):
+        with started([sys.executable, "-c", code], given.cache) as struck:
+            step += 20
+            assert struck.wait_for(step_reached(tmp_path / "general", "general", step)), struck.said
+            struck.signal(number)
+            left_with, said = struck.end(SECONDS)
+        assert left_with == ended, said
+        assert ("Traceback" if number == signal.SIGINT else AGAIN) in said, said
+        saved = newest(tmp_path / "general")
+        counted.count(saved >= step)
+        step = saved
+    counted.check()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_text_that_is_prepared_is_the_same_after_a_stop(given: Given, tmp_path, tally, number):
     text = tmp_path / "text.txt"
