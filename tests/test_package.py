@@ -88,6 +88,8 @@ def test_the_installed_commands_distil_a_student_in_an_empty_folder(clean, tmp_p
     corpus, start = "--config.corpus=text:texts.txt", "--config.init_from=general"
     general = ["--config=tinybert_general:smoke", "--workdir=general", corpus]
     run(clean, tmp_path, cache, "jaxbert", *train, *general)
+    versions = commands.read(tmp_path / "general" / "summary.json")["versions"]
+    assert {"jax", "jaxlib", "orbax-checkpoint", "tokenizers"} <= versions.keys()
     task = ["--config=tinybert_task:smoke", "--workdir=task", start]
     run(clean, tmp_path, cache, "jaxbert", *train, *task)
     said = run(clean, tmp_path, cache, "jaxbert", "eval", "--workdir=task")

@@ -61,6 +61,7 @@ class Command:
       flags: the rest.
       cache: of compiled programs and tokenised text.
       devices: that it sees.
+      limits: on what its process may have, as ``ulimit`` of bash takes them.
     """
 
     config: str
@@ -68,6 +69,7 @@ class Command:
     flags: tuple[str, ...]
     cache: Path
     devices: int = 1
+    limits: str = ""
 
     def run(self, *more: str, code: int = 0) -> subprocess.CompletedProcess:
         """Runs it to its end and checks its exit code."""
@@ -77,11 +79,17 @@ class Command:
     def start(self, *more: str) -> contextlib.AbstractContextManager[Struck]:
         """Starts it; at the end of the context it is gone, however it fared."""
         words = commands.command("train.py", self.config, self.workdir, *self.flags, *more)
+        if self.limits:
+            words = ["bash", "-c", f'ulimit {self.limits} && exec "$@"', "bash", *words]
         return started(words, self.cache, self.devices)
 
     def on(self, cache: Path) -> Command:
         """The same with a cache of its own."""
         return dataclasses.replace(self, cache=cache)
+
+    def limited(self, limits: str) -> Command:
+        """The same with less than it needs."""
+        return dataclasses.replace(self, limits=limits)
 
     @property
     def hash(self) -> str:
