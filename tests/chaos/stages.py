@@ -216,6 +216,14 @@ class Given:
             said = {key: x for key, x in said.items() if not key.startswith("augmentation.")}
         return self._command(f"{commands.TASK}:smoke", workdir, devices, said, more)
 
+    def finetuning(self, workdir: Path, folder: Path | str = "", **more: object) -> Command:
+        """The first phase of the second stage, with teacher and rows in a folder."""
+        folder = folder or self.folder
+        said = {"phases": "finetune", "teacher": f"{folder}/teacher"}
+        said["task.source"] = f"tsv:{folder}/rows.tsv"
+        said |= {k: v for k, v in TASK.items() if k.startswith(("finetune.", "task."))}
+        return self._command(f"{commands.TASK}:smoke", workdir, 1, said, more)
+
     def _command(
         self, config: str, workdir: Path, devices: int, said: dict[str, object], more: dict
     ) -> Command:
