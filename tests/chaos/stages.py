@@ -61,7 +61,7 @@ class Command:
       flags: the rest.
       cache: of compiled programs and tokenised text.
       devices: that it sees.
-      limits: on what its process may have, as ``ulimit`` of bash takes them.
+      limits: on what its process may have: words of bash that set them, ``ulimit -d 4000000``.
     """
 
     config: str
@@ -80,7 +80,7 @@ class Command:
         """Starts it; at the end of the context it is gone, however it fared."""
         words = commands.command("train.py", self.config, self.workdir, *self.flags, *more)
         if self.limits:
-            words = ["bash", "-c", f'ulimit {self.limits} && exec "$@"', "bash", *words]
+            words = ["bash", "-c", f'{self.limits} && exec "$@"', "bash", *words]
         return started(words, self.cache, self.devices)
 
     def on(self, cache: Path) -> Command:

@@ -119,7 +119,7 @@ def test_a_file_that_may_not_grow_is_said_and_what_was_saved_stands(
         assert struck.wait_for(step_reached(run.workdir, "general", 3))
         struck.signal(signal.SIGTERM)
         assert struck.end()[0] == 75
-    with run.limited(f"-f {LARGEST}").start() as struck:
+    with run.limited(f"ulimit -f {LARGEST}").start() as struck:
         code, _ = struck.end()
         said = struck.err.read_text(encoding="utf-8")
     told = code == 2 and len(said.splitlines()) == 1 and "make room" in said
