@@ -102,7 +102,7 @@ def exit_on_user_error(*, debug: bool = False) -> Iterator[None]:
             with memory_advice("", _LESS):
                 yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             fix = "make room, then run the same command again"
             raise UserError(str(error.strerror), str(error.filename or ""), fix) from error
