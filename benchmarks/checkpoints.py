@@ -1,11 +1,16 @@
-"""What a checkpoint costs: hashing it, waiting for it, writing it.
+"""What a checkpoint costs: hashing it, waiting for it, writing it, and what that takes from a run.
 
     python benchmarks/checkpoints.py --repeats=41
     python benchmarks/checkpoints.py --run=runs/general
+    python benchmarks/checkpoints.py --wall --steps=60 --every=4 --repeats=3
 
 Saves the training state of a student again and again, in turn as a run does it, in the same way
 without hashes, and by Orbax alone, and takes the medians. ``--run`` says what share of the time of
-a finished run's phases went into waiting for checkpoints.
+a finished run's phases went into waiting for checkpoints. What writes beside the steps takes cores
+from them, too: ``--wall`` runs the quickstart's first stage as a user does, shortened, in turn with
+checkpoints far closer than the recipe's and with the last one alone, and says what one more takes
+of the whole command's seconds and of its processors', and what share that is at the recipe's own
+interval.
 """
 
 from __future__ import annotations
@@ -13,8 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -26,6 +35,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxbert.models.bert import PRESETS, init_params
+from jaxbert.recipe import load_recipe, resolve
 from jaxbert.training import record
 from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.optimizer import make_optimizer
@@ -95,12 +105,63 @@ def report(run: Path) -> None:
         print(f"{name}: waited {phase['saving']:.2f} s of {phase['seconds']:.0f} s, {share:.2%}")
 
 
+RECIPE = "configs/tinybert_general.py"
+ROOT = Path(__file__).parents[1]
+
+
+def train(workdir: Path, steps: int, every: int) -> tuple[float, float, float]:
+    """Runs the first stage: seconds of the command, of its processors, and of a step."""
+    flags = {"steps": steps, "checkpoint_every": every}
+    words = [sys.executable, "train.py", f"--config={RECIPE}", f"--workdir={workdir}"]
+    words += [f"--config.general.{key}={value}" for key, value in flags.items()]
+    environment = os.environ | {"JAXBERT_CACHE": str(workdir.parent / "cache")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall = seconds(
+        lambda: subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True)
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    first, last = lines[0], lines[-1]  # the first steps compile
+    step = (last["seconds"] - first["seconds"]) / max(last["step"] - first["step"], 1)
+    shutil.rmtree(workdir)
+    return wall, cpu, step
+
+
+def compare(steps: int, every: int, repeats: int, folder: Path) -> None:
+    """Prints what one more checkpoint takes of a run, and its share at the recipe's interval."""
+    interval = resolve(load_recipe(RECIPE), {}).sections["general"].checkpoint_every
+    more = (steps - 1) // every  # than the last one, which all runs write
+    train(folder / "run", every, every)  # text is tokenised, programs are compiled
+    pairs = []
+    for turn in range(repeats):
+        order = (every, 0) if turn % 2 else (0, every)
+        found = {each: train(folder / "run", steps, each) for each in order}
+        pairs.append((found[every], found[0]))
+        print(f"with: {found[every]}, without: {found[0]}", flush=True)
+    step, cores = (
+        statistics.median(without[2] for _, without in pairs),
+        len(os.sched_getaffinity(0)),
+    )
+    print(f"a step takes {step:.3f} s; {repeats} pairs of runs, {more} more checkpoints in each")
+    for index, (name, share) in enumerate({"wall time": 1, "processor time": cores}.items()):
+        extra = [(both[0][index] - both[1][index]) / more for both in pairs]
+        middle = statistics.median(extra)
+        print(
+            f"{name}: one more checkpoint takes {middle:.3f} s ({min(extra):.3f} to "
+            f"{max(extra):.3f}), every {interval} steps {middle / (interval * step * share):.2%}"
+        )
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="a finished run's folder")
     parser.add_argument("--preset", default="tinybert4", choices=sorted(PRESETS))
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--wall", action="store_true", help="whole runs, with and without")
+    parser.add_argument("--steps", type=int, default=60, help="of such a run")
+    parser.add_argument("--every", type=int, default=4, help="steps between its checkpoints")
     args = parser.parse_args()
     if args.run:
         report(args.run)
@@ -108,7 +169,10 @@ def main() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="orbax")
     with tempfile.TemporaryDirectory() as folder:
-        measure(args.preset, args.repeats, Path(folder))
+        if args.wall:
+            compare(args.steps, args.every, args.repeats, Path(folder))
+        else:
+            measure(args.preset, args.repeats, Path(folder))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,16 @@ import numpy as np
 
 from jaxbert.config import AugmentationConfig
 from jaxbert.data.augmentation import Augmenter, Recipe, Replacement
-from jaxbert.data.copies import changes_of, record_of, sentences_of, written
+from jaxbert.data.copies import (
+    changes_of,
+    check_copies,
+    partial_path,
+    read_record,
+    record_of,
+    record_path,
+    sentences_of,
+    written,
+)
 from jaxbert.data.labels import read_example
 from jaxbert.data.rows import Rows
 from jaxbert.data.tables import BadRow, read_jsonl
@@ -36,11 +45,10 @@ from jaxbert.data.wording import (
 from jaxbert.errors import UserError
 from jaxbert.evaluation.fill_mask import MaskedLM, check_masked_lm
 from jaxbert.evaluation.relabel import Labeller, check_labelling
-from jaxbert.files import hold, unwritable, whole
+from jaxbert.files import hold, sealed, unwritable, whole
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.training.hashing import parameter_hash
-from jaxbert.workdir import write_json
 
 _CHUNK = 512  # rows that are augmented, and written, together
 _FORMAT = 1  # of the file; another one is made anew
@@ -316,8 +324,7 @@ class _Output:
     """
 
     def __init__(self, path: Path, made_from: dict[str, Any]) -> None:
-        self.path, self._record = path, path.with_name(path.name + ".json")
-        self._partial = path.with_name(path.name + ".part")
+        self.path, self._record, self._partial = path, record_path(path), partial_path(path)
         self._digest = hashlib.sha256()
         made_from = json.loads(json.dumps(made_from))
         self.state: dict[str, Any] = {
@@ -338,22 +345,14 @@ class _Output:
             self._partial.write_bytes(b"")
 
     def _resume(self, made_from: dict[str, Any]) -> None:
-        where = str(self._record)
-        try:
-            old = json.loads(self._record.read_text(encoding="utf-8"))
-            theirs = old["made_from"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError("not a record of augmentation", where, "remove it") from error
+        old = read_record(self.path)
+        theirs = old["made_from"]
         other = sorted(k for k in made_from | theirs if made_from.get(k) != theirs.get(k))
         if other:
             what = f"what is there was made with another {', '.join(other)}"
-            raise UserError(what, where, "give the old values, or another file")
-        held = self.path if old["finished"] or not self._partial.exists() else self._partial
-        data = held.read_bytes()[: old["bytes"]] if held.exists() else b""
+            raise UserError(what, str(self._record), "give the old values, or another file")
+        held, data = check_copies(self.path, old)
         self._digest = hashlib.sha256(data)
-        if self._digest.hexdigest() != old["sha256"]:
-            fix = f"remove it and {self._record.name}, and run again"
-            raise UserError("it is not what was written", str(held), fix)
         if held == self.path and not old["finished"]:  # stopped between the two last steps
             self.path.replace(self._partial)
         if not old["finished"]:
@@ -377,7 +376,7 @@ class _Output:
             "sha256": self._digest.hexdigest(),
             "counts": totals,
         }
-        write_json(self._record, self.state)
+        self._keep()
 
     def remove(self) -> None:
         """Leaves nothing of a file that is not finished."""
@@ -388,5 +387,10 @@ class _Output:
         """Gives the file its name."""
         self._partial.replace(self.path)
         self.state["finished"] = True
-        write_json(self._record, self.state)
+        self._keep()
         return self.state
+
+    def _keep(self) -> None:
+        """Writes the record."""
+        with whole(self._record) as file:
+            file.write(sealed(self.state) + "\n")

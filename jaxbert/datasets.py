@@ -11,6 +11,7 @@ from typing import Any
 from jaxbert import augment
 from jaxbert.batch import Batch
 from jaxbert.config import PhaseConfig, RunConfig
+from jaxbert.data.copies import KEPT
 from jaxbert.data.encoding import count_cuts, encode_rows
 from jaxbert.data.examples import Examples, ExampleSource
 from jaxbert.data.heldout import pretraining_text
@@ -107,7 +108,7 @@ class Datasets:
             config,
             self.task.task,
             self.task.train,
-            scratch(self._workdir) / "cache" / "augmented.jsonl",
+            scratch(self._workdir) / "cache" / KEPT,
             seed=self._config.seed,
             teacher=self._library.get("teacher") if config.relabel or config.filter else None,
             max_length=self._config.max_length,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
 ERROR_PREFIX = "jaxbert: error: "
+# What XLA says of an allocation of its own; of one within YNNPACK, on CPUs, it gives no cause.
+_NO_MEMORY = re.compile(r"RESOURCE_EXHAUSTED: (?P<said>.*)|YNNPACK operation failed.*")
 _LESS = "give smaller batches (eval_batch_size, batch_size) or a smaller model, or more memory"
 
 
@@ -75,10 +78,10 @@ def memory_advice(where: str, fix: str) -> Iterator[None]:
     except MemoryError as error:
         raise UserError(f"out of memory: {error}", where, fix) from error
     except RuntimeError as error:  # what JAX raises is one; this module does not import it
-        _, found, what = str(error).partition("RESOURCE_EXHAUSTED: ")
+        found = _NO_MEMORY.search(str(error))
         if not found:
             raise
-        what = what.partition("\n")[0]
+        what = (found["said"] or found[0]).strip()
         raise UserError(f"out of memory: {what}", where, fix) from error
 
 
@@ -99,7 +102,7 @@ def exit_on_user_error(*, debug: bool = False) -> Iterator[None]:
             with memory_advice("", _LESS):
                 yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             fix = "make room, then run the same command again"
             raise UserError(str(error.strerror), str(error.filename or ""), fix) from error

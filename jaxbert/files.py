@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -254,6 +254,26 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """JSON of a content and of its own SHA-256."""
+    return json.dumps({"content": content, "sha256": _digest(content)})
+
+
+def unsealed(text: str) -> dict[str, Any] | None:
+    """The content that ``sealed`` was given, None if it is not that.
+
+    Raises:
+      ValueError, KeyError, TypeError, RecursionError: it is no such text.
+    """
+    record = json.loads(text)
+    content, wanted = record["content"], record["sha256"]
+    return content if _digest(content) == wanted else None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def seal(folder: Path, names: Sequence[str]) -> None:

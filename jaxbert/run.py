@@ -19,7 +19,7 @@ from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
 from jaxbert.data.tasks import SIMILARITY
-from jaxbert.data.taught import Taught
+from jaxbert.data.taught import PREFIX, Taught
 from jaxbert.data.tokenizer import excerpt
 from jaxbert.datasets import MEASURED_TOGETHER, Datasets
 from jaxbert.errors import UserError, memory_advice
@@ -46,7 +46,7 @@ from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.profile import Profile
 from jaxbert.training.step import init_state, make_step
 from jaxbert.training.tracking import Tracker
-from jaxbert.workdir import SEALED, check_claim, claim, versions, write_json
+from jaxbert.workdir import SEALED, check_claim, claim, system, versions, write_json
 
 OPTIMIZER = (
     "learning_rate",
@@ -161,6 +161,7 @@ class Run:
                 "kind": jax.devices()[0].device_kind,
                 "count": jax.device_count(),
             },
+            "system": system(),
             "versions": versions(),
             "git_revision": _git_revision(),
         }
@@ -348,7 +349,7 @@ class Run:
             {"teachers": (teacher.params,)},
             phase,
             batches,
-            scratch(self.workdir) / "cache" / f"taught_{name}",
+            scratch(self.workdir) / "cache" / f"{PREFIX}{name}",
             self.mesh if processes.count() == 1 else sharding.own_mesh(),
             read=read,
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jaxbert.data.copies import KEPT, check_copies, read_record
 from jaxbert.data.manifest import MANIFEST
 from jaxbert.data.prepared import open_corpus
+from jaxbert.data.taught import PREFIX, check_taught
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.files import SEAL, check_seal, read_object
+from jaxbert.files import SEAL, check_seal, read_object, scratch
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model
 from jaxbert.interop.tensors import INDEX, WEIGHTS
@@ -58,6 +60,11 @@ def _parts(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     for step in sorted(steps, key=lambda step: (step.parent.name, int(step.name))):
         name = f"checkpoints/{step.parent.name}/{step.name}"
         yield name, lambda step=step: _checkpoint(step)  # type: ignore[misc]
+    cache = scratch(folder) / "cache"
+    if any(cache.glob(f"{KEPT}*")):
+        yield f"cache/{KEPT}", lambda: _copies(cache / KEPT)
+    for taught in sorted(cache.glob(f"{PREFIX}*")):
+        yield f"cache/{taught.name}", lambda taught=taught: _taught(taught)  # type: ignore[misc]
 
 
 def _corpus(folder: Path) -> str:
@@ -110,3 +117,14 @@ def _checkpoint(folder: Path) -> str:
     stored = Stored(folder)
     stored.verify()
     return f"{len(stored.leaves)} leaves, as they were written"
+
+
+def _copies(path: Path) -> str:
+    record = read_record(path)
+    check_copies(path, record)
+    return f"{record['counts'].get('copies', 0):,} copies, as they were written"
+
+
+def _taught(folder: Path) -> str:
+    check_taught(folder)
+    return "a teacher's answers, as they were written"

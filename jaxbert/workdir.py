@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,19 +37,6 @@ FREE = (
 
 # What a finished run is known by.
 SEALED = ("config.json", "summary.json")
-
-# What a number may depend on.
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "numpy",
-    "scikit-learn",
-    "tokenizers",
-)
 
 
 def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -120,11 +111,46 @@ def claim(workdir: Path, config: RunConfig) -> Iterator[None]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that compute, for a run's records."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    # Of a checkout that is run without being installed no package is known.
-    own = {"python": platform.python_version(), "jaxbert": jaxbert.__version__}
-    return own | found
+    """The versions of Python and of what jaxbert requires, for a run's records.
+
+    Of what it can do without, those that this process has imported.
+    """
+    found = {"python": platform.python_version(), "jaxbert": jaxbert.__version__}
+    for name, optional in sorted(requirements().items()):
+        spelt = {name.replace("-", mark) for mark in ("-", "_", ".")}
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            if not optional or spelt & sys.modules.keys():
+                found[name] = importlib.metadata.version(name)
+    return found
+
+
+def requirements() -> dict[str, bool]:
+    """The distributions that jaxbert requires, by name, and whether it can do without."""
+    # A checkout need not be installed, and may have changed since it was.
+    checkout = Path(jaxbert.__file__).parents[1] / "setup.cfg"
+    if checkout.is_file():
+        parser = configparser.RawConfigParser()
+        parser.read(checkout, encoding="utf-8")
+        extras = dict(parser["options.extras_require"]).values()
+        always = parser["options"]["install_requires"].splitlines()
+        lines = [f"{line}; extra" for extra in extras for line in extra.splitlines()] + always
+    else:
+        lines = importlib.metadata.requires("jaxbert") or []
+    found: dict[str, bool] = {}
+    for line in lines:
+        if name := re.match(r"[A-Za-z0-9][\w.-]*", line):
+            found[name[0]] = found.get(name[0], True) and "; extra" in line
+    return found
+
+
+def system() -> dict[str, str | int]:
+    """What a run runs on beside its devices."""
+    return {"platform": platform.platform(), "processor": processor(), "cores": count_cores()}
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -28,10 +28,11 @@ from jaxbert.data.wording import Wording
 from jaxbert.errors import UserError
 from jaxbert.evaluation.predict import predict
 from jaxbert.evaluation.relabel import Labeller
-from jaxbert.files import hold
+from jaxbert.files import hold, sealed, unsealed
 from jaxbert.interop.huggingface import read_model, write_model
 from jaxbert.models.bert import init_params
 from jaxbert.recipe import load_recipe, read_overrides, resolve
+from jaxbert.verify import verify
 
 TASK = Task("mine", "tsv:mine.tsv", ("text",), ("bad", "good"))
 LINES = [f"The {word} film number {i}, which is {word}" for i in range(4) for word in ("a", "fine")]
@@ -80,14 +81,14 @@ def test_the_file_is_the_same_in_chunks_of_any_size(model, whole, tmp_path):
 
 
 def test_what_was_not_finished_goes_on_after_its_last_whole_chunk(model, whole, tmp_path):
-    record = json.loads(whole.with_name("a.jsonl.json").read_text())
+    record = unsealed(whole.with_name("a.jsonl.json").read_text())
     ours = tmp_path / "a.jsonl"
     augment(config(model), TASK, Rows(LINES[:4], None, ROWS.labels[:4]), ours, seed=1)
     data = ours.read_bytes()
     assert whole.read_bytes().startswith(data)
-    state = json.loads(ours.with_name("a.jsonl.json").read_text())
+    state = unsealed(ours.with_name("a.jsonl.json").read_text())
     state |= {"made_from": record["made_from"], "finished": False}
-    ours.with_name("a.jsonl.json").write_text(json.dumps(state))
+    ours.with_name("a.jsonl.json").write_text(sealed(state))
     ours.unlink()
     ours.with_name("a.jsonl.part").write_bytes(data + b'{"text": "half a li')
     augment(config(model), TASK, ROWS, ours, seed=1, chunk=2)
@@ -108,6 +109,29 @@ def test_what_was_written_and_is_not_what_it_was_is_refused(model, whole, tmp_pa
         augment(config(model), TASK, ROWS, tmp_path / "a.jsonl", seed=1)
 
 
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("name", ["augmented.jsonl", "augmented.jsonl.json"])
+def test_a_flipped_byte_of_the_copies_of_a_run_is_named(whole, tmp_path, name, finished):
+    """As train.py keeps them; while it makes them, the file is called PATH.part."""
+    workdir, cache = tmp_path / "run", tmp_path / "run" / "cache"
+    (workdir / "models").mkdir(parents=True)
+    cache.mkdir()
+    state = unsealed(whole.with_name("a.jsonl.json").read_text())
+    (cache / "augmented.jsonl.json").write_text(sealed(state | {"finished": finished}))
+    (cache / f"augmented.jsonl{'' if finished else '.part'}").write_bytes(whole.read_bytes())
+    said: list[str] = []
+    verify(workdir, said.append)
+    assert said[-1].startswith("cache/augmented.jsonl: ") and "as they were written" in said[-1]
+    path = cache / (name if finished or name.endswith(".json") else f"{name}.part")
+    content = bytearray(path.read_bytes())
+    for at in range(0, len(content), len(content) // 9):
+        content[at] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{path}; remove it and augmented"):
+            verify(workdir, str)
+        content[at] ^= 1
+
+
 def test_a_file_that_another_process_is_writing_is_left_to_it(model, tmp_path):
     path = tmp_path / "a.jsonl"
     with hold(tmp_path / ".a.jsonl.lock"):
@@ -120,7 +144,7 @@ def test_a_file_that_another_process_is_writing_is_left_to_it(model, tmp_path):
 
 def test_a_line_says_how_it_came_from_its_row(whole):
     found = lines(whole)
-    hashes = json.loads(whole.with_name("a.jsonl.json").read_text())["made_from"]
+    hashes = unsealed(whole.with_name("a.jsonl.json").read_text())["made_from"]
     texts = set()
     for line in found:
         about = line["augmentation"]
@@ -476,7 +500,7 @@ def test_the_command_killed_and_run_again_writes_the_same_file(model, tmp_path, 
                 assert process.poll() is None and not time.sleep(0.02)
             process.send_signal(number)
             said = process.stderr.read()
-        assert not json.loads(record.read_text())["finished"] and not out.exists()
+        assert not unsealed(record.read_text())["finished"] and not out.exists()
         return process.returncode, said
 
     assert stop(signal.SIGTERM) == (75, "interrupted and saved: run the same command again\n")

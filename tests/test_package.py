@@ -113,6 +113,8 @@ def test_the_installed_commands_run_the_quickstart_in_an_empty_folder(clean, tmp
     general = ["--config=tinybert_general", "--workdir=runs/general", "--config.num_documents=200"]
     said = run(clean, tmp_path, cache, "jaxbert", "train", *general, "--config.general.steps=3")
     assert said.splitlines()[-1] == "runs/general/report.html"
+    versions = commands.read(tmp_path / "runs" / "general" / "summary.json")["versions"]
+    assert {"jax", "jaxlib", "orbax-checkpoint", "tokenizers"} <= versions.keys()
     task = ["--config=tinybert_task", "--workdir=runs/task", "--config.init_from=runs/general"]
     for phase in ("finetune", "intermediate", "prediction", "baseline"):
         task += [f"--config.{phase}.steps=2", f"--config.{phase}.eval_every=0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from types import SimpleNamespace
@@ -148,6 +149,8 @@ def test_the_summary_says_what_ran_and_what_came_out(runs):
             "hash": parameter_hash(read_model(runs.teacher).params),
         }
         assert summary["seed"] == 0 and summary["versions"]["jax"] == jax.__version__
+        assert {"python", "jaxlib", "grain", "tokenizers"} <= summary["versions"].keys()
+        assert summary["system"]["cores"] == len(os.sched_getaffinity(0))
         assert summary["devices"] == {"platform": "cpu", "kind": "cpu", "count": 1}
         revision = summary["git_revision"]
         assert revision is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", revision)

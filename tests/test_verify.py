@@ -77,7 +77,8 @@ def test_a_trained_model_without_its_hashes_is_named(changed, tmp_path):
 def rerun(tmp_path, monkeypatch):
     """Runs a run of two phases again, of which the hashes come out that are given; where it ran."""
     phases = {name: {"parameter_hash": f"of {name}"} for name in ("finetune", "general")}
-    before = {"phases": phases, "parameter_hash": "of general", "versions": {}, "devices": {}}
+    before = {"phases": phases, "parameter_hash": "of general", "git_revision": "a"}
+    before |= {"versions": {"jax": "1", "numpy": "2"}, "system": {"cores": 2}, "devices": {}}
     config = resolve(load_recipe(f"{commands.GENERAL}:smoke"), {"teacher": "somewhere"}).to_dict()
     folder = tmp_path / "run"
     folder.mkdir()
@@ -85,13 +86,14 @@ def rerun(tmp_path, monkeypatch):
     write_json(folder / "summary.json", before | {"config": config})
     seal(folder, SEALED)
 
-    def run(*words: str, **hashes: str) -> Path:
+    def run(*words: str, elsewhere: dict | None = None, **hashes: str) -> Path:
         ran = []
         after = {name: {"parameter_hash": hashes.get(name, f"of {name}")} for name in phases}
 
         def train(config, workdir):
             ran.append(workdir)
-            return before | {"phases": after, "parameter_hash": after["general"]["parameter_hash"]}
+            found = {"phases": after, "parameter_hash": after["general"]["parameter_hash"]}
+            return before | found | (elsewhere or {})
 
         monkeypatch.setattr("jaxbert.run.run", train)
         try:
@@ -113,6 +115,19 @@ def test_other_parameters_of_any_phase_are_another_result(rerun, tmp_path, capsy
     assert capsys.readouterr().out.splitlines() == [
         f"{again}: other parameters than in {tmp_path}/run",
         "  phase finetune: another parameter_hash",
+    ]
+
+
+def test_what_was_other_where_other_parameters_come_out_is_said(rerun, tmp_path, capsys):
+    versions = {"jax": "1", "numpy": "3", "grain": "1"}
+    elsewhere = {"versions": versions, "system": {"cores": 4}, "git_revision": "b"}
+    with pytest.raises(SystemExit):
+        rerun(f"{tmp_path}/run", elsewhere=elsewhere, general="another")
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  versions numpy: 2 before, 3 now",
+        "  system cores: 2 before, 4 now",
+        "  git_revision: a before, b now",
+        "  phase general: another parameter_hash",
     ]
 
 
@@ -160,11 +175,15 @@ def test_out_of_memory_with_one_row_at_a_time_asks_for_shorter_rows():
         jax.block_until_ready(jnp.zeros((2**46,), jnp.float32))
 
 
-@pytest.mark.parametrize("where", ["device", "host"])
+@pytest.mark.parametrize("where", ["device", "library", "host"])
 def test_out_of_memory_anywhere_is_one_line_of_ours(where, capsys):
     with pytest.raises(SystemExit) as caught, exit_on_user_error():
         if where == "device":
             jax.block_until_ready(jnp.zeros((2**46,), jnp.float32))
+        if (
+            where == "library"
+        ):  # as XLA says it of a process that may have 3 GB, and needs a little more
+            raise jax.errors.JaxRuntimeError("INTERNAL: YNNPACK operation failed: error")
         np.zeros(2**60, np.uint8)
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
+import sys
 
 import commands
 import pytest
@@ -12,7 +14,7 @@ import jaxbert
 from jaxbert.errors import UserError
 from jaxbert.files import SEAL, check_seal, seal
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.workdir import SEALED, check_claim, claim, versions, write_json
+from jaxbert.workdir import SEALED, check_claim, claim, requirements, versions, write_json
 
 FREE = {
     "log_every",
@@ -133,3 +135,47 @@ def test_a_checkout_that_is_not_installed_has_versions_too(monkeypatch):
     found = versions()
     assert found["jaxbert"] == jaxbert.__version__
     assert found["jax"] == installed("jax")
+
+
+def test_the_records_have_the_version_of_all_that_the_code_imports():
+    """Every import has its distribution among the requirements, and those are what is recorded."""
+    trees = [
+        ast.parse(path.read_text("utf-8"))
+        for path in (commands.ROOT / "jaxbert").rglob("*")
+        if path.suffix == ".py"
+    ]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module}
+    tops = {name.partition(".")[0] for name in named} - sys.stdlib_module_names - {"jaxbert"}
+    owners, known = importlib.metadata.packages_distributions(), requirements()
+    spelt = {plain(name) for name in known}
+    assert {"jax", "numpy", "orbax", "google", "sklearn"} <= tops
+    assert not [t for t in tops if not {plain(o) for o in owners.get(t, [t])} & spelt]
+    found = versions()
+    always = {name for name, optional in known.items() if not optional}
+    assert {"python", "jaxbert", *always} <= found.keys()
+    assert {"jaxlib", "grain", "orbax-checkpoint", "optax", "flax", "tokenizers"} <= always
+    assert all(found[name] == importlib.metadata.version(name) for name in always)
+    assert "pytest" in found and "wandb" not in found  # only what this process has imported
+
+
+def plain(name: str) -> str:
+    """A distribution's name as an index compares it."""
+    return name.lower().replace("_", "-")
+
+
+def test_an_installed_package_requires_what_its_checkout_does(tmp_path, monkeypatch):
+    of_checkout = requirements()
+    about = (
+        "Metadata-Version: 2.1\nName: jaxbert\nVersion: 0\n"
+        "Requires-Dist: jax<0.13,>=0.10\nRequires-Dist: grain\n"
+        'Requires-Dist: jax[cuda13]; extra == "cuda"\nRequires-Dist: jieba==0.42.1; extra == "x"\n'
+    )
+    (tmp_path / "jaxbert-0.dist-info").mkdir()
+    (tmp_path / "jaxbert-0.dist-info" / "METADATA").write_text(about)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(jaxbert, "__file__", str(tmp_path / "jaxbert" / "__init__.py"))
+    found = requirements()
+    assert found == {"jax": False, "grain": False, "jieba": True}
+    assert found.items() <= of_checkout.items()

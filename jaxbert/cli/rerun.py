@@ -73,10 +73,12 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What two runs of one config started from, ran on and came to, where that differs."""
     found = [
         f"{group} {key}: {was} before, {after[group].get(key)} now"
-        for group in ("versions", "devices")
+        for group in ("versions", "system", "devices")
         for key, was in before.get(group, {}).items()
         if after[group].get(key) != was
     ]
+    was, now = (summary.get("git_revision") for summary in (before, after))
+    found += [f"git_revision: {was} before, {now} now"] if was != now else []
     keys = ("start_hash", "teacher_hash", "data_hash", "parameter_hash")
     for name, phase in before["phases"].items():
         again = after["phases"].get(name, {})

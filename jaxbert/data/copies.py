@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxbert.data.augmentation import Replacement
@@ -11,6 +13,10 @@ from jaxbert.data.labels import Answer
 from jaxbert.data.rows import Rows
 from jaxbert.data.tasks import NUMBERS, Task
 from jaxbert.data.wording import Sentence, Wording
+from jaxbert.errors import UserError
+from jaxbert.files import unsealed
+
+KEPT = "augmented.jsonl"  # in the cache of a run
 
 
 def sentences_of(wording: Wording, rows: Rows, index: int) -> list[Sentence]:
@@ -107,6 +113,55 @@ def written(task: Task) -> Task:
     if task.kind == "tagging" and task.scheme != "none":
         return dataclasses.replace(task, scheme="IOB2")
     return task
+
+
+def record_path(path: Path) -> Path:
+    """Where it stands what a file of copies was made from, how far it is, and its SHA-256."""
+    return path.with_name(path.name + ".json")
+
+
+def partial_path(path: Path) -> Path:
+    """The file of copies while it grows."""
+    return path.with_name(path.name + ".part")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What the record beside a file of copies holds.
+
+    Raises:
+      UserError: it is not what was written.
+      OSError: it cannot be read.
+    """
+    where, fix = record_path(path), f"remove it and {path.name}"
+    try:
+        record = unsealed(where.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError("not a record of augmentation", str(where), fix) from error
+    if record is None:
+        raise UserError("it is not what was written", str(where), fix)
+    return record
+
+
+def check_copies(path: Path, record: Mapping[str, Any]) -> tuple[Path, bytes]:
+    """The file of copies that is there, whole or growing, and as much of it as its record knows.
+
+    Args:
+      path: the file's name once it is whole.
+      record: what stands beside it.
+
+    Raises:
+      UserError: that is not what was written.
+      OSError: it cannot be read.
+    """
+    partial = partial_path(path)
+    held = path if record["finished"] or not partial.exists() else partial
+    data = held.read_bytes() if held.exists() else b""
+    if not record["finished"]:  # what stands behind was not written to its end
+        data = data[: record["bytes"]]
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        fix = f"remove it and {record_path(path).name}, and run again"
+        raise UserError("it is not what was written", str(held), fix)
+    return held, data
 
 
 def _replace(sentence: Sentence, changes: Sequence[Replacement]) -> list[str]:

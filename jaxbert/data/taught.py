@@ -22,9 +22,10 @@ from jaxbert.batch import MASKED, Batch
 from jaxbert.data.examples import Examples, ExampleSource, bounds
 from jaxbert.data.packing import PackedBatches
 from jaxbert.errors import UserError
-from jaxbert.files import file_sha256, size_text
+from jaxbert.files import SEAL, check_seal, seal, size_text
 
 RECORD = "record.json"
+PREFIX = "taught_"  # of the folders in the cache of a run, before the phase
 
 
 class Output(NamedTuple):
@@ -122,9 +123,9 @@ class TaughtWriter:
         """Gives the folder its name, with a record that says what it holds."""
         for array in self._arrays.values():
             array.flush()
-        hashes = {path.name: file_sha256(path) for path in sorted(self._partial.glob("*.npy"))}
-        text = json.dumps({**record, "outputs": self._outputs, "files": hashes}, indent=2) + "\n"
+        text = json.dumps({**record, "outputs": self._outputs}, indent=2) + "\n"
         (self._partial / RECORD).write_text(text, encoding="utf-8")
+        seal(self._partial, [path.name for path in self._partial.iterdir()])
         shutil.rmtree(self._folder, ignore_errors=True)
         self._partial.rename(self._folder)
 
@@ -204,13 +205,24 @@ def open_taught(
 ) -> Taught | None:
     """Opens what lies in a folder; None unless it is whole, and these outputs of this identity."""
     try:
+        check_taught(folder)
         taught = Taught(folder)
-        files = taught.record["files"]
-        whole = all(file_sha256(folder / name) == files[name] for name in files)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     same = all(taught.record.get(key) == value for key, value in identity.items())
-    return taught if whole and same and taught.outputs == outputs else None
+    return taught if same and taught.outputs == outputs else None
+
+
+def check_taught(folder: Path) -> None:
+    """Checks that what lies in a folder is what was written.
+
+    Raises:
+      UserError: naming the first file that is not.
+    """
+    again = "remove the folder and run the same command again, which asks the teacher anew"
+    if not (folder / SEAL).is_file():
+        raise UserError("its hashes are gone", str(folder / SEAL), again)
+    check_seal(folder, again)
 
 
 def _places(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import jax
 from jaxbert.doctor.forecast import PhaseForecast
 from jaxbert.errors import UserError
 from jaxbert.files import free_bytes, is_remote, size_text
-from jaxbert.workdir import versions
+from jaxbert.workdir import count_cores, versions
 
 
 def describe_environment(workdir: Path) -> list[tuple[str, str]]:
@@ -26,7 +25,7 @@ def describe_environment(workdir: Path) -> list[tuple[str, str]]:
     available = _available()
     return [
         ("devices", f"{len(devices)} {devices[0].platform} ({', '.join(kinds)})"),
-        ("cores", f"{_cores()}"),
+        ("cores", f"{count_cores()}"),
         ("versions", ", ".join(packages)),
         ("memory", "unknown" if available is None else f"{size_text(available)} free"),
         ("disk", "unknown" if (free := _free(workdir)) is None else f"{size_text(free)} free"),
@@ -70,8 +69,3 @@ def _available() -> int | None:
         return None
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(found[0]) * 1024 if found else None
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,7 +22,7 @@ from jaxbert.errors import UserError
 from jaxbert.stopping import was_stopped
 from jaxbert.sweep.plan import Cell
 from jaxbert.sweep.results import Record, ResultsFile, training_seconds
-from jaxbert.workdir import decisive, processor
+from jaxbert.workdir import count_cores, decisive, processor
 
 _TAIL = 5  # lines of a failed run that are shown
 
@@ -323,7 +323,7 @@ def make_record(sweep: str, cell: Cell, folder: Path) -> Record:
             name: {key: phase[key] for key in kept} for name, phase in summary["phases"].items()
         },
         "parameter_hash": summary["parameter_hash"],
-        "machine": {"cpu": processor(), "cores": _cores(), **summary["devices"]},
+        "machine": {"cpu": processor(), "cores": count_cores(), **summary["devices"]},
         "versions": summary["versions"],
         "git_revision": summary["git_revision"],
     }
@@ -340,8 +340,3 @@ def _told(cell: Cell, record: Record) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,11 +19,12 @@ from jaxbert.files import (
     is_remote,
     move_tree,
     remove_tree,
+    sealed,
     size_text,
     whole,
 )
 from jaxbert.training.loops import end_what_is_begun
-from jaxbert.training.record import Record, host_leaves, sealed
+from jaxbert.training.record import Record, host_leaves
 from jaxbert.training.stored import JUDGEMENT, Damaged, Stored
 
 _TRASH, _DAMAGED = "deleted", "damaged"

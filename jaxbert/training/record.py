@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.future import CommitFutureAwaitingContractedSignals, Future
 
 from jaxbert import processes
+from jaxbert.files import sealed
 from jaxbert.training.hashing import ALGORITHM, leaf_hash, named_leaves
 from jaxbert.training.sharding import on_host
 
@@ -49,26 +48,6 @@ def describe(leaves: Sequence[Leaf]) -> dict[str, dict[str, Any]]:
         }
         for name, leaf in leaves
     }
-
-
-def sealed(content: Mapping[str, Any]) -> str:
-    """JSON of a content and of its own SHA-256."""
-    return json.dumps({"content": content, "sha256": _seal(content)})
-
-
-def unsealed(text: str) -> dict[str, Any] | None:
-    """The content that ``sealed`` was given, None if it is not that.
-
-    Raises:
-      ValueError, KeyError, TypeError, RecursionError: it is no such text.
-    """
-    record = json.loads(text)
-    content, wanted = record["content"], record["sha256"]
-    return content if _seal(content) == wanted else None
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class _RecordHandler(ocp.AsyncCheckpointHandler):

@@ -11,10 +11,10 @@ import numpy as np
 import tensorstore
 
 from jaxbert.errors import UserError, UserErrors
-from jaxbert.files import absolute, is_remote
+from jaxbert.files import absolute, is_remote, unsealed
 from jaxbert.training.hashing import ALGORITHM, leaf_hash, named_leaves
 from jaxbert.training.optimizer import path_name
-from jaxbert.training.record import RECORD, unsealed
+from jaxbert.training.record import RECORD
 
 JUDGEMENT = "judgement"  # a file beside the record, once the step is evaluated
 

@@ -61,6 +61,7 @@ class Command:
       flags: the rest.
       cache: of compiled programs and tokenised text.
       devices: that it sees.
+      limits: on what its process may have: words of bash that set them, ``ulimit -d 4000000``.
     """
 
     config: str
@@ -68,6 +69,7 @@ class Command:
     flags: tuple[str, ...]
     cache: Path
     devices: int = 1
+    limits: str = ""
 
     def run(self, *more: str, code: int = 0) -> subprocess.CompletedProcess:
         """Runs it to its end and checks its exit code."""
@@ -77,11 +79,17 @@ class Command:
     def start(self, *more: str) -> contextlib.AbstractContextManager[Struck]:
         """Starts it; at the end of the context it is gone, however it fared."""
         words = commands.command("train.py", self.config, self.workdir, *self.flags, *more)
+        if self.limits:
+            words = ["bash", "-c", f'{self.limits} && exec "$@"', "bash", *words]
         return started(words, self.cache, self.devices)
 
     def on(self, cache: Path) -> Command:
         """The same with a cache of its own."""
         return dataclasses.replace(self, cache=cache)
+
+    def limited(self, limits: str) -> Command:
+        """The same with less than it needs."""
+        return dataclasses.replace(self, limits=limits)
 
     @property
     def hash(self) -> str:
@@ -207,6 +215,14 @@ class Given:
         if more.get("intermediate__data") == "task":  # nobody reads copies
             said = {key: x for key, x in said.items() if not key.startswith("augmentation.")}
         return self._command(f"{commands.TASK}:smoke", workdir, devices, said, more)
+
+    def finetuning(self, workdir: Path, folder: Path | str = "", **more: object) -> Command:
+        """The first phase of the second stage, with teacher and rows in a folder."""
+        folder = folder or self.folder
+        said = {"phases": "finetune", "teacher": f"{folder}/teacher"}
+        said["task.source"] = f"tsv:{folder}/rows.tsv"
+        said |= {k: v for k, v in TASK.items() if k.startswith(("finetune.", "task."))}
+        return self._command(f"{commands.TASK}:smoke", workdir, 1, said, more)
 
     def _command(
         self, config: str, workdir: Path, devices: int, said: dict[str, object], more: dict

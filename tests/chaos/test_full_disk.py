@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -16,22 +17,37 @@ from test_kills import Reached, one_more, step_reached
 
 pytestmark = pytest.mark.chaos
 MEGABYTES = 32  # four checkpoints and two models take 20
+LARGEST = 256  # KiB of a file: less than a checkpoint's
+PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
+    """A small file system of its own.
+
+    Where only root may mount one, it is that of a process with a user's name space of its own, and
+    is seen through that process.
+    """
     place = tmp_path / "disk"
     place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(place)]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"no file system can be mounted here: {error}")
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    mount = f"mount -t tmpfs -o size={MEGABYTES}m tmpfs {shlex.quote(str(place))}"
+    script = f"{mount} && echo mounted && exec sleep infinity"
+    refused = []
+    for alone in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
+        try:
+            process = subprocess.Popen([*alone, "sh", "-c", script], text=True, **PIPES)
+        except OSError as error:
+            refused.append(str(error))
+            continue
+        with process:
+            try:
+                if process.stdout.readline() == "mounted\n":
+                    yield Path(f"/proc/{process.pid}/root{place}")
+                    return
+                refused.append(process.stderr.read().strip())
+            finally:
+                process.kill()
+    pytest.skip(f"no file system can be mounted here: {'; '.join(refused)}")
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
@@ -90,4 +106,24 @@ def test_a_disk_that_fills_up_loses_nothing(given: Given, whole_general, disk, t
     tally(f"full disk {moment}").count(good and same_run(run.workdir, whole_general))
     assert told, said
     assert went_on and not left, again
+    assert_same_run(run.workdir, whole_general)
+
+
+def test_a_file_that_may_not_grow_is_said_and_what_was_saved_stands(
+    given: Given, whole_general, tmp_path, tally
+):
+    """Wherever it runs: writes fail by a limit of the process, as behind a quota."""
+    run, counted = given.general(tmp_path / "run"), tally("a file that may not grow")
+    with run.start() as struck:
+        saved = run.workdir / "checkpoints" / "general" / "2"
+        assert struck.wait_for(saved.is_dir) and struck.kill()
+    with run.limited(f"ulimit -f {LARGEST}").start() as struck:
+        code, _ = struck.end()
+        said = struck.err.read_text(encoding="utf-8")
+    told = code == 2 and len(said.splitlines()) == 1 and "make room" in said
+    again = run.run().stdout
+    good = told and "continues at step" in again and same_run(run.workdir, whole_general)
+    counted.count(good)
+    assert told, said
+    assert "continues at step" in again
     assert_same_run(run.workdir, whole_general)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from jaxbert.training.checkpoint import Checkpoints
 from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state
+from jaxbert.verify import verify
 
 pytestmark = pytest.mark.chaos
 
@@ -59,7 +61,8 @@ def spoil(folder: Path, name: str, read: Callable[[], Any], tally, right: Callab
     assert not broken, "\n".join(broken)
 
 
-def test_a_checkpoint_comes_back_as_it_was_or_the_one_before_it_does(tmp_path, tally, capsys):
+@pytest.mark.parametrize("spoilt", [3, pytest.param(6, marks=pytest.mark.quick)])
+def test_a_checkpoint_comes_back_as_it_was_or_the_one_before_it_does(spoilt, tmp_path, tally):
     optimizer = make_optimizer(learning_rate=1e-3, steps=9)
     states = {
         step: init_state(visible_params(STUDENT, step), optimizer, sharding.make_mesh(1, 1))
@@ -96,8 +99,7 @@ def test_a_checkpoint_comes_back_as_it_was_or_the_one_before_it_does(tmp_path, t
         good = parameter_hash(state) == hashes[step] and seconds == step
         return good and best == 3
 
-    for step in states:
-        spoil(spoiled / str(step), "a checkpoint", read, tally, right)
+    spoil(spoiled / str(spoilt), "a checkpoint", read, tally, right)
 
 
 @pytest.mark.parametrize("name", ["student", "teacher", "initial_student"])
@@ -163,7 +165,7 @@ def test_kept_answers_of_a_teacher_are_what_it_said_or_are_asked_anew(whole_task
     folder = tmp_path / "taught"
     shutil.copytree(whole_task / "cache" / "taught_prediction", folder)
     whole = Taught(folder)
-    identity = {k: v for k, v in whole.record.items() if k not in ("outputs", "files", "seconds")}
+    identity = {k: v for k, v in whole.record.items() if k not in ("outputs", "seconds")}
     arrays = {path.name: np.load(path) for path in folder.glob("*.npy")}
     outputs = whole.outputs
     del whole
@@ -198,3 +200,23 @@ def test_kept_copies_of_rows_are_what_was_made_or_are_refused(whole_task, tmp_pa
         return found.rows.texts == whole.texts and np.array_equal(found.rows.labels, whole.labels)
 
     spoil(kept, "augmented rows", read, tally, right)
+
+
+def test_what_a_run_keeps_in_its_cache_is_as_it_was_or_is_named(whole_task, tmp_path, tally):
+    workdir = tmp_path / "task"
+    shutil.copytree(whole_task / "cache", workdir / "cache")
+    (workdir / "models").mkdir()
+
+    said: list[str] = []
+    verify(workdir, said.append)
+    parts = {line.partition(":")[0] for line in said}
+    assert parts >= {"cache/augmented.jsonl", "cache/taught_prediction"}
+    unnamed = []
+    for path in files_of(workdir / "cache"):
+        for fault, content in mutants(path):
+            with mutated(path, content), contextlib.suppress(UserError):
+                verify(workdir, str)
+                unnamed.append(f"{fault} {path}")
+            counted = tally(f"{fault} a run's cache, by verify")
+            counted.count(not unnamed, silent=bool(unnamed))
+    assert not unnamed, "\n".join(unnamed)

@@ -40,23 +40,14 @@ def verify(folder: object, cache: Path) -> subprocess.CompletedProcess:
     )
 
 
-def finetuning(given: stages.Given, workdir: Path, folder: str) -> stages.Command:
-    """The first phase of the second stage, with teacher and rows in a folder."""
-    said = {"phases": "finetune", "teacher": f"{folder}/teacher"}
-    said["task.source"] = f"tsv:{folder}/rows.tsv"
-    said |= {k: v for k, v in stages.TASK.items() if k.startswith(("finetune.", "task."))}
-    flags = (*commands.SMALL, *(f"--config.{key}={value}" for key, value in said.items()))
-    return stages.Command(f"{commands.TASK}:smoke", workdir, flags, given.cache)
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_there_and_is_evaluated(store, tmp_path, cache):
     """With teacher and rows there, too: the same bits and lines as of a local run."""
     given = stages.Given.make(tmp_path / "given", cache)
-    local = finetuning(given, tmp_path / "local", str(given.folder))
+    local = given.finetuning(tmp_path / "local")
     local.run()
     there = put_all(store, given.folder, "given")
-    run = finetuning(given, as_path(f"gs://{BUCKET}/runs/task"), there)
+    run = given.finetuning(as_path(f"gs://{BUCKET}/runs/task"), there)
     with run.start() as struck:
         saved = "runs/task/checkpoints/finetune/4/commit_success.txt"
         assert struck.wait_for(lambda: saved in store.objects), struck.end()

@@ -57,6 +57,7 @@ def test_a_learning_rate_beyond_all_numbers_stops_the_run_and_spoils_no_checkpoi
     counted.check()
 
 
+@pytest.mark.quick
 def test_a_second_run_in_the_same_folder_is_refused(given: Given, whole_general, tmp_path, tally):
     run, counted = given.general(tmp_path / "run"), tally("second run in one workdir")
     with run.start() as struck:
@@ -82,6 +83,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.quick
 def test_a_dead_data_worker_ends_the_run_or_changes_nothing(
     given: Given, whole_general, tmp_path, tally
 ):

@@ -62,6 +62,7 @@ def test_both_stages_told_to_stop_again_and_again_end_with_the_same_bits(
     assert told_in_all >= LEAST, "too few were told to stop for this to say anything"
 
 
+@pytest.mark.quick
 def test_what_was_trained_is_saved_within_the_step(given: Given, tmp_path, tally):
     """A run that would save at its end alone."""
     steps = {"general__steps": 3000, "general__checkpoint_every": 0}

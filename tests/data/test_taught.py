@@ -25,6 +25,7 @@ from jaxbert.data.taught import (
     open_taught,
 )
 from jaxbert.errors import UserError
+from jaxbert.verify import verify
 
 ROW, COUNT, CLASSES, WIDTH, HEADS = 24, 40, 3, 5, 2
 HEADS_OF = {"classification": "examples", "tagging": "marks", "spans": "pieces"}
@@ -170,6 +171,29 @@ def test_it_is_there_once_it_is_whole_and_is_opened_as_what_it_is(tmp_path):
     record = json.loads((folder / RECORD).read_text())
     (folder / RECORD).write_text(json.dumps(record)[:-10])
     assert open_taught(folder, outputs, {"teacher": "me"}) is None
+
+
+def test_a_flipped_byte_of_what_a_run_keeps_is_named(tmp_path):
+    folder = tmp_path / "cache" / "taught_prediction"
+    (tmp_path / "models").mkdir()
+    write(folder, "tagging", some_examples())
+    said: list[str] = []
+    verify(tmp_path, said.append)
+    assert said[-1] == "cache/taught_prediction: a teacher's answers, as they were written"
+    files = sorted(folder.iterdir())
+    assert {"record.json", "logits.values.npy", "marks.npy", "jaxbert.sha256"} <= {
+        path.name for path in files
+    }
+    for path in files:
+        good = path.read_bytes()
+        for at in (0, len(good) // 2, len(good) - 1):
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+            with pytest.raises(UserError, match=r"cache/taught_prediction/.*; remove the folder"):
+                verify(tmp_path, str)
+        path.unlink()
+        with pytest.raises(UserError, match=str(path)):
+            verify(tmp_path, str)
+        path.write_bytes(good)
 
 
 def test_a_disk_without_the_room_is_said_before_anything_is_asked(tmp_path):

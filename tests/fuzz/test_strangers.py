@@ -12,8 +12,8 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from strangers import CHANGES, KINDS, PIECES, Kind, good, read_changed, read_spoilt
 
+from jaxbert.files import sealed
 from jaxbert.interop.tensors import INDEX
-from jaxbert.training.record import sealed
 
 ROOM = 2 << 30  # bytes of addresses that reading a few kilobytes may take beside what is there
 
