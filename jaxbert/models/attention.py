@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbert.batch import MASKED
+from jaxbert.models.dropout import Dropout
 from jaxbert.models.linear import Linear, einsum
 from jaxbert.models.positional import rotate
 
@@ -138,7 +140,7 @@ class SelfAttention(nn.Module):
         q, k = queries, keys
         if self.rotary:
             q, k = rotate(q, asked_at), rotate(k, positions)
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+        drop = functools.partial(Dropout(self.dropout), deterministic=deterministic)
 
         def score(q: Array, k: Array, bias: Array) -> Array:
             scores = einsum("bqhk,bthk->bhqt", q, k, self.dtype)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.models import heads
 from jaxbert.models.attention import key_bias, segment_bias
+from jaxbert.models.dropout import Dropout
 from jaxbert.models.encoder import ACTIVATIONS, Collect, Encoder, EncoderOutput
 from jaxbert.models.positional import LearnedPositions, sinusoidal_table
 
@@ -178,7 +179,7 @@ class Embeddings(nn.Module):
         elif c.position == "sinusoidal":
             x += jnp.asarray(sinusoidal_table(c.max_position_embeddings, c.hidden_size))[positions]
         x = nn.LayerNorm(epsilon=c.layer_norm_eps, name="norm")(x)
-        return nn.Dropout(c.hidden_dropout)(x, deterministic=deterministic)
+        return Dropout(c.hidden_dropout)(x, deterministic=deterministic)
 
 
 class Bert(nn.Module):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbert.models.attention import AttentionOutput, SelfAttention
+from jaxbert.models.dropout import Dropout
 from jaxbert.models.linear import Linear
 
 Array = jax.Array
@@ -142,7 +143,7 @@ class EncoderLayer(nn.Module):
         With ``places``, int32 [B, Q], the output is that of those positions, [B, Q, D]. Unless it
         is ``scored`` there may be no scores.
         """
-        drop = functools.partial(nn.Dropout(self.hidden_dropout), deterministic=deterministic)
+        drop = functools.partial(Dropout(self.hidden_dropout), deterministic=deterministic)
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps)
         linear = functools.partial(
             Linear, dtype=self.dtype, initializer_range=self.initializer_range

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxbert.models.dropout import Dropout
 from jaxbert.models.encoder import ACTIVATIONS
 from jaxbert.models.linear import Linear, einsum
 
@@ -50,7 +51,7 @@ class Classifier(nn.Module):
         if self.kind == "tinybert":
             states = nn.relu(states)
         else:
-            states = nn.Dropout(self.dropout)(states, deterministic=deterministic)
+            states = Dropout(self.dropout)(states, deterministic=deterministic)
         linear = Linear(self.num_labels, self.dtype, self.initializer_range, name="dense")
         return linear(states)
 

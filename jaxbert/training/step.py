@@ -95,21 +95,33 @@ def make_step(
         whole = objective(params, frozen, batch, key)
         counts = {name: term.count for name, term in whole.items()}
 
-        # Row r of micro-batch m is row r * accumulation + m: every device keeps its own rows.
-        def cut(x: Array) -> Array:
-            return x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
+        # Row r of micro-batch m is row r * accumulation + m: every device keeps its own rows. Along
+        # ``data`` it keeps its own sums, too, until the last micro-batch: else XLA would add up the
+        # gradients of all devices within the loop, once a micro-batch.
+        shares = mesh.shape["data"]
+        split = (shares, -1, accumulation) if shares > 1 else (-1, accumulation)
+
+        def cut(x: Array) -> Array:  # [M, B / M, ...], or [M, P, B / (M P), ...] of P shares
+            return jnp.moveaxis(x.reshape(*split, *x.shape[1:]), len(split) - 1, 0)
 
         def one(part: tuple[Batch, Array]) -> Any:
             micro, index = part
             own = jax.random.fold_in(key, index)
-            return gradient(params, frozen, micro, own, weights, counts)
+
+            def of_rows(rows: Batch) -> Any:
+                return gradient(params, frozen, rows, own, weights, counts)
+
+            return jax.vmap(of_rows)(micro) if shares > 1 else of_rows(micro)
 
         parts = (jax.tree.map(cut, batch), jnp.arange(accumulation))
         shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return jax.lax.scan(
+        if shares > 1:
+            zeros = jax.lax.with_sharding_constraint(zeros, sharding.shares(mesh, zeros))
+        total, _ = jax.lax.scan(
             lambda carry, part: (jax.tree.map(jnp.add, carry, one(part)), None), zeros, parts
-        )[0]
+        )
+        return jax.tree.map(lambda x: x.sum(axis=0), total) if shares > 1 else total
 
     root = jax.random.fold_in(jax.random.key(seed), phase)
 

@@ -60,11 +60,38 @@ def test_micro_batches_of_unequal_padding_are_one_batch(name, within):
         assert_same_gradients(state.opt_state[1].mu, wanted.opt_state[1].mu)
 
 
+@pytest.mark.usefixtures("matmul_highest")
+@pytest.mark.parametrize(("name", "shape"), [("layers", (2, 2, 2)), ("finetune", (4, 1, 1))])
+def test_micro_batches_of_several_devices_are_those_of_one(name, shape, within):
+    """With dropout, whose numbers are those of a row wherever it lies."""
+    objective = OBJECTIVES[name]
+    field = "student" if name == "layers" else "model"
+    model = getattr(objective, field).replace(hidden_dropout=0.1, attention_dropout=0.1)
+    objective = dataclasses.replace(objective, **{field: model})
+    batch = one_batch(
+        examples([16, 1, 2, 9, 4, 16, 1, 3]), packing=False, row_length=16, multiple=8
+    )
+    results = []
+    for mesh in (sharding.make_mesh(1), sharding.make_mesh(*shape)):
+        state, step = build(objective, trained(objective), mesh, accumulation=2)
+        others = jax.device_put(frozen(), sharding.tree_shardings(mesh, frozen()))
+        state, metrics = step(state, others, place(batch, sharding.rows(mesh)))
+        results.append(jax.device_get((state.params, metrics, state.opt_state[1].mu)))
+    (wanted, wanted_metrics, moments), (params, metrics, found) = results
+    within(metrics, wanted_metrics)
+    within(params, wanted)
+    assert_same_gradients(found, moments)
+
+
 @pytest.mark.parametrize(
     "shapes",
     [
         pytest.param([(2, 2, 2)], id="all"),
-        pytest.param([(8, 1), (2, 4), (1, 1, 8)], id="each", marks=pytest.mark.slow),
+        pytest.param(
+            [shape for n in (2, 4, 8) for shape in ((n, 1), (1, n), (1, 1, n))],
+            id="each",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_more_devices_change_no_loss_and_nothing_is_compiled_twice(shapes, within):
@@ -98,43 +125,55 @@ def test_more_devices_change_no_loss_and_nothing_is_compiled_twice(shapes, withi
         within(found, wanted)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_along_data_gradients_alone_are_exchanged_and_once_a_step(dtype):
+COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+
+
+def collectives(text: str) -> list[tuple[str, bool, int]]:
+    """Of a compiled program: each one's kind, whether it is made once a call, and its scalars."""
+    found = []
+    for computation in text.split("\n}\n"):
+        once = "\nENTRY " in computation
+        for shapes, kind in re.findall(rf"= (.*) ({COLLECTIVES})(?:-start)?\(", computation):
+            sizes = [dims.split(",") for dims in re.findall(r"f32\[([\d,]*)\]", shapes)]
+            size = sum(math.prod(map(int, filter(None, dims))) for dims in sizes)
+            found.append((kind, once, size))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dtype", "accumulation"), [("float32", 1), ("bfloat16", 1), ("float32", 2), ("bfloat16", 4)]
+)
+def test_along_data_gradients_alone_are_exchanged_and_once_a_step(dtype, accumulation):
     """Of a compiled step on 8 devices: what its collectives move, in scalars."""
     objective = OBJECTIVES["layers"]
     models = (model.replace(dtype=dtype) for model in (objective.student, *objective.teachers))
     student, *teachers = models
     objective = dataclasses.replace(objective, student=student, teachers=tuple(teachers))
-    sizes = {}
-    for count in (2, 8):
+    moved = {}
+    for count in (2, 8) if accumulation == 1 else (8,):
         mesh = sharding.make_mesh(count)
-        state, step = build(objective, trained(objective), mesh)
+        state, step = build(objective, trained(objective), mesh, accumulation=accumulation)
         others = jax.device_put(frozen(), sharding.tree_shardings(mesh, frozen()))
         batch = PackedBatches(
-            examples([9, 3, 12, 5] * 8), batch_size=16, row_length=16, seed=1, multiple=8
+            examples([9, 3, 12, 5] * 8), batch_size=16, row_length=16, seed=1, multiple=32
         )[0]
         text = step.lower(state, others, place(batch, sharding.rows(mesh))).compile().as_text()
-        some = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-        kinds = re.findall(rf" ({some})(?:-start)?\(", text)
+        kinds, once, sizes = zip(*collectives(text), strict=True)
         assert set(kinds) == {"all-reduce"}
-        sizes[count] = [
-            sum(
-                math.prod(map(int, filter(None, dims.split(","))))
-                for dims in re.findall(r"f32\[([\d,]*)\]", line.split(" all-reduce")[0])
-            )
-            for line in text.splitlines()
-            if re.search(r"= .* all-reduce(-start)?\(", line)
-        ]
-    moved = sum(sizes[8])
+        assert all(once), "none is within a loop"
+        moved[count] = sum(sizes)
     gradients = sum(x.size for x in jax.tree.leaves(state.params))
-    # The shared projection's is exchanged for each of the three states that it projects, before
-    # these are added; beside gradients there are a few sums of losses and masks.
-    shared = 2 * sum(x.size for x in jax.tree.leaves(state.params["projection"]))
-    most = gradients + shared + 16
-    if dtype == "bfloat16":  # on a CPU a matrix's gradient is the sum of two products
-        most += gradients + shared
-    assert gradients + shared <= moved <= most
-    assert sum(sizes[2]) == moved, "whatever the number of devices"
+    # Beside gradients there are a few sums of losses and masks.
+    least, most = gradients, gradients + 16
+    if accumulation == 1:
+        # The shared projection's is exchanged for each of the three states that it projects, before
+        # these are added.
+        shared = 2 * sum(x.size for x in jax.tree.leaves(state.params["projection"]))
+        least, most = least + shared, most + shared
+        if dtype == "bfloat16":  # on a CPU a matrix's gradient is the sum of two products
+            most += gradients + shared
+    assert least <= moved[8] <= most
+    assert len(set(moved.values())) == 1, "whatever the number of devices"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,19 +233,6 @@ def test_each_step_has_the_weights_of_its_own_number(accumulation):
         state, metrics = step(state, {}, batch)
         np.testing.assert_allclose(metrics["loss"].mean(), (1 + s) * before * mean, rtol=1e-6)
         np.testing.assert_allclose(metrics["gradient_norm"].mean(), (1 + s) * mean, rtol=1e-6)
-
-
-def test_with_accumulation_gradients_are_exchanged_once_a_micro_batch():
-    """The sum over devices is within the loop, as docs/performance.md says."""
-    mesh = sharding.make_mesh(2)
-    state, step = build(Growing(), {"w": np.float32(1.0)}, mesh, accumulation=4)
-    batch = place(one_batch(examples([4] * 8), packing=False, row_length=4), sharding.rows(mesh))
-    text = step.lower(state, {}, batch).compile().as_text()
-    (body,) = re.findall(r" while\(.*body=(%[\w.]+),.*\"known_trip_count\":{\"n\":\"4\"}", text)
-    inside = text[text.index(f"\n{body} (") :].split("\n}\n")[0]
-    assert len(re.findall(r"= .* all-reduce(?:-start)?\(", inside)) == 1
-    after = text[text.index("\nENTRY ") :]
-    assert len(re.findall(r"= .* all-reduce(?:-start)?\(", after)) == 1, "of the counts"
 
 
 def test_state_holds_what_is_trained_and_leaves_all_else_alone():
