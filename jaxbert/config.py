@@ -210,7 +210,7 @@ class TermConfig:
       heads: of scores and probabilities: ``match`` one to one, ``mean`` over all on each side, or
         ``group`` means of neighbours, as many as divide both.
       relation_heads: of relations, into how many heads the widths are cut; 0 = the most, up to 48,
-        that divide both.
+        that divide both; -1 = the models' own attention heads, as many on each side.
       temperature: what logits are divided by before the softmax.
       temperature_squared: whether the loss is multiplied by its square.
       standardize: whether logits are standardised over the classes first.
@@ -224,7 +224,7 @@ class TermConfig:
     student_layers: tuple[int, ...] = option((), low=1)
     projection: bool = True
     heads: str = option("match", among=("match", "mean", "group"))
-    relation_heads: int = option(0, low=0)
+    relation_heads: int = option(0, low=-1)
     temperature: float = option(1.0, low=1e-3)
     temperature_squared: bool = False
     standardize: bool = False

@@ -48,7 +48,7 @@ PRESETS: Mapping[str, Terms] = {
     # many heads as their models have.
     "minilm": {
         "attention": {"feature": "probabilities", "layers": "last"},
-        "values": {"feature": "value_relation", "layers": "last", "relation_heads": 12},
+        "values": {"feature": "value_relation", "layers": "last", "relation_heads": -1},
     },
     # Wang et al. 2021 (MiniLMv2), section 3: relations of queries, keys and values.
     "minilmv2": {name: {"feature": name, "layers": "last"} for name in _RELATIONS},

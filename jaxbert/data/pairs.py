@@ -14,7 +14,7 @@ from jaxbert.errors import UserError
 NEXT, RANDOM, UNPAIRED = 0, 1, -1  # labels; BERT's numbers for the first two
 _STREAM = 0x70616972  # parts these draws from others of the same seed
 _MOST = 2**31 - 1  # spans, each known by an int32
-_TRIES = 8  # at a span of another document
+_TRIES = 8  # at a span of another document, with a sentence's end where one is asked for
 _SENTENCE_ENDS = frozenset(".!?。！？")
 
 
@@ -26,6 +26,7 @@ class SentencePairs:
     ``.``, ``!`` or ``?`` that is nearest to its middle, within its middle half, and in its middle
     where there is none. With probability 1/2 as many pieces from another document take B's place,
     which begin behind a sentence, too, where the cut did: the form must not give the answer away.
+    Of eight spans that are drawn the first with such a place is taken; without one, B stays.
 
     Labels are int32: 0 next, 1 from elsewhere, -1 (not to be counted) for a span of fewer than 5
     pieces, which stays as it is. Everything about example i is a function of (seed, i).
@@ -69,7 +70,7 @@ class SentencePairs:
     @property
     def sha256(self) -> str:
         """Of the spans and of the draws."""
-        return hashlib.sha256(f"pairs {self._seed} {self._source.sha256}".encode()).hexdigest()
+        return hashlib.sha256(f"pairs 2 {self._seed} {self._source.sha256}".encode()).hexdigest()
 
     @property
     def truncated(self) -> int:
@@ -94,40 +95,29 @@ class SentencePairs:
         cut, found = _nearest_end(spans, self._ends, low, high, kept // 2)
         labels = np.where(pairable, NEXT, UNPAIRED).astype(np.int32)
 
-        wanted = np.flatnonzero(pairable & (draws[:, 0] < 0.5))
-        wanted, others = self._others(ids[wanted], (kept - cut)[wanted], draws[wanted, 2:], wanted)
-        elsewhere = self._source.gather(others)
-        room = elsewhere.lengths - 2 - (kept - cut)[wanted]  # pieces that may be passed over
-        drawn = (draws[wanted, 1] * (room + 1)).astype(np.int64)
-        behind, there = _nearest_end(elsewhere, self._ends, np.ones_like(room), room, drawn)
-        offset = np.where(found[wanted] & there, behind, drawn)
-        labels[wanted] = RANDOM
-
         tokens = self._join(spans, np.where(pairable, cut, spans.lengths))
-        size = (kept - cut)[wanted]
-        to = stretches(spans.offsets[wanted] + cut[wanted] + 2, size)
-        tokens[to] = elsewhere.tokens[stretches(elsewhere.offsets[:-1] + 1 + offset, size)]
+        sizes, left = kept - cut, np.flatnonzero(pairable & (draws[:, 0] < 0.5))
+        for tried in draws[:, 2:].T:
+            if not left.size:
+                break
+            size = sizes[left]
+            ranks = (tried[left] * self._as_long[size + 2]).astype(np.int64)
+            others = self._longest_first[ranks].astype(np.int64)
+            elsewhere = self._source.gather(others)
+            room = elsewhere.lengths - 2 - size  # pieces that may be passed over
+            drawn = (draws[left, 1] * (room + 1)).astype(np.int64)
+            offset, behind = _nearest_end(elsewhere, self._ends, np.ones_like(room), room, drawn)
+            offset = np.where(found[left], offset, drawn)
+            good = self._documents[others] != self._documents[ids[left]]
+            good &= behind | ~found[left]
+            chosen, size = left[good], size[good]
+            to = stretches(spans.offsets[chosen] + cut[chosen] + 2, size)
+            begins = (elsewhere.offsets[:-1] + 1 + offset)[good]
+            tokens[to] = elsewhere.tokens[stretches(begins, size)]
+            labels[chosen] = RANDOM
+            left = left[~good]
         seconds = np.where(pairable, cut + 2, spans.lengths).astype(np.int32)
         return Examples(tokens, spans.offsets, seconds, labels)
-
-    def _others(
-        self, ids: np.ndarray, sizes: np.ndarray, draws: np.ndarray, where: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Those of ``where`` for which a span of another document is found, and these spans.
-
-        Args:
-          ids: int64 [n], the examples.
-          sizes: int64 [n], pieces that the other span must have.
-          draws: float64 [n, tries].
-          where: int64 [n], what to call the examples.
-        """
-        ranks = (draws * self._as_long[sizes + 2][:, None]).astype(np.int64)
-        candidates = self._longest_first[ranks]  # [n, tries]
-        good = self._documents[candidates] != self._documents[ids][:, None]
-        first = good.argmax(axis=1)
-        any_good = good.any(axis=1)
-        chosen = candidates[np.arange(len(ids)), first]
-        return where[any_good], chosen[any_good].astype(np.int64)
 
     def _join(self, spans: Examples, cut: np.ndarray) -> np.ndarray:
         """The spans' pieces with a [SEP] behind the first ``cut`` [n], and one piece fewer."""

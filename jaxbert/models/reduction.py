@@ -25,7 +25,8 @@ def init_from_teacher(
     Student layer i is teacher layer ``layers[i]``. Of each width the coordinates with the largest
     share in the products are kept, the same hidden coordinates everywhere:
 
-    - hidden coordinate d: sum over layers of (scale_d^2 + bias_d^2) |rows d of what reads it|^2;
+    - hidden coordinate d: sum over LayerNorms of layers of (scale_d^2 + bias_d^2) |rows d of what
+      reads it|^2 (what reads the embeddings does not count);
     - query and key coordinate j of a head: |Wq_j| |Wk_j|, value coordinate: |Wv_j| |Wo_j|;
     - feed-forward coordinate j: |W1_j| |W2_j|.
 

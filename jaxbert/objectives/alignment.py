@@ -278,6 +278,15 @@ def _heads(term: TermConfig, student: BertConfig, teacher: BertConfig) -> int:
                 f"give mean or group, student.num_heads={theirs}, or the preset minilmv2",
             )
         return {"match": mine, "mean": 1, "group": math.gcd(mine, theirs)}[term.heads]
+    if term.feature in RELATIONS and term.relation_heads < 0:
+        if mine != theirs:
+            raise UserError(
+                f"the student has {mine} attention heads and its teacher {theirs}, so that "
+                f"{term.feature} has not the heads of both",
+                "relation_heads",
+                f"give relation_heads 0, student.num_heads={theirs}, or the preset minilmv2",
+            )
+        return mine
     if term.feature in RELATIONS:
         common = math.gcd(student.hidden_size, teacher.hidden_size)
         if term.relation_heads and common % term.relation_heads:

@@ -100,6 +100,11 @@ SCORES = {"feature": "scores"}
         ({}, HIDDEN | {"projection": False}, "16 wide and its teacher's 24.*projection true"),
         ({}, {"feature": "pooled"}, "pooled are 16 wide and its teacher's 24"),
         ({}, {"feature": "value_relation", "relation_heads": 5}, "give one of 1, 2, 4, 8"),
+        (
+            {"num_heads": 2},
+            {"feature": "value_relation", "relation_heads": -1},
+            "2 attention heads and its teacher 4.*relation_heads 0",
+        ),
         ({}, SCORES | {"loss": "cosine"}, "cosine does not compare scores.*give one of mse"),
         ({}, HIDDEN | {"temperature": 2.0}, "mse of hidden does not read temperature.*remove it"),
         ({}, {"feature": "logits", "layers": "top"}, "soft_cross_entropy of logits does not read"),
@@ -134,6 +139,15 @@ def test_what_cannot_be_matched_is_refused_with_the_remedies(change, term, messa
 def test_the_authors_code_knows_its_own_terms_alone():
     with pytest.raises(UserError, match="the authors' code does not compare"):
         distillation(STUDENT, TEACHER, preset="minilmv2", compat="huawei")
+
+
+def test_minilm_compares_values_by_the_heads_that_the_models_have():
+    large = PRESETS["bert-base"].replace(hidden_size=1024, num_layers=24, num_heads=16)
+    student = large.replace(hidden_size=512, num_layers=6)
+    assert [match.heads for match in distillation(student, large, preset="minilm").matches] == [
+        (16,),
+        (16,),
+    ]
 
 
 @pytest.mark.parametrize(("rule", "heads"), [("mean", 1), ("group", 2)])

@@ -178,7 +178,7 @@ PUBLISHED: dict[str, list[tuple[float, Compare]]] = {
     ],
     "minilm": [
         (1, lambda a, b: kl(a.scores[1], b.scores[2])),
-        (1, lambda a, b: kl(a.relation("value", 2, 12), b.relation("value", 3, 12))),
+        (1, lambda a, b: kl(a.relation("value", 2, 4), b.relation("value", 3, 4))),  # A_h heads
     ],
     "minilmv2": [
         (1, lambda a, b, name=name: kl(a.relation(name, 2, 12), b.relation(name, 3, 12)))
