@@ -219,6 +219,7 @@ def distil(place: Path, workdir: Path, source: str, **overrides: str) -> dict:
         "teacher": str(place / "teacher"),
         "max_length": "48",
         "dtype": "float32",
+        "mesh.data": "1",
     }
     overrides = {key.replace("__", "."): value for key, value in overrides.items()}
     run(resolve(load_recipe(f"{commands.TASK}:smoke"), given | overrides), workdir)
