@@ -36,7 +36,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Apache Beam in an environment of its own: its pins and jax's do not go together.
 test-beam: $(VENV)/.installed-test $(VENV)-beam/.installed

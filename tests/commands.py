@@ -79,6 +79,14 @@ def train(config: str, workdir: Path, *flags: str, **options: Any) -> subprocess
     return call("train.py", config, workdir, "--no-report", *flags, **options)
 
 
+def train_here(config: str, workdir: Path, *flags: str) -> None:
+    """Does in this process, on one device, what ``train.py`` does in one of its own."""
+    from jaxbert.run import run  # which most who use this module need not
+
+    overrides = read_overrides([*flags, "--config.mesh.data=1"], "the others")
+    run(resolve(load_recipe(config), overrides), workdir)
+
+
 def refused(config: str, workdir: Path | str, *flags: str, **options: Any) -> list[str]:
     """The lines that ``train.py`` says when it refuses, without their prefix."""
     done = call("train.py", config, workdir, *flags, code=2, **options)

@@ -19,14 +19,29 @@ import numpy as np  # noqa: E402
 import object_store  # noqa: E402
 import pytest  # noqa: E402
 
+# Tests compare arithmetic, and most of their time is compiling: LLVM's optimiser is left out, XLA's
+# passes stay. Commands that tests start compile as users' do; what is told of bits or of compiled
+# programs asks for `optimised`.
+jax.config.update("jax_disable_most_optimizations", True)
+
 # A busy machine is no fault of the code: nothing is held against a clock.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+# Files that take minutes, the longest first.
+LONG = ("pages", "quickstart", "notebook", "recipes", "train", "jobs", "teachers")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole commands first: two workers that share files would else end with one long one."""
-    items.sort(key=lambda item: item.path.parent != commands.ROOT / "tests")
+    first = [commands.ROOT / "tests" / f"test_{name}.py" for name in LONG]
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        known = first.index(item.path) if item.path in first else len(first)
+        return known, item.path.parent != commands.ROOT / "tests"
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +66,15 @@ def matmul_highest() -> Iterator[None]:
     """Full float32 products, which accelerators do not give by default; for parity tests."""
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Compiles as users' processes do, what other tests have compiled, too."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

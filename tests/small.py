@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jaxbert.batch import Batch
 from jaxbert.config import TermConfig
@@ -64,21 +61,6 @@ OBJECTIVES: dict[str, Objective] = {
     "predictions": distillation(STUDENT, TEACHER, prediction=SOFT),
     "finetune": Finetuning(STUDENT),
 }
-
-
-@contextlib.contextmanager
-def compiled_fast() -> Iterator[None]:
-    """Compiles without the expensive passes: the same arithmetic in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def fast_compilation() -> Iterator[None]:
-    """Every test of a module that imports it is `compiled_fast`."""
-    with compiled_fast():
-        yield
 
 
 def visible_params(config: BertConfig, seed: int) -> dict[str, Any]:

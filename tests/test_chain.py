@@ -10,7 +10,6 @@ from typing import Any
 import commands
 import numpy as np
 import pytest
-from small import compiled_fast, fast_compilation  # noqa: F401
 
 from jaxbert.errors import UserError
 from jaxbert.interop.huggingface import read_model
@@ -57,8 +56,7 @@ def chain(root) -> SimpleNamespace:
     more = dict(recipe["general"], trains="more", start="student", teacher="given_teacher")
     phases = ("general_assistant", "general", "more")
     made = config(root, {"more": more, "phases": phases})
-    with compiled_fast():
-        summary = run(made, root / "run")
+    summary = run(made, root / "run")
     models = {path.name: read_model(path) for path in (root / "run" / "models").iterdir()}
     return SimpleNamespace(config=made, summary=summary, models=models, root=root)
 

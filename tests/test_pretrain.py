@@ -1,4 +1,4 @@
-"""configs/bert_pretrain.py as a user runs it: a head on an encoder, and a BERT from nothing."""
+"""configs/bert_pretrain.py: a head on an encoder, and a BERT from nothing."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def headed(tmp_path_factory, teacher, text, cache) -> Path:
+def headed(tmp_path_factory, teacher, text) -> Path:
     """A head on a frozen encoder, with next sentences."""
     workdir = tmp_path_factory.mktemp("runs") / "mlm"
     given = (f"--config.teacher={teacher}", f"--config.corpus=text:{text}")
     flags = (*commands.SMALL, *given, "--config.pretrain.nsp=true")
-    commands.train(f"{PRETRAIN}:frozen,smoke", workdir, *flags, cache=cache)
+    commands.train_here(f"{PRETRAIN}:frozen,smoke", workdir, *flags)
     return workdir
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import commands
 import numpy as np
 import pytest
-from small import compiled_fast, visible_params
+from small import visible_params
 
 import jaxbert
 from jaxbert.cli.main import main
@@ -37,8 +37,7 @@ def folder(tmp_path_factory) -> Path:
     tokenizer = load_tokenizer(commands.write_vocabulary(root / "vocabulary"))
     config = commands.TEACHER.replace(num_labels=2)
     write_model(root / "model", config, visible_params(config, 1), LABELS, tokenizer)
-    with compiled_fast():
-        export(str(root / "model"), root / "to", ("huggingface", "onnx"))
+    export(str(root / "model"), root / "to", ("huggingface", "onnx"))
     return root / "to"
 
 

@@ -13,7 +13,7 @@ import commands
 import numpy as np
 import pytest
 from reference import Example, bert
-from small import fast_compilation, visible_params  # noqa: F401
+from small import visible_params
 
 import jaxbert
 from jaxbert.data.rows import Rows

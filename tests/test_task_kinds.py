@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,12 @@ from types import SimpleNamespace
 import commands
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
 from jaxbert.evaluation.evaluate import evaluate_run
+from jaxbert.evaluation.report import print_table
 from jaxbert.interop.huggingface import read_model
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
@@ -59,9 +62,18 @@ def place(tmp_path_factory):
     return root
 
 
-def flags(place: Path, **task: str) -> list[str]:
+def train(place: Path, recipe: str, workdir: Path, *flags: str, **task: str) -> None:
+    """Runs a recipe on the teacher and a described task, in this process."""
     described = [f"--config.task.{key}={value}" for key, value in task.items()]
-    return [f"--config.teacher={place / 'teacher'}", *commands.SMALL, *described]
+    small = (f"--config.teacher={place / 'teacher'}", *commands.SMALL)
+    commands.train_here(recipe, workdir, *small, *described, *flags)
+
+
+def report(workdir: Path, *, timed: bool) -> str:
+    """The table of a run's evaluation."""
+    said = io.StringIO()
+    print_table(evaluate_run(workdir, timed=timed), Console(file=said, width=100))
+    return said.getvalue()
 
 
 def predict(out: Path, *arguments: str) -> list[dict]:
@@ -74,16 +86,15 @@ def predict(out: Path, *arguments: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def tags(place, cache):
+def tags(place):
     """A teacher, a student of its predictions, their report, and predictions of the same file."""
     workdir, source = place / "tags", f"conll:{place / 'tags.conll'}"
-    given = flags(place, name="mine", source=source, labels="person,place")
-    given += ["--config.phases=finetune,prediction", "--config.prediction.start=student"]
-    said = commands.train(f"{commands.TASK}:smoke", workdir, *given, cache=cache).stdout
-    untimed = ("--no-report", "--no-latency")
-    table = commands.call("eval.py", "", workdir, *untimed, cache=cache).stdout
+    task = {"name": "mine", "source": source, "labels": "person,place"}
+    phases = ("--config.phases=finetune,prediction", "--config.prediction.start=student")
+    train(place, f"{commands.TASK}:smoke", workdir, *phases, **task)
+    table = report(workdir, timed=False)
     lines = predict(place / "tags.jsonl", f"--workdir={workdir}", f"--source={source}")
-    return SimpleNamespace(workdir=workdir, said=said, table=table, lines=lines)
+    return SimpleNamespace(workdir=workdir, table=table, lines=lines)
 
 
 def test_a_tagger_is_distilled_and_reported(tags):
@@ -126,14 +137,13 @@ def test_every_word_of_a_predicted_sentence_has_a_tag(tags):
 
 
 @pytest.fixture(scope="module")
-def spans(place, cache):
+def spans(place):
     """A fine-tuned teacher alone, its report and predictions."""
     workdir, source = place / "spans", f"squad:{place / 'spans.json'}"
-    given = flags(place, source=source)
-    said = commands.train(f"{FINETUNE}:smoke,task=mine", workdir, *given, cache=cache).stdout
-    table = commands.call("eval.py", "", workdir, "--no-report", cache=cache).stdout
+    train(place, f"{FINETUNE}:smoke,task=mine", workdir, source=source)
+    report(workdir, timed=True)
     lines = predict(place / "out" / "spans.jsonl", f"--workdir={workdir}", f"--source={source}")
-    return SimpleNamespace(workdir=workdir, said=said, table=table, lines=lines)
+    return SimpleNamespace(workdir=workdir, lines=lines)
 
 
 @pytest.mark.slow
@@ -165,12 +175,11 @@ def test_an_answer_stands_in_its_context_where_it_is_said_to(spans):
 
 
 @pytest.mark.slow
-def test_several_labels_a_row_are_learnt_and_predicted(place, cache):
+def test_several_labels_a_row_are_learnt_and_predicted(place):
     source = f"jsonl:{place / 'genres.jsonl'}"
     task = {"source": source, "columns": "text", "label": "genres", "labels": "person,city"}
     workdir = place / "genres"
-    given = flags(place, kind="multi_label", **task)
-    commands.train(f"{FINETUNE}:smoke,task=mine", workdir, *given, cache=cache)
+    train(place, f"{FINETUNE}:smoke,task=mine", workdir, kind="multi_label", **task)
     final = commands.read(workdir / "summary.json")["phases"]["finetune"]["final"]
     assert {"cross_entropy", "accuracy"} <= set(final)
     # A model says by itself what it predicts; where the texts stand, the user says.
@@ -181,12 +190,12 @@ def test_several_labels_a_row_are_learnt_and_predicted(place, cache):
 
 
 @pytest.mark.slow
-def test_a_number_is_learnt_and_predicted(place, cache):
+def test_a_number_is_learnt_and_predicted(place):
     source = f"tsv:{place / 'pairs.tsv'}"
     task = {"source": source, "columns": "one,other", "label": "likeness"}
     workdir = place / "pairs"
-    given = flags(place, kind="regression", bounds="0,5", **task)
-    commands.train(f"{FINETUNE}:smoke,task=mine", workdir, *given, cache=cache)
+    given = {"kind": "regression", "bounds": "0,5"} | task
+    train(place, f"{FINETUNE}:smoke,task=mine", workdir, **given)
     phase = commands.read(workdir / "summary.json")["phases"]["finetune"]
     assert "squared_error" in phase["final"]
     lines = commands.metrics(workdir)
@@ -210,6 +219,7 @@ def distil(place: Path, workdir: Path, source: str, **overrides: str) -> dict:
         "teacher": str(place / "teacher"),
         "max_length": "48",
         "dtype": "float32",
+        "mesh.data": "1",
     }
     overrides = {key.replace("__", "."): value for key, value in overrides.items()}
     run(resolve(load_recipe(f"{commands.TASK}:smoke"), given | overrides), workdir)

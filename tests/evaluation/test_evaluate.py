@@ -273,7 +273,7 @@ def test_a_task_in_which_no_word_stands_twice_is_evaluated_without_tf_idf(tmp_pa
     task = {"name": "own", "source": f"tsv:{tmp_path}/rows.tsv", "columns": ["text"]}
     task |= {"labels": ["negative", "positive"]}
     workdir = make_run(tmp_path / "run", ("teacher", "student"), task=task)
-    done = run_eval("--workdir", str(workdir))
+    done = run_eval("--workdir", str(workdir), "--no-latency")
     assert done.returncode == 0, done.stderr
     assert "TF-IDF, logistic regression: left out, " in done.stdout
     results = json.loads((workdir / "eval.json").read_text())

@@ -64,6 +64,7 @@ def test_the_candidates_are_those_of_transformers_one_forward_a_word(folder, mod
         assert [piece for piece in order if words[piece]][:7] == found.tolist()
 
 
+@pytest.mark.usefixtures("optimised")
 def test_an_answer_does_not_depend_on_what_else_is_asked(model):
     _, tokenizer, fill = model
     asked = questions(tokenizer, 60, 40, seed=1)

@@ -19,6 +19,7 @@ def test_counts_are_those_of_the_paper(name, billions):
     assert forward_flops(PRESETS[name], 128) / 1e9 == pytest.approx(billions, rel=0.05)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("length", [32, 128])
 def test_counts_agree_with_the_compilers(length):
     config = PRESETS["tinybert4"].replace(num_labels=2)

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 import small
-from small import fast_compilation  # noqa: F401
 
 from jaxbert.batch import Batch
 from jaxbert.evaluation import likeness

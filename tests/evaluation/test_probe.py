@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from reference import Example, bert, random_params, tiny
 from sklearn.linear_model import LogisticRegression, Ridge
-from small import fast_compilation  # noqa: F401
 
 from jaxbert.data.encoding import encode_rows, encode_windows
 from jaxbert.data.labels import Answer

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from folders import WEIGHTS, write_released
-from small import fast_compilation  # noqa: F401
 
 from jaxbert.cli.main import main
 from jaxbert.data.tokenizer import load_tokenizer

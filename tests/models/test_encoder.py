@@ -147,6 +147,7 @@ def flops(collect: Collect) -> float:
     return compiled.cost_analysis()["flops"]
 
 
+@pytest.mark.usefixtures("optimised")
 def test_layers_and_parts_of_layers_that_nobody_needs_are_not_computed():
     needed = [
         Collect(queries=(0,), last=False),

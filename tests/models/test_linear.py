@@ -120,6 +120,7 @@ def test_linear_starts_with_the_given_spread_and_no_bias():
     assert not np.any(params["params"]["bias"])
 
 
+@pytest.mark.usefixtures("optimised")
 def test_matrices_held_as_operands_change_no_bit():
     rng = np.random.default_rng(0)
     layer = Linear(5, jnp.bfloat16)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import STUDENT, examples, fast_compilation, visible_params  # noqa: F401
+from small import STUDENT, examples, visible_params
 
 from jaxbert.data.packing import PackedBatches
 from jaxbert.models.bert import encode

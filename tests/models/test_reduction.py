@@ -13,7 +13,6 @@ from small import (
     STUDENT,
     TEACHER,
     examples,
-    fast_compilation,  # noqa: F401
     one_batch,
     visible_params,
 )

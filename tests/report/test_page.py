@@ -30,7 +30,7 @@ EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)> & \x07 \u202e \"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, cache):
-    """A general and a task run of a small teacher."""
+    """A general and a task run of a small teacher, and what eval.py makes of it."""
     root = tmp_path_factory.mktemp("report")
     commands.write_small_teacher(root / "teacher")
     documents = "\n\n".join(f"Film {i} is " + "rather long and " * 9 for i in range(40))
@@ -45,7 +45,7 @@ def place(tmp_path_factory, cache):
     task = [f"--config.task.source=tsv:{root / 'rows.tsv'}", "--config.task.columns=text"]
     task += ["--config.task.name=own", "--config.task.labels=<i>no</i>,yes & more"]
     task += [f"--config.init_from={root / 'general'}", "--config.finetune.spike_factor=0"][:1]
-    commands.train(f"{commands.TASK}:smoke", root / "task", *given, *task, cache=cache)
+    commands.train_here(f"{commands.TASK}:smoke", root / "task", *given, *task)
     said = commands.call("eval.py", "", root / "task", cache=cache).stdout
     assert said.splitlines()[-1] == str(root / "task" / "report.html")
     return root
@@ -82,6 +82,7 @@ def test_a_task_run_s_page_has_every_part(place):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_the_same_input_gives_the_same_bytes(place):
     before = (place / "task" / "report.html").read_bytes()
     main(["report", str(place / "task")])
