@@ -21,6 +21,7 @@ from jaxbert.files import SEAL
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
 from jaxbert.models.bert import BertConfig, init_params
+from jaxbert.recipe import load_recipe, read_overrides, resolve
 
 ROOT = Path(__file__).parents[1]
 SMALL = shrunk.SMALL

@@ -44,7 +44,7 @@ def place(tmp_path_factory, cache):
     assert said.splitlines()[-1] == str(root / "general" / "report.html")
     task = [f"--config.task.source=tsv:{root / 'rows.tsv'}", "--config.task.columns=text"]
     task += ["--config.task.name=own", "--config.task.labels=<i>no</i>,yes & more"]
-    task += [f"--config.init_from={root / 'general'}", "--config.finetune.spike_factor=0"][:1]
+    task.append(f"--config.init_from={root / 'general'}")
     commands.train_here(f"{commands.TASK}:smoke", root / "task", *given, *task)
     said = commands.call("eval.py", "", root / "task", cache=cache).stdout
     assert said.splitlines()[-1] == str(root / "task" / "report.html")
