@@ -27,7 +27,7 @@ from jaxbert.evaluation.masked import measure
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor
 from jaxbert.evaluation.probe import Probe
-from jaxbert.files import check_seal, is_whole, scratch, seal
+from jaxbert.files import check_seal, is_whole, read_object, scratch, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
@@ -154,16 +154,8 @@ class Run:
             "teacher": {"reference": self.config.teacher, "hash": given["parameter_hash"]} | dev,
             "other_teachers": scores,
             "seed": self.config.seed,
-            "command": command,
             "config": self.config.to_dict(),
-            "devices": {
-                "platform": jax.default_backend(),
-                "kind": jax.devices()[0].device_kind,
-                "count": jax.device_count(),
-            },
-            "system": system(),
-            "versions": versions(),
-            "git_revision": _git_revision(),
+            **self._made_by(command, finished),
         }
         students = [phase for phase in finished.values() if phase["model"] == "student"]
         if students:
@@ -173,6 +165,26 @@ class Run:
             write_json(self.workdir / "summary.json", summary)
             seal(self.workdir, SEALED)
         return summary
+
+    def _made_by(self, command: str, finished: dict[str, Any]) -> dict[str, Any]:
+        """What trained the phases: this call, or the earlier one that all of them are of."""
+        now = {
+            "command": command,
+            "devices": {
+                "platform": jax.default_backend(),
+                "kind": jax.devices()[0].device_kind,
+                "count": jax.device_count(),
+            },
+            "system": system(),
+            "versions": versions(),
+            "git_revision": _git_revision(),
+        }
+        with contextlib.suppress(UserError):  # none yet, or damaged: it is written anew
+            check_seal(self.workdir, "")
+            before = read_object(self.workdir / "summary.json", "")
+            if before.get("phases") == finished:
+                return {name: before.get(name) for name in now}
+        return now
 
     def skips(self, phase: PhaseConfig) -> bool:
         """Whether a phase would make a teacher that is given."""

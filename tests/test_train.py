@@ -21,6 +21,7 @@ from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.evaluate import evaluate_run
 from jaxbert.evaluation.predict import predict
+from jaxbert.files import seal
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import count_parameters
@@ -28,6 +29,7 @@ from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
 from jaxbert.training.hashing import parameter_hash
 from jaxbert.verify import verify
+from jaxbert.workdir import SEALED, write_json
 
 PHASES = ("finetune", "intermediate", "prediction", "baseline")
 TERMS = {
@@ -234,6 +236,10 @@ def test_lines_without_a_terminal_give_loss_terms_speed_and_time_left(runs):
 
 
 def test_a_finished_run_run_again_does_nothing(runs, cache):
+    """Its records stay those of what made it, here another revision."""
+    path = runs.task / "summary.json"
+    write_json(path, commands.read(path) | {"git_revision": "of another day"})
+    seal(runs.task, SEALED)
     files = ("summary.json", "metrics.jsonl", "config.json")
     before = [(runs.task / name).read_bytes() for name in files]
     models = {path: path.stat().st_mtime_ns for path in (runs.task / "models").rglob("*")}
