@@ -24,7 +24,7 @@ LONG = {"general__steps": 400, "general__checkpoint_every": 0}
 
 @contextlib.contextmanager
 def several(run: Command, *more: str, count: int = 2) -> Iterator[list[Struck]]:
-    """Starts the processes of a group, with one device each."""
+    """Starts the processes of a group."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -66,14 +66,23 @@ def assert_same_losses(broken: Path, whole: Path, within) -> None:
     within(mine, theirs)
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_does(given: Given, whole_general, tmp_path, within):
-    run = given.general(tmp_path / "run")
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param({}, id="data", marks=pytest.mark.slow),
+        # What each holds a part of is gathered from both, and a checkpoint has parts of both.
+        pytest.param({"mesh__fsdp": 8}, id="fsdp", marks=pytest.mark.chaos),
+    ],
+)
+def test_two_processes_of_four_devices_train_what_one_device_does(
+    given: Given, whole_general, tmp_path, within, mesh
+):
+    run = given.general(tmp_path / "run", devices=4, **mesh)
     first, second = run_in_two(run)
     assert "general: 12 steps" in first and "general" not in second
     assert_same_losses(run.workdir, whole_general, within)
     summary = commands.read(run.workdir / "summary.json")
-    assert summary["devices"]["count"] == 2
+    assert summary["devices"]["count"] == 8
     assert not list(run.workdir.rglob(".*"))  # no lock, nothing half written
 
 
