@@ -129,13 +129,6 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def shares(mesh: Mesh, tree: Any) -> Any:
-    """The same of a tree whose leaves have one share for each device along ``data``, leading."""
-    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
-    places = tree_shardings(mesh, whole)
-    return jax.tree.map(lambda place: NamedSharding(mesh, P("data", *place.spec)), places)
-
-
 def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
     axes = zip(spec, shape, strict=True)
     return P(*(a if a is None or size % mesh.shape[a] == 0 else None for a, size in axes))

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxbert.batch import Batch
 from jaxbert.objectives.losses import Term
@@ -95,10 +96,10 @@ def make_step(
         whole = objective(params, frozen, batch, key)
         counts = {name: term.count for name, term in whole.items()}
 
-        # Row r of micro-batch m is row r * accumulation + m: every device keeps its own rows. Along
-        # ``data`` it keeps its own sums, too, until the last micro-batch: else XLA would add up the
-        # gradients of all devices within the loop, once a micro-batch.
-        shares = mesh.shape["data"]
+        # Row r of micro-batch m is row r * accumulation + m: every device keeps its own rows. Where
+        # each holds all parameters it keeps its own sums, too, until the last micro-batch: else XLA
+        # would add up the gradients of all devices within the loop, once a micro-batch.
+        shares = mesh.size if mesh.shape["data"] == mesh.size else 1
         split = (shares, -1, accumulation) if shares > 1 else (-1, accumulation)
 
         def cut(x: Array) -> Array:  # [M, B / M, ...], or [M, P, B / (M P), ...] of P shares
@@ -117,7 +118,7 @@ def make_step(
         shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         if shares > 1:
-            zeros = jax.lax.with_sharding_constraint(zeros, sharding.shares(mesh, zeros))
+            zeros = jax.lax.with_sharding_constraint(zeros, NamedSharding(mesh, P("data")))
         total, _ = jax.lax.scan(
             lambda carry, part: (jax.tree.map(jnp.add, carry, one(part)), None), zeros, parts
         )
