@@ -57,6 +57,9 @@ class OnnxModel(TextModel):
             self._asking = Asking(**report["asking"])
         except (KeyError, TypeError) as error:
             raise UserError(f"not understood: {error}", str(folder / hub.REPORT), _FIX) from error
+        if not self.kind:
+            fix = "export the model of a task, or ask this one for embeddings: jaxbert.load"
+            raise UserError("the model has no head that predicts", str(folder), fix)
         self.folder, self._tokenizer = folder, load_tokenizer(folder)
         self._session = onnx.Session(file, threads)
 

@@ -167,3 +167,13 @@ def test_a_folder_without_onnx_is_refused(folder, tmp_path, capsys):
             main(["serve", *words])
         (line,) = capsys.readouterr().err.splitlines()
         assert left.value.code == 2 and line.startswith(f"jaxbert: error: {said}")
+
+
+def test_a_model_without_a_head_is_refused_before_it_serves(folder, tmp_path, capsys):
+    tokenizer = load_tokenizer(folder)
+    params = visible_params(commands.TEACHER, 1)
+    write_model(tmp_path / "encoder", commands.TEACHER, params, (), tokenizer)
+    export(str(tmp_path / "encoder"), tmp_path / "to", ("onnx",))
+    with pytest.raises(SystemExit):
+        main(["serve", str(tmp_path / "to"), "--port=0"])
+    assert "the model has no head that predicts" in capsys.readouterr().err
