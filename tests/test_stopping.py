@@ -202,7 +202,7 @@ def test_a_compiler_is_not_waited_for(monkeypatch, around):
 
 # A program of others, in which the work is done; it looks whether its handlers are its own again.
 OTHERS = [
-    "import ctypes, signal",
+    "import ctypes, signal, threading",
     "handlers = lambda: [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]",
     "before = handlers()",
     "try:",
@@ -218,7 +218,8 @@ WORK = {
     "      time.sleep(2.5); print('saved', flush=True)",
     # As in a compiler: no Python runs in the main thread, and no signal wakes it.
     "deaf": "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])\n"
-    "    print('at work', flush=True); ctypes.CDLL(None).sleep(3)",
+    "    threading.Timer(0.5, print, ('at work',), {'flush': True}).start()\n"
+    "    ctypes.CDLL(None).sleep(4)",
     "library": "try: print('at work', flush=True); time.sleep(30)\n"
     "    except KeyboardInterrupt: raise RuntimeError('lost')",
 }

@@ -61,7 +61,7 @@ def spoil(folder: Path, name: str, read: Callable[[], Any], tally, right: Callab
     assert not broken, "\n".join(broken)
 
 
-@pytest.mark.parametrize("spoilt", [3, pytest.param(6, marks=pytest.mark.quick)])
+@pytest.mark.parametrize("spoilt", [3, 6])
 def test_a_checkpoint_comes_back_as_it_was_or_the_one_before_it_does(spoilt, tmp_path, tally):
     optimizer = make_optimizer(learning_rate=1e-3, steps=9)
     states = {
