@@ -33,7 +33,7 @@ from jaxbert.evaluation.finished import FinishedRun, read_run
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import encode_for, label_order
 from jaxbert.evaluation.predictions import Predictions
-from jaxbert.files import SEAL, file_sha256, read_object, read_seal, seal, unwritable
+from jaxbert.files import SEAL, file_sha256, hold, read_object, read_seal, seal, unwritable
 from jaxbert.history import read_history
 from jaxbert.interop import hub, onnx, stablehlo
 from jaxbert.interop.card import model_card
@@ -113,9 +113,6 @@ def export(
         fix = "give a finite number of at least 0"
         raise UserError(f"{max_loss:g} is no loss", "flag --max_loss", fix)
     folder = Path(folder).expanduser().resolve()
-    partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("export", "before"))
-    if before.exists() and not folder.exists():  # of a process that was killed between two names
-        before.rename(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError("it is a file", str(folder), "give a folder")
     if others := _others(folder) if folder.exists() else []:
@@ -124,6 +121,34 @@ def export(
     subject = Subject(reference, seeds)
     if subject.model.folder.resolve().is_relative_to(folder):
         raise UserError("the model itself lies there", str(folder), "give another folder")
+    try:
+        with hold(folder.with_name(f".{folder.name}.lock")):
+            report = _replace(subject, reference, folder, formats, max_loss, force, license)
+    except BlockingIOError as error:
+        fix = "wait until it has finished, or give another folder"
+        raise UserError("another process exports there", str(folder), fix) from error
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    without = [name for name in report["formats"] if name != "tinybert"]
+    if subject.projection and without:
+        said = f"the projections are left out of {', '.join(without)}; format tinybert keeps them"
+        warn(said)
+    return report
+
+
+def _replace(
+    subject: Subject,
+    reference: str,
+    folder: Path,
+    formats: Sequence[str],
+    max_loss: float,
+    force: bool,
+    license: str,
+) -> dict[str, Any]:
+    """Writes a folder beside the one that is there, and puts it in its place; its export.json."""
+    partial, before = (folder.with_name(f".{folder.name}.{end}") for end in ("export", "before"))
+    if before.exists() and not folder.exists():  # of a process that was killed between two names
+        before.rename(folder)
     shutil.rmtree(partial, ignore_errors=True)  # likewise
     try:
         found = _write(subject, partial, formats, max_loss=max_loss, force=force)
@@ -158,14 +183,8 @@ def export(
                 folder.rename(before)
             partial.rename(folder)
             shutil.rmtree(before, ignore_errors=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    without = [name for name in found if name != "tinybert"]
-    if subject.projection and without:
-        said = f"the projections are left out of {', '.join(without)}; format tinybert keeps them"
-        warn(said)
     return report
 
 

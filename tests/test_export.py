@@ -23,7 +23,7 @@ from jaxbert.data.tasks import TASKS, describe_task
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.export import Subject, ask, export
-from jaxbert.files import check_seal
+from jaxbert.files import check_seal, hold
 from jaxbert.interop import onnx
 from jaxbert.interop.huggingface import read_model, write_model
 from jaxbert.serving import Asking, TextModel
@@ -243,9 +243,17 @@ def test_a_stop_between_two_names_waits_until_the_export_is_there(exported, tmp_
 def test_a_kill_between_two_names_loses_no_export(exported, tmp_path):
     folder = tmp_path / "to"
     shutil.copytree(exported["classification"], tmp_path / ".to.before")
-    with pytest.raises(UserError):
-        export(str(tmp_path / "nothing"), folder, ("onnx",))
+    ours = str(exported["classification"].with_name("our_classification"))
+    with pytest.raises(UserError, match="int8"):  # what it costs is not known
+        export(ours, folder, ("onnx-int8",))
     verify(folder, print)
+    with (
+        hold(tmp_path / ".to.lock"),
+        pytest.raises(UserError, match="another process exports there"),
+    ):
+        export(ours, folder, ("onnx",))
+    verify(folder, print)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def write_projected(folder: Path, tokenizer, groups: tuple[str, ...] = (), **changes: object):
