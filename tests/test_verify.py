@@ -90,7 +90,7 @@ def rerun(tmp_path, monkeypatch):
         ran = []
         after = {name: {"parameter_hash": hashes.get(name, f"of {name}")} for name in phases}
 
-        def train(config, workdir):
+        def train(config, workdir, command):
             ran.append(workdir)
             found = {"phases": after, "parameter_hash": after["general"]["parameter_hash"]}
             return before | found | (elsewhere or {})
@@ -144,7 +144,9 @@ def test_a_run_that_is_run_again_gives_the_same_bits(finished, cache, tmp_path):
     assert done.returncode == 0, done.stderr
     wanted = commands.read(finished / "summary.json")["parameter_hash"]
     assert done.stdout.splitlines()[-1] == f"{tmp_path / 'again'}: the same parameters, {wanted}"
-    assert commands.read(tmp_path / "again" / "summary.json")["parameter_hash"] == wanted
+    summary = commands.read(tmp_path / "again" / "summary.json")
+    assert summary["parameter_hash"] == wanted
+    assert summary["command"] == f"jaxbert rerun {finished} --workdir={tmp_path / 'again'}"
 
 
 def test_a_run_that_did_not_finish_cannot_be_run_again(tmp_path, cache):

@@ -6,6 +6,7 @@ References to files are taken as they were: run it where train.py ran.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     from jaxbert.run import run as train
 
     quieten()
-    after = train(config, workdir)
+    command = shlex.join(["jaxbert", "rerun", str(args.folder), f"--workdir={workdir}"])
+    after = train(config, workdir, command=command)
     if _hashes(after) == _hashes(before):
         print(f"{workdir}: the same parameters, {after['parameter_hash']}")
         return
