@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 Array = jax.Array
 
@@ -115,9 +116,21 @@ class Linear(nn.Module):
         init = nn.initializers.normal(self.initializer_range)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        flat = x.reshape(-1, x.shape[-1])
-        out = einsum("nd,df->nf", flat, kernel, self.dtype, self.rounded) + bias
+        flat = by_rows(x.reshape(-1, x.shape[-1]))
+        out = by_rows(einsum("nd,df->nf", flat, kernel, self.dtype, self.rounded) + bias)
         return out.reshape(*x.shape[:-1], self.features)
+
+
+def by_rows(x: Array) -> Array:
+    """The same [N, F], of which each device along ``data`` and ``fsdp`` has its own rows.
+
+    Left to itself XLA multiplies what a device holds of a matrix along ``fsdp``, and sums the
+    products over devices: far more than the matrix, which is gathered for this. Does nothing
+    outside of a step, and where no matrix is held in parts.
+    """
+    if jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(("data", "fsdp"), P.UNCONSTRAINED))
 
 
 def hold_operands(params: Any, dtype: Any) -> Any:

@@ -129,10 +129,11 @@ def make_step(
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, Term]]:
         key = jax.random.fold_in(root, state.step)
         weights = objective.weights(state.step)
-        if accumulation == 1:
-            (value, terms), grads = gradient(state.params, frozen, batch, key, weights, None)
-        else:
-            (value, terms), grads = accumulate(state.params, frozen, batch, key, weights)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # which products ask for
+            if accumulation == 1:
+                (value, terms), grads = gradient(state.params, frozen, batch, key, weights, None)
+            else:
+                (value, terms), grads = accumulate(state.params, frozen, batch, key, weights)
         norm = optax.tree.norm(grads)
 
         def move() -> tuple[Any, Any]:

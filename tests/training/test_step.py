@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
@@ -174,6 +175,23 @@ def test_along_data_gradients_alone_are_exchanged_and_once_a_step(dtype, accumul
             most += gradients + shared
     assert least <= moved[8] <= most
     assert len(set(moved.values())) == 1, "whatever the number of devices"
+
+
+def test_along_fsdp_matrices_are_gathered_and_no_products_summed():
+    """XLA would sum what each device has of a product, of all positions: 30 times as much."""
+    objective, mesh = OBJECTIVES["layers"], sharding.make_mesh(1, 1, 8)
+    state, step = build(objective, trained(objective), mesh)
+    others = jax.device_put(frozen(), sharding.tree_shardings(mesh, frozen()))
+    batch = PackedBatches(
+        examples([9, 3, 12, 5] * 8), batch_size=16, row_length=16, seed=1, multiple=32
+    )[0]
+    text = step.lower(state, others, place(batch, sharding.rows(mesh))).compile().as_text()
+    moved = collections.Counter[str]()
+    for kind, _, size in collectives(text):
+        moved[kind] += size
+    gradients, teacher = (sum(x.size for x in jax.tree.leaves(t)) for t in (state.params, others))
+    assert moved["all-reduce"] <= 1.5 * gradients, moved
+    assert 0 < moved["all-gather"] <= 2 * gradients + teacher, moved
 
 
 @dataclasses.dataclass(frozen=True)
