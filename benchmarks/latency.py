@@ -10,14 +10,12 @@ the ratios, to the teacher in the same library and to the teacher in the fastest
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import jax
 
+from jaxbert.bench import bench
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import write_model
@@ -45,10 +43,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        models = write(Path(folder))
-        command = [sys.executable, "-m", "jaxbert", "bench", *map(str, models), "--json"]
-        command += [f"--lengths={args.lengths}", f"--rounds={args.rounds}"]
-        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        models, lengths = map(str, write(Path(folder))), map(int, args.lengths.split(","))
+        found = bench(list(models), lengths=list(lengths), rounds=args.rounds)
     rows = {(Path(row["model"]).name, row["backend"]): row for row in found["measured"]}
     print(found["machine"], found["versions"])
     backends = list(dict.fromkeys(backend for _, backend in rows))

@@ -13,6 +13,9 @@ Array = Any  # a NumPy array on the host, a jax.Array on a device
 # float32, finite so that a fully masked query (a padding position) yields no NaN.
 MASKED = -1e9
 
+# The axes of a mesh along which the rows of a batch lie.
+ROWS = ("data", "fsdp")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

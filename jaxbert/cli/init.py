@@ -28,7 +28,6 @@ HELP = "write a commented recipe for your own teacher and rows"
 
 _KINDS = [kind for kind in TASK_KINDS if kind != "similarity"]  # which trains no teacher
 _TELLING = ("conll:", "squad:")  # formats that say kind, columns and label themselves
-_FILES = ("tsv", "csv", "jsonl", "parquet", "conll", "squad")
 _KEYS = {"preset": "student", "init": "start"}  # config key -> question, where names differ
 
 
@@ -111,7 +110,7 @@ def _problem(out: Path, said: dict[str, str]) -> UserError | None:
     if said["kind"] not in _KINDS:
         what = f"no recipe for {said['kind']!r}"
         return UserError(what, "flag --kind", f"give {', '.join(_KINDS)}")
-    from jaxbert.data.records import parse_reference, read_records
+    from jaxbert.data.records import files_of, parse_reference, read_records
 
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -120,8 +119,8 @@ def _problem(out: Path, said: dict[str, str]) -> UserError | None:
             for argument in ("", ":smoke"):
                 config = resolve(load_recipe(f"{trial}{argument}"), {})
         task = describe_task(**dataclasses.asdict(config.task))
-        kind = parse_reference(task.source).kind
-        if sys.stdin.isatty() and kind in _FILES:
+        reference = parse_reference(task.source)
+        if sys.stdin.isatty() and files_of(reference):
             next(iter(read_records(task, task.source)), None)
     except UserError as error:
         return error

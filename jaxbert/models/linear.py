@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from jaxbert.batch import ROWS
+
 Array = jax.Array
 
 
@@ -130,7 +132,7 @@ def by_rows(x: Array) -> Array:
     """
     if jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, P(("data", "fsdp"), P.UNCONSTRAINED))
+    return jax.lax.with_sharding_constraint(x, P(ROWS, P.UNCONSTRAINED))
 
 
 def hold_operands(params: Any, dtype: Any) -> Any:

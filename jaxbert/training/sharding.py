@@ -13,11 +13,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxbert.batch import ROWS
 from jaxbert.errors import UserError
 from jaxbert.training.optimizer import path_name
 
 AXES = ("data", "fsdp", "model")
-ROWS = ("data", "fsdp")
 
 # Parameter path -> spec, first match wins; everything else is replicated. Layers L lead. What
 # ``model`` splits is computed in parts; what ``fsdp`` splits is held in parts, and gathered where
