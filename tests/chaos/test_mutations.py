@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -213,10 +214,14 @@ def test_what_a_run_keeps_in_its_cache_is_as_it_was_or_is_named(whole_task, tmp_
     assert parts >= {"cache/augmented.jsonl", "cache/taught_prediction"}
     unnamed = []
     for path in files_of(workdir / "cache"):
+        good = path.read_bytes()
         for fault, content in mutants(path):
+            silent = False
             with mutated(path, content), contextlib.suppress(UserError):
                 verify(workdir, str)
-                unnamed.append(f"{fault} {path}")
-            counted = tally(f"{fault} a run's cache, by verify")
-            counted.count(not unnamed, silent=bool(unnamed))
+                # A record without its last line break says what it said.
+                record = path.suffix == ".json" and content is not None
+                silent = not record or json.loads(content) != json.loads(good)
+            tally(f"{fault} a run's cache, by verify").count(not silent, silent=silent)
+            unnamed += [f"{fault} {path}"] * silent
     assert not unnamed, "\n".join(unnamed)
