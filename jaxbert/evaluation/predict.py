@@ -68,6 +68,7 @@ def collect(
     Raises:
       UserError: a value is not finite.
     """
+    params = jax.device_put(params)  # once: what is on the host would go there with every batch
     # Nothing waits for a result before every batch is under way.
     found, owners = [], []
     for step in range(len(batches)):

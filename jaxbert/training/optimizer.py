@@ -80,6 +80,20 @@ def linear_schedule(
     return schedule
 
 
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scales all gradients by one factor to an L2 norm of at most ``max_norm`` together.
+
+    As optax does it, by one product: XLA then clips while it reads the gradients for Adam, where
+    a choice between two values writes all of them once more.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        factor = max_norm / jnp.maximum(optax.tree.norm(updates), max_norm)
+        return jax.tree.map(lambda gradient: gradient * factor, updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
 def clip_per_tensor(max_norm: float) -> optax.GradientTransformation:
     """Scales each parameter tensor's gradient to an L2 norm of at most ``max_norm``.
 
@@ -151,7 +165,7 @@ def make_optimizer(
     rate = linear_schedule(learning_rate, steps, warmup_ratio, schedule == "linear")
     adam = optax.scale_by_adam if bias_correction else scale_by_uncorrected_adam
     clipping = {
-        "global": optax.clip_by_global_norm,
+        "global": clip_by_global_norm,
         "tensor": clip_per_tensor,
         "none": lambda _: optax.identity(),
     }[clip]
