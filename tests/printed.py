@@ -102,6 +102,7 @@ def parse_span(span: str) -> None:
         resolve(load_recipe(str(ROOT / words[0])), {})
 
 
+_IMPORTED = re.compile(r"^import (\w+)$", re.MULTILINE)
 # A recipe that the pages have a user write.
 OWN = "configs/reviews.py"
 
@@ -171,8 +172,12 @@ def _parse_install(words: Sequence[str]) -> None:
 
 
 def _parse_script(script: str, words: Sequence[str]) -> None:
-    """Of a script of the checkout: it is there, and its text has each flag; after -- a run's."""
+    """Of a script of the checkout: it is there, and its text, or that of a script beside it which it
+    imports, has each flag; after -- a run's.
+    """
     text = (ROOT / script).read_text(encoding="utf-8")
+    beside = [(ROOT / script).with_name(f"{name}.py") for name in _IMPORTED.findall(text)]
+    text += "".join(path.read_text(encoding="utf-8") for path in beside if path.is_file())
     own = list(words)
     if "--" in own:
         parse(["jaxbert", "train", *own[own.index("--") + 1 :]])

@@ -93,7 +93,8 @@ def test_the_bounds_of_each_work_are_said(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    head, _, *rows = [[cell.strip() for cell in line.split("|")] for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.split("|")] for line in lines]
     assert [row[1] for row in rows] == ["stage1", "layers", "predictions"]
     assert {len(row) for row in rows} == {len(head)}
     found = [dict(zip(head, row, strict=True)) for row in rows]

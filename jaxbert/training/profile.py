@@ -172,23 +172,32 @@ def operation_times(path: Path, module: str = "jit_step") -> Times:
       path: an ``xplane.pb``.
       module: the compiled function whose operations count.
     """
-    known = _operations(path.read_bytes(), module)
+    lines = [
+        (line.name, [(e.name, e.start_ns, e.duration_ns, dict(e.stats)) for e in line.events])
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+        for line in plane.lines
+    ]
+    ran = {
+        stats.get("program_id")
+        for _, events in lines
+        for *_, stats in events
+        if stats.get("hlo_module", "").partition("(")[0] == module
+    }
+    known = _operations(path.read_bytes(), module, ran)
     kernels = {re.sub(r"\W", "_", name): name for name in known}
     spent, lanes = collections.defaultdict[str, float](float), 0
-    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-        for line in plane.lines:
-            found = []
-            for event in line.events:
-                stats = dict(event.stats)
-                if stats.get("hlo_module", module).partition("(")[0] != module:
-                    continue
-                name = _name(event.name, stats, kernels)
-                if "hlo_op" in stats or (line.name == "XLA Ops" and name in known):
-                    found.append((event.start_ns, event.start_ns + event.duration_ns, name))
-            for name, own in _own_times(found):
-                if (known.get(name) or _of_library(name)).kind:
-                    spent[name] += own
-            lanes += bool(found)
+    for line, events in lines:
+        found = []
+        for event, begin, duration, stats in events:
+            if stats.get("hlo_module", module).partition("(")[0] != module:
+                continue
+            name = _name(event, stats, kernels)
+            if "hlo_op" in stats or (line == "XLA Ops" and name in known):
+                found.append((begin, begin + duration, name))
+        for name, own in _own_times(found):
+            if (known.get(name) or _of_library(name)).kind:
+                spent[name] += own
+        lanes += bool(found)
     operations = {name: known.get(name) or _of_library(name) for name in spent}
     return Times(spent, operations, lanes)
 
@@ -226,13 +235,20 @@ def _own_times(events: list[tuple[float, float, str]]) -> Iterator[tuple[str, fl
         yield done, own[0]
 
 
-def _operations(trace: bytes, module: str) -> dict[str, Operation]:
+def _operations(trace: bytes, module: str, ran: set[Any]) -> dict[str, Operation]:
     """What each operation of a compiled function is, by the program that the trace holds.
 
     The fields are those of XSpace (tsl/profiler/protobuf/xplane.proto) and HloProto
     (xla/service/hlo.proto).
+
+    Args:
+      trace: of some steps.
+      module: the function's name.
+      ran: numbers of the programs that ran. A trace holds all that are in memory: those of earlier
+        phases have the same name, and other operations by the same names. Where none of these is
+        in the trace, all count.
     """
-    found: dict[str, Operation] = {}
+    programs: dict[int, dict[str, Operation]] = {}
     for plane in _all(memoryview(trace), 1):
         if b"/host:metadata" not in (bytes(name) for name in _all(plane, 2)):
             continue
@@ -242,7 +258,10 @@ def _operations(trace: bytes, module: str) -> dict[str, Operation]:
                 for program in _all(stat, 6):
                     (hlo,) = _all(program, 1)
                     if _text(hlo, 1) == module:
-                        found |= _of_module(hlo)
+                        programs[next(_all(hlo, 5), 0)] = _of_module(hlo)
+    found: dict[str, Operation] = {}
+    for number in programs.keys() & ran or programs:
+        found |= programs[number]
     return found
 
 

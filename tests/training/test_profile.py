@@ -81,17 +81,23 @@ def test_a_kernel_of_a_library_is_known_by_its_name(kernel, kind):
 
 
 def test_operations_of_a_step_are_found_with_their_kinds_and_sources(tmp_path):
-    def step(x):
-        with jax.named_scope("loss"):
-            y = jnp.exp(x @ x)
-        return x / jnp.linalg.norm(y), jnp.sort(y, axis=None)
+    def jitted(scope):
+        def step(x):
+            with jax.named_scope(scope):
+                y = jnp.exp(x @ x)
+            return x / jnp.linalg.norm(y), jnp.sort(y, axis=None)
 
-    jitted, x = jax.jit(step), jnp.ones((300, 300)) / 300
+        return jax.jit(step)
+
+    x = jnp.ones((300, 300)) / 300
+    # Those of other phases are in memory, and in the trace.
+    before, step, after = (jitted(scope) for scope in ("before", "loss", "after"))
+    jax.block_until_ready([run(x) for run in (before, step, after)])
     profile = Profile(tmp_path)
     with profile:
         for number in range(12):
             profile.before(x, 12 - number)
-            x, _ = jitted(x)
+            x, _ = step(x)
             profile.after(x, last=False)
     assert profile.steps == STEPS and profile.seconds > 0
     times = operation_times(next(tmp_path.rglob("*.xplane.pb")))
