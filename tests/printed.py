@@ -172,8 +172,8 @@ def _parse_install(words: Sequence[str]) -> None:
 
 
 def _parse_script(script: str, words: Sequence[str]) -> None:
-    """Of a script of the checkout: it is there, and its text, or that of a script beside it which it
-    imports, has each flag; after -- a run's.
+    """Of a script of the checkout: it is there, and it, or what it imports from beside it, has each
+    flag in its text; after -- a run's.
     """
     text = (ROOT / script).read_text(encoding="utf-8")
     beside = [(ROOT / script).with_name(f"{name}.py") for name in _IMPORTED.findall(text)]
