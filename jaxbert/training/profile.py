@@ -173,26 +173,19 @@ def operation_times(path: Path, module: str = "jit_step") -> Times:
       module: the compiled function whose operations count.
     """
     lines = [
-        (line.name, [(e.name, e.start_ns, e.duration_ns, dict(e.stats)) for e in line.events])
+        list(_events(line, module))
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes
         for line in plane.lines
     ]
-    ran = {
-        stats.get("program_id")
-        for _, events in lines
-        for *_, stats in events
-        if stats.get("hlo_module", "").partition("(")[0] == module
-    }
+    ran = {stats.get("program_id") for events in lines for *_, stats in events}
     known = _operations(path.read_bytes(), module, ran)
     kernels = {re.sub(r"\W", "_", name): name for name in known}
     spent, lanes = collections.defaultdict[str, float](float), 0
-    for line, events in lines:
+    for events in lines:
         found = []
         for event, begin, duration, stats in events:
-            if stats.get("hlo_module", module).partition("(")[0] != module:
-                continue
             name = _name(event, stats, kernels)
-            if "hlo_op" in stats or (line == "XLA Ops" and name in known):
+            if "hlo_op" in stats or name in known:
                 found.append((begin, begin + duration, name))
         for name, own in _own_times(found):
             if (known.get(name) or _of_library(name)).kind:
@@ -200,6 +193,18 @@ def operation_times(path: Path, module: str = "jit_step") -> Times:
         lanes += bool(found)
     operations = {name: known.get(name) or _of_library(name) for name in spent}
     return Times(spent, operations, lanes)
+
+
+def _events(line: Any, module: str) -> Iterator[tuple[str, float, float, dict[str, Any]]]:
+    """The name, begin and duration in ns, and statistics of a line's events that may be a module's.
+
+    Those of a host and of a GPU name their operation; a TPU has a line of its own for them.
+    """
+    for event in line.events:
+        stats = dict(event.stats)
+        ours = stats.get("hlo_module", module).partition("(")[0] == module
+        if ours and ("hlo_op" in stats or line.name == "XLA Ops"):
+            yield event.name, event.start_ns, event.duration_ns, stats
 
 
 def _name(event: str, stats: Mapping[str, Any], kernels: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from small import STUDENT, TEACHER, distillation, examples, one_batch, visible_params
 
 from jaxbert.training.optimizer import (
+    clip_by_global_norm,
     clip_per_tensor,
     decay_mask,
     is_stacked,
@@ -121,6 +122,19 @@ def test_global_clipping_is_over_all_tensors(within):
     within(clipped, run(make_optimizer(**options, clip="none"), PARAMS, [small] * 2))
     other = run(make_optimizer(**options, clip="none", eps=1.0), PARAMS, [gradients] * 2)
     assert not np.allclose(jax.tree.leaves(clipped)[0], jax.tree.leaves(other)[0])
+
+
+@pytest.mark.parametrize("size", [0.0, 0.01, 1e4, np.nan, np.inf])
+def test_global_clipping_is_that_of_optax_and_leaves_small_gradients_as_they_are(size, within):
+    gradients = jax.tree.map(lambda x: np.float32(size) * x, like(PARAMS, 1, 1.0))
+    ours, _ = clip_by_global_norm(1.0).update(gradients, optax.EmptyState())
+    theirs, _ = optax.clip_by_global_norm(1.0).update(gradients, optax.EmptyState())
+    if np.isfinite(size):
+        within(ours, theirs)
+    if size < 1:
+        assert jax.tree.all(jax.tree.map(np.array_equal, ours, gradients))
+    finite = [bool(np.isfinite(x).all()) for x in jax.tree.leaves(ours)]
+    assert all(finite) == np.isfinite(size)
 
 
 def test_schedule_rises_from_zero_peaks_after_the_warmup_and_falls_to_zero(within):
