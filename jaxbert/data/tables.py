@@ -366,7 +366,7 @@ def open_parquet(path: Path) -> Any:
     """Opens a Parquet file.
 
     Raises:
-      UserError: it is none.
+      UserError: it is none, or the name of a column is not UTF-8.
     """
     import pyarrow
     import pyarrow.parquet
@@ -374,7 +374,7 @@ def open_parquet(path: Path) -> Any:
     try:
         # Without a buffer, a whole column of a row group would be read at once.
         return pyarrow.parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         what = f"not a Parquet file ({error})"
         raise UserError(what, str(path), "copy the file again") from error
 

@@ -72,6 +72,7 @@ FOUND = [
     ("corpus", "records.npy", (b"\x01\x00\x00\x00", b"\xff\xff\xff\x7f")),
     ("vectors", "vectors.txt", b"film 1 inf\nbad 1 1\n"),
     ("vectors", "vectors.txt", b"film 1 1e38\nbad 1 1\n"),
+    ("parquet", "rows.parquet", (b"\x05label", b"\x05l\xe5bel")),
 ]
 
 
