@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +25,21 @@ PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 CURVES_EVERY = 30.0  # seconds after which TensorBoard sees what was written
 
 
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """As if torch were not installed: tensorboardX imports it where it is, which takes seconds and
+    hundreds of megabytes, for what is not used here.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
 class _Curves:
     """TensorBoard's file of a phase, written by who asks for it.
 
@@ -36,8 +53,9 @@ class _Curves:
     """
 
     def __init__(self, folder: Path, first: int) -> None:
-        from tensorboardX.proto import event_pb2, summary_pb2  # slow to import
-        from tensorboardX.record_writer import RecordWriter
+        with _without_torch():
+            from tensorboardX.proto import event_pb2, summary_pb2  # slow to import
+            from tensorboardX.record_writer import RecordWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -280,6 +282,20 @@ def test_curves_hide_what_was_written_beyond_the_step_that_is_gone_on_from(tmp_p
     assert (events[1].step, events[1].session_log.status) == (5, SessionLog.START)
     points = [(e.step, [(v.tag, v.simple_value) for v in e.summary.value]) for e in events[2:]]
     assert points == [(5, [("loss", 0.625)]), (6, [("loss", 0.75)])]
+
+
+def test_curves_do_without_torch_and_leave_it_to_others(tmp_path):
+    pytest.importorskip("torch")
+    code = (
+        "import sys, jaxbert.training.journal as j; from pathlib import Path\n"
+        "journal = j.Journal(Path(sys.argv[1])); journal.write('a', 1, {'loss': 1.0})\n"
+        "print('tensorboardX' in sys.modules, 'torch' in sys.modules)\n"
+        "import torch; print(torch.ones(2).sum().item())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False", "2.0"]
 
 
 def test_journal_has_each_logged_step_once_with_what_scripts_read(unbroken):
