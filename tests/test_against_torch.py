@@ -51,13 +51,10 @@ def test_the_check_fails_where_a_ratio_is_a_tenth_below_its_floor(low, monkeypat
     assert caught.value.code == said
 
 
-@pytest.mark.slow
-def test_all_sides_begin_with_the_same_loss(tmp_path, tmp_path_factory):
-    pytest.importorskip("torch")
-    words = ["benchmarks/against_torch.py", "--tiny", "--dtype=float32", f"--out={tmp_path}/all"]
-    words += ["--examples=200", "--rounds=1", "--steps=1", "--warmup=1"]
+def tell(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a benchmark says that runs to its end."""
     done = subprocess.run(
-        [sys.executable, *words, f"--ledger={tmp_path}/ledger.md"],
+        [sys.executable, *words],
         cwd=commands.ROOT,
         env=commands.environment(cache=commands.shared_cache(tmp_path_factory)),
         capture_output=True,
@@ -66,6 +63,15 @@ def test_all_sides_begin_with_the_same_loss(tmp_path, tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_all_sides_begin_with_the_same_loss(tmp_path, tmp_path_factory):
+    pytest.importorskip("torch")
+    words = ["benchmarks/against_torch.py", "--tiny", "--dtype=float32", f"--out={tmp_path}/all"]
+    words += ["--examples=200", "--rounds=1", "--steps=1", "--warmup=1"]
+    tell([*words, f"--ledger={tmp_path}/ledger.md"], tmp_path_factory)
     found = {one["work"]: one for one in json.loads((tmp_path / "all").read_text())}
     assert list(found) == ["stage1", "layers", "predictions"]
     for name, one in found.items():
@@ -83,17 +89,7 @@ def test_all_sides_begin_with_the_same_loss(tmp_path, tmp_path_factory):
 @pytest.mark.slow
 def test_the_bounds_of_each_work_are_said(tmp_path_factory):
     words = ["benchmarks/roofline.py", "--tiny", "--examples=200", "--rounds=1", "--size=256"]
-    done = subprocess.run(
-        [sys.executable, *words, "--megabytes=16"],
-        cwd=commands.ROOT,
-        env=commands.environment(cache=commands.shared_cache(tmp_path_factory)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    lines = tell([*words, "--megabytes=16"], tmp_path_factory).splitlines()
     head, _, *rows = [[cell.strip() for cell in line.split("|")] for line in lines]
     assert [row[1] for row in rows] == ["stage1", "layers", "predictions"]
     assert {len(row) for row in rows} == {len(head)}

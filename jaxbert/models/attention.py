@@ -149,7 +149,7 @@ class SelfAttention(nn.Module):
         def mix(scores: Array, values: Array) -> Array:
             probabilities = drop(nn.softmax(scores, axis=-1))
             # Heads before positions: XLA's CPU backend makes one kernel of scores, softmax and this
-            # product, which takes four times as long where it has to turn the values round.
+            # product, which takes four times as long or more where it has to turn the values round.
             values = jnp.moveaxis(values, 1, 2)
             mixed = einsum("bhqt,bhtk->bhqk", probabilities, values, self.dtype, True)
             return jnp.moveaxis(mixed, 1, 2)
