@@ -102,13 +102,20 @@ def peak_memory() -> int:
 
 def flops_per_token(work: Work) -> float:
     """Model FLOPs of an update, a real token of an example of full length: the products of the
-    teacher's forward pass and three times the student's (forward, and backward for two operands).
+    teacher's forward pass and three times the student's (forward, and backward for two operands),
+    where layers are learnt with the projection of all its hidden states.
     """
     from jaxbert.evaluation.flops import forward_flops
 
+    states = {"teacher": 0, "student": 0 if work.num_labels else work.student["num_layers"] + 1}
     teacher, student = (
-        forward_flops(config_of(work, who, "float32"), work.length, head=bool(work.num_labels))
-        for who in ("teacher", "student")
+        forward_flops(
+            config_of(work, who, "float32"),
+            work.length,
+            head=bool(work.num_labels),
+            projected=projected,
+        )
+        for who, projected in states.items()
     )
     return (teacher + 3 * student) / work.length
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from jaxbert.models.bert import POOLED, BertConfig
 
 
-def forward_flops(config: BertConfig, length: int = 128, *, head: bool = True) -> int:
+def forward_flops(
+    config: BertConfig, length: int = 128, *, head: bool = True, projected: int = 0
+) -> int:
     """Floating-point operations to predict one example, two a multiply-add.
 
     Counts the products: the encoder's (both of attention included), the pooler's and the
@@ -17,6 +19,8 @@ def forward_flops(config: BertConfig, length: int = 128, *, head: bool = True) -
       config: the model.
       length: L, word pieces including the special ones.
       head: False for the encoder alone, as an embedding needs it.
+      projected: hidden states of a piece that pass through the projection, the embeddings among
+        them, as where layers are distilled; no prediction needs any.
     """
     width, inner = config.hidden_size, config.intermediate_size
     projections = 4 * length * width * width  # query, key, value, output
@@ -25,4 +29,5 @@ def forward_flops(config: BertConfig, length: int = 128, *, head: bool = True) -
     layers = config.num_layers * (projections + attention + feed_forward)
     labels = width * config.num_labels
     heads = width * width + labels if config.head in POOLED else length * labels
-    return 2 * (layers + heads * head)
+    states = projected * length * width * config.projection_size
+    return 2 * (layers + heads * head + states)
