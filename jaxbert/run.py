@@ -31,7 +31,7 @@ from jaxbert.files import check_seal, is_whole, read_object, scratch, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import DTYPES, BertConfig, init_params
+from jaxbert.models.bert import DTYPES, BertConfig, Params, init_params
 from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.objective import Objective
@@ -244,7 +244,9 @@ class Run:
         )
         layout = sharding.rows(self.mesh)
         held = sharding.HeldRows.of(layout, batches.rows)
-        frozen = self._frozen(start, [] if taught else teachers, objective)
+        read = [] if taught else [teacher.params for teacher in teachers]
+        frozen = held_frozen(objective, start.params, read)
+        frozen = jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
         checkpoints = Checkpoints(self.workdir / "checkpoints" / name)
         plan = Plan(
             name,
@@ -402,20 +404,27 @@ class Run:
             score_rows(task, rows, predict(config, params), (task.metric,))[task.metric].value
         )
 
-    def _frozen(self, start: Model, teachers: Sequence[Model], objective: Objective) -> Any:
-        """On the devices, the parameters that the objective reads and does not train."""
-        frozen: dict[str, Any] = {}
-        if isinstance(objective, Distillation):
-            frozen["teachers"] = tuple(
-                hold_operands(
-                    {group: teacher.params[group] for group in objective.groups_read(i)},
-                    DTYPES[objective.teachers[i].dtype],
-                )
-                for i, teacher in enumerate(teachers)
+
+def held_frozen(objective: Objective, start: Params, teachers: Sequence[Params]) -> Any:
+    """The parameters that an objective reads and does not train, as devices hold them.
+
+    Args:
+      objective: of the phase.
+      start: of the model that it starts from.
+      teachers: of those that it reads; none where what they say is kept.
+    """
+    frozen: dict[str, Any] = {}
+    if isinstance(objective, Distillation):
+        frozen["teachers"] = tuple(
+            hold_operands(
+                {group: teacher[group] for group in objective.groups_read(i)},
+                DTYPES[objective.teachers[i].dtype],
             )
-        if isinstance(objective, Pretraining) and objective.encoder_frozen:
-            frozen["model"] = {g: start.params[g] for g in objective.frozen_groups}
-        return jax.device_put(frozen, sharding.tree_shardings(self.mesh, frozen))
+            for i, teacher in enumerate(teachers)
+        )
+    if isinstance(objective, Pretraining) and objective.encoder_frozen:
+        frozen["model"] = {g: start[g] for g in objective.frozen_groups}
+    return frozen
 
 
 def say_size(name: str, phase: PhaseConfig, batches: PackedBatches) -> None:

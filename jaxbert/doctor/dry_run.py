@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from jaxbert.config import RunConfig
-from jaxbert.doctor.forecast import COLUMNS, Forecast, describe_phase, describe_total
+from jaxbert.doctor.forecast import BASIS, COLUMNS, Forecast, describe_phase, describe_total
 from jaxbert.errors import UserError, UserErrors, warn
 from jaxbert.run import Run
 from jaxbert.workdir import check_claim
@@ -43,6 +43,7 @@ def dry_run(config: RunConfig, workdir: Path) -> None:
         name, *values = describe_phase(phase)
         pairs = zip(COLUMNS[1:], values, strict=True)
         print(f"phase {name}: " + ", ".join(f"{key} {value}" for key, value in pairs))
+    print(f"estimated: {BASIS}")
     said = "minutes are at the rate of NumPy's products here, which training does not reach"
     if jax.default_backend() != "cpu":
         said = "minutes are not known without"

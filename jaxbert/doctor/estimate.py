@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend import core
+from jax.sharding import Mesh
 
 from jaxbert.batch import Batch
 from jaxbert.models.attention import segment_bias
@@ -24,6 +25,7 @@ from jaxbert.models.bert import Bert, BertConfig, Params, count_parameters, init
 from jaxbert.models.encoder import Collect
 from jaxbert.objectives.objective import Objective
 from jaxbert.training.cost import products
+from jaxbert.training.sharding import held_bytes
 
 _FLOAT32 = 4  # bytes
 _MOMENTS = 2  # of Adam, a parameter
@@ -43,6 +45,9 @@ class StepCost:
     Attributes:
       parameters: trained, P.
       frozen: parameters that are read and not trained, such as the teacher's.
+      held: bytes of the trained parameters that one device holds, H: 4 P, less where the mesh
+        divides them.
+      held_frozen: the same of the others, in the dtype that they are held in.
       activations: bytes of what the forward pass keeps for the backward pass, A: the residuals of
         the objective's derivative, as JAX traces them.
       batch: bytes of the batch.
@@ -53,6 +58,8 @@ class StepCost:
 
     parameters: int
     frozen: int
+    held: int
+    held_frozen: int
     activations: int
     batch: int
     trained_flops: int
@@ -64,12 +71,16 @@ class StepCost:
         return _FLOAT32 * (1 + _MOMENTS) * self.parameters
 
     def memory(self, accumulation: int) -> int:
-        """Bytes at the peak: state + 4 P of gradients (8 P, added up over several) + frozen + A."""
-        gradients = _FLOAT32 * self.parameters * (1 + (accumulation > 1))
-        return self.state + gradients + _FLOAT32 * self.frozen + self.activations + self.batch
+        """Bytes at the peak of one device: 3 H of state + H of gradients (2 H, added up over
+        several) + frozen + A + batch. Along ``model`` there is less of A.
+        """
+        state, gradients = (1 + _MOMENTS) * self.held, self.held * (1 + (accumulation > 1))
+        return state + gradients + self.held_frozen + self.activations + self.batch
 
 
-def cost_of(objective: Objective, params: Params, frozen: Any, batch: Batch) -> StepCost:
+def cost_of(
+    objective: Objective, params: Params, frozen: Any, batch: Batch, mesh: Mesh
+) -> StepCost:
     """Counts a step without compiling anything.
 
     A product forward costs two more backward, one for each operand, so that what a derivative
@@ -78,8 +89,10 @@ def cost_of(objective: Objective, params: Params, frozen: Any, batch: Batch) -> 
     Args:
       objective: of the phase.
       params: the trained groups, arrays or shapes.
-      frozen: what may be read beside them, arrays or shapes; what is not read does not count.
+      frozen: what may be read beside them, arrays or shapes as they are held; what is not read
+        does not count.
       batch: one micro-batch of one device.
+      mesh: where the parameters lie.
     """
 
     def shape(x: Any) -> jax.ShapeDtypeStruct:
@@ -101,12 +114,16 @@ def cost_of(objective: Objective, params: Params, frozen: Any, batch: Batch) -> 
     inputs, kept = set(both.invars), both.outvars[count:]
     residuals = {v for v in kept if isinstance(v, core.Var)} - inputs
     read = {v for equation in forward.eqns for v in equation.invars if isinstance(v, core.Var)}
-    others = forward.invars[count : count + len(jax.tree.leaves(frozen))]
+    others = forward.invars[count : -len(jax.tree.leaves(batch))]
+    leaves, tree = jax.tree.flatten(frozen)
+    seen = tree.unflatten([x if v in read else None for x, v in zip(leaves, others, strict=True)])
     once, all_products = products(forward), products(both)
     trained = (all_products - once) // 2
     return StepCost(
         count_parameters(params),
-        sum(v.aval.size for v in others if v in read),
+        count_parameters(seen),
+        held_bytes(mesh, params),
+        held_bytes(mesh, seen),
         sum(_bytes(v.aval) for v in residuals),
         sum(map(_bytes, jax.tree.leaves(batch))),
         3 * trained,

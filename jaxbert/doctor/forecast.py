@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from jaxbert.doctor.estimate import (
 from jaxbert.files import size_text
 from jaxbert.interop.huggingface import Model
 from jaxbert.models.bert import BertConfig, count_parameters
-from jaxbert.run import OPTIMIZER, Run, stale
+from jaxbert.run import OPTIMIZER, Run, held_frozen, stale
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.sharding import row_multiple
 
@@ -36,7 +37,7 @@ _MEASURED = 1_000  # spans at most that pre-training is measured on
 
 @dataclasses.dataclass(frozen=True)
 class PhaseForecast:
-    """What a phase will need; memory and FLOPs on each device.
+    """What a phase will need.
 
     Attributes:
       name: of the phase.
@@ -44,8 +45,8 @@ class PhaseForecast:
       cost: of a micro-batch.
       rows, length: B and T of a batch on all devices.
       steps: updates.
-      memory: bytes at the peak.
-      flops: of a step.
+      memory: bytes at the peak, on each device.
+      flops: of a step, on all devices together, as ``metrics.jsonl`` has them.
       seconds: of all steps and evaluations, without compiling.
       disk: bytes of its checkpoints and of the model that it writes, at most.
     """
@@ -105,11 +106,16 @@ class Forecast:
         config = objective.model
         params = shapes_of(config, objective.groups)
         kept = {g: v for g, v in start.params.items() if g not in stale(objective)} | params
-        frozen = {"model": start.params, "teachers": tuple(one.params for one in teachers)}
+        frozen = jax.eval_shape(
+            functools.partial(held_frozen, objective),
+            start.params,
+            tuple(one.params for one in teachers),
+        )
         batches = self._batches(phase)
         length, rows = batches.row_length, batches.rows // self._multiple(phase)
         batch = self._job.data.stream(phase, batches, None)[0]
-        cost = cost_of(objective, params, frozen, jax.tree.map(lambda x: x[:rows], batch))
+        part = jax.tree.map(lambda x: x[:rows], batch)
+        cost = cost_of(objective, params, frozen, part, self._job.mesh)
         # Of several teachers, the first one's rate.
         still = (*teachers, start)[0].config.replace(dtype=self._config.dtype)
         # Rows of the model itself, forward alone, and a third of what training it takes.
@@ -124,7 +130,7 @@ class Forecast:
             length,
             phase.steps,
             cost.memory(phase.accumulation),
-            phase.accumulation * (cost.trained_flops + cost.frozen_flops),
+            self._multiple(phase) * (cost.trained_flops + cost.frozen_flops),
             phase.steps * seconds + self._evaluated_rows(phase) * ahead,
             # The two latest checkpoints and the best, and the one that is being written.
             (1 + kept_states) * cost.state + 4 * count_parameters(kept),
@@ -217,6 +223,12 @@ class Forecast:
 COLUMNS = (
     *("", "trains", "parameters", "frozen", "batch", "memory", "FLOPs a step", "steps"),
     *("minutes", "disk"),
+)
+# What the columns mean.
+BASIS = (
+    "memory is that of one device, 12 bytes a trained parameter (values, two moments), 4 of its "
+    "gradient, a frozen one as it is held, less where the mesh divides them, and what the backward "
+    "pass keeps of a batch; FLOPs are those of all devices together"
 )
 
 

@@ -20,6 +20,7 @@ from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.doctor.environment import describe_environment, shortages
 from jaxbert.doctor.findings import number
 from jaxbert.doctor.forecast import (
+    BASIS,
     COLUMNS,
     Forecast,
     PhaseForecast,
@@ -239,9 +240,8 @@ class _Report:
         self._table("phase", COLUMNS, [describe_phase(phase) for phase in self.phases])
         device = jax.devices()[0]
         self._say(
-            "estimated: memory is 12 bytes a trained parameter (values, two moments), 4 of its "
-            "gradient, 4 a frozen one, and what the backward pass keeps of a batch; time is from "
-            f"layers timed now on {device.platform} ({device.device_kind}), without compiling"
+            f"estimated: {BASIS}; time is from layers timed now on {device.platform} "
+            f"({device.device_kind}), without compiling"
         )
         text = self._forecast.text_bytes()
         if text:

@@ -129,6 +129,15 @@ def tree_shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def held_bytes(mesh: Mesh, tree: Any) -> int:
+    """Bytes of a tree of arrays or shapes that one device of a mesh holds."""
+
+    def held(leaf: Any, place: NamedSharding) -> int:
+        return math.prod(place.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(held, tree, tree_shardings(mesh, tree))))
+
+
 def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
     axes = zip(spec, shape, strict=True)
     return P(*(a if a is None or size % mesh.shape[a] == 0 else None for a, size in axes))

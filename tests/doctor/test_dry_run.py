@@ -11,10 +11,12 @@ import commands
 import pytest
 
 from jaxbert.doctor.dry_run import dry_run
+from jaxbert.doctor.forecast import Forecast
 from jaxbert.errors import UserErrors
 from jaxbert.interop.huggingface import read_model
 from jaxbert.models.bert import count_parameters
 from jaxbert.recipe import load_recipe, resolve
+from jaxbert.run import Run
 
 PHASE = re.compile(r"phase (\w+): trains (\w+), parameters ([\d,]+), frozen ([\d,]+), .*")
 
@@ -83,6 +85,24 @@ def test_a_dry_run_says_what_the_run_will_be(place):
     assert frozen["finetune"] == frozen["baseline"] == 0
     read = count_parameters({g: teacher[g] for g in ("embeddings", "encoder")})
     assert read * 0.7 < frozen["intermediate"] <= read < frozen["prediction"]
+
+
+@pytest.mark.parametrize("axis", ["fsdp", "model"])
+def test_along_an_axis_a_device_holds_less_and_the_work_is_the_same(place, tmp_path, axis):
+    given = dict(flag.removeprefix("--config.").split("=", 1) for flag in flags(place))
+
+    def phases(along: str):
+        overrides = given | {"mesh.data": "1", f"mesh.{axis}": along}
+        job = Run(resolve(load_recipe(f"{commands.TASK}:smoke"), overrides), tmp_path / "run")
+        return list(Forecast(job, compiles=False).phases())
+
+    def models(phase) -> int:
+        return phase.memory - phase.cost.activations - phase.cost.batch
+
+    for one, many in zip(phases("1"), phases("2"), strict=True):
+        assert models(many) < 0.75 * models(one)  # nearly all of it is tables and matrices
+        assert one.flops * many.rows == many.flops * one.rows
+        assert one.disk == many.disk
 
 
 def test_what_a_run_would_be_refused_for_is_said(place, tmp_path):

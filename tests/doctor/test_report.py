@@ -301,7 +301,7 @@ def test_as_json_findings_are_numbered_and_nothing_else_is_printed(place, capsys
 
 
 def test_what_there_is_not_enough_of_is_a_warning(place, tmp_path):
-    cost = StepCost(1, 1, 1, 1, 1, 1)
+    cost = StepCost(1, 1, 1, 1, 1, 1, 1, 1)
     huge = PhaseForecast("p", "student", cost, 1, 1, 1, 1 << 60, 1, 1.0, 1 << 60)
     disk, memory = shortages(tmp_path / "new", [huge])
     assert "of disk, and" in disk.what and disk.fix and str(tmp_path) in disk.where
