@@ -4,10 +4,10 @@
     python benchmarks/scaling.py --check    # compiled steps on up to 8 CPU devices beside it
     python benchmarks/scaling.py --memory   # what a device holds of BERT-large
 
-A step's time is the largest of what can overlap (compute with the exchange of gradients, both with
-the input), each by one quotient: model FLOPs over a share of the peak; bytes that a device sends
-over a link; a host's tokens over what its pipeline makes. What a checkpoint keeps the loop waiting
-comes on top.
+A step's time is the largest of what can overlap, each by one quotient: model FLOPs over a share of
+the peak; bytes that must pass through a device's memory; bytes that a device sends over its links;
+a host's tokens over what its pipeline makes. Adam waits for the last of the gradients, and a loop
+for its checkpoints: they come on top.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from typing import Any
 LENGTH = 127  # real tokens of a span
 EXAMPLES = 320_000 * 256  # of the recipe `:paper`: three epochs of English Wikipedia
 HOST_TOKENS = 3.4e6  # a second, one thread of `benchmarks/pipeline.py` from a prepared folder
-SHARE = 0.234  # of the maker's peak: 232 of 989 TFLOP/s on one H200 (docs/performance.md)
+# Of the maker's peak: 240 of 989 TFLOP/s on one H200, with 256 rows (docs/performance.md).
+SHARE = 0.243
 SAVED_EVERY = 1_000  # updates between checkpoints, as in that recipe
 SAVING = 0.12  # seconds that the loop waits for one, and
 WRITING = 172e6 / 0.43  # bytes a second to the disk meanwhile (docs/reliability.md)
 FEATURES = {"hidden": "hidden", "embedding": "embeddings"}
-ROWS = 32  # a device, of 128 positions
+ROWS, POSITIONS = 32, 128  # of a device, and of a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,24 +39,36 @@ class Machine:
     Attributes:
       name: of the accelerator.
       peak: bfloat16 FLOPs a second.
-      link: bytes a second that one device sends to its neighbour.
+      memory: bytes a second between a device and its memory.
+      port: bytes a second that a device sends through one of its ports.
+      ports: how many it has.
       host: devices of one host, which has one process.
       price: US dollars for an hour of one device, an example of what clouds ask.
     """
 
     name: str
     peak: float
-    link: float
+    memory: float
+    port: float
+    ports: int
     host: int
     price: float
 
+    def sends(self, group: int) -> float:
+        """Bytes a second that a device sends to others of its group.
+
+        Eight and fewer are a ring, of two neighbours each; more lie on a torus and use all ports.
+        """
+        return self.port * min(self.ports, 2 if group <= 8 else self.ports)
+
 
 MACHINES = {
-    # One direction of the interconnect, half of what is said for both.
-    "TPU v5e": Machine("TPU v5e", 197e12, 100e9, 8, 1.20),
-    "TPU v5p": Machine("TPU v5p", 459e12, 300e9, 4, 4.20),
+    # 400 and 1,200 GB/s a chip in both directions together, by four ports of a torus of two
+    # dimensions and six of one of three ("System architecture" of docs.cloud.google.com/tpu).
+    "TPU v5e": Machine("TPU v5e", 197e12, 819e9, 50e9, 4, 8, 1.20),
+    "TPU v5p": Machine("TPU v5p", 459e12, 2765e9, 100e9, 6, 4, 4.20),
     # Between hosts one 400 Gb/s adapter each; NVLink within a host is faster.
-    "H100": Machine("H100", 989e12, 50e9, 8, 3.00),
+    "H100": Machine("H100", 989e12, 3350e9, 50e9, 1, 8, 3.00),
 }
 
 
@@ -66,29 +79,45 @@ class Job:
     Attributes:
       flops: of the models, a real token.
       parameters: that are trained.
-      teacher: bytes of what is read of the teacher: matrices in bfloat16, tables in float32.
+      teacher: bytes of what is held of the teacher: matrices in bfloat16, tables in float32.
+      words: of these, its word table, of which a step reads a few rows.
+      vectors: bytes of the words of a position, the teacher's, the student's and the gradient.
     """
 
-    flops: float = 203.8e6
-    parameters: int = 14_590_632
-    teacher: float = 266e6
+    flops: float = 211.0e6
+    parameters: int = 14_492_976
+    teacher: float = 265.8e6
+    words: float = 93.8e6
+    vectors: float = 4 * (768 + 2 * 312)
 
 
-def sent(devices: int, fsdp: int, job: Job) -> float:
-    """Bytes that a device sends to its neighbour in a step, all exchanges by rings.
+def sent(devices: int, batch: int, fsdp: int, job: Job) -> tuple[float, float]:
+    """Bytes that a device sends in a step along ``data`` and ``fsdp``, all exchanges by rings.
 
-    Along ``data`` gradients are added up: those of the parts that a device holds. Along ``fsdp``
-    parameters, and the teacher's, are gathered once, and gradients added up into parts.
+    As compiled steps have it: along ``fsdp`` parameters, and the teacher's, are gathered once and
+    gradients added up as a whole; words that are held in parts are sent to who looks them up. Along
+    ``data`` the gradients of those parts are added up that a device keeps.
     """
     trained, data = 4 * job.parameters, devices // fsdp
-    summed = 2 * (data - 1) / data * trained / fsdp
-    return summed + (fsdp - 1) / fsdp * (2 * trained + job.teacher)
+    looked_up = batch / devices * POSITIONS * job.vectors
+    inside = (fsdp - 1) / fsdp * (2 * trained + trained + job.teacher + looked_up)
+    return 2 * (data - 1) / data * trained / fsdp, inside
+
+
+def traffic(fsdp: int, job: Job) -> tuple[float, float]:
+    """Bytes that must pass through a device's memory in a step, without activations.
+
+    Until gradients are added up, and in Adam: the frozen values are read, but for the words, and
+    gradients written; then these are read, and the state is read and written.
+    """
+    trained = 4 * job.parameters
+    return job.teacher - job.words + trained, (1 + 2 * 3) * trained / fsdp
 
 
 def step(
     machine: Machine, devices: int, batch: int, fsdp: int = 1, job: Job = Job()
 ) -> dict[str, float]:
-    """Seconds of the parts of a step, and of the whole.
+    """Seconds of the parts of a step, and of the whole; ``adam`` is within ``memory``.
 
     Args:
       machine: the accelerator.
@@ -99,12 +128,16 @@ def step(
     """
     tokens = batch * LENGTH
     hosts = -(-devices // machine.host)
+    along_data, along_fsdp = sent(devices, batch, fsdp, job)
+    before, adam = (passed / machine.memory for passed in traffic(fsdp, job))
     parts = {
         "compute": tokens * job.flops / (devices * machine.peak * SHARE),
-        "exchange": sent(devices, fsdp, job) / machine.link,
+        "memory": before + adam,
+        "adam": adam,
+        "exchange": along_data / machine.sends(devices // fsdp) + along_fsdp / machine.sends(fsdp),
         "input": tokens / hosts / HOST_TOKENS,  # every host makes the rows of its own devices
     }
-    longest = max(parts.values())
+    longest = max(max(parts["compute"], before, parts["exchange"]) + adam, parts["input"])
     # A save waits until the one before it is written.
     behind = 12 * job.parameters / WRITING - SAVED_EVERY * longest
     parts["checkpoint"] = (SAVING + max(behind, 0.0)) / SAVED_EVERY
@@ -114,10 +147,10 @@ def step(
 def table(prices: dict[str, float], job: Job = Job()) -> list[str]:
     """Lines of a Markdown table."""
     rows = [
-        "| devices | data x fsdp | examples an update | compute, ms | exchange, MB | exchange, ms "
-        "| input, ms | checkpoints, ms | tokens/s | hours of the paper's recipe | US dollars | "
-        "bound by |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| devices | data x fsdp | examples an update | compute, ms | memory, ms | of it Adam, ms "
+        "| exchange, MB | exchange, ms | input, ms | checkpoints, ms | tokens/s "
+        "| hours of the paper's recipe | US dollars | bound by |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, counts in (("TPU v5e", (8, 256)), ("TPU v5p", (1024,)), ("H100", (1, 8, 64, 256))):
         for devices in counts:
@@ -130,9 +163,10 @@ def table(prices: dict[str, float], job: Job = Job()) -> list[str]:
                 parts = step(MACHINES[name], devices, batch, fsdp, job)
                 rate = batch * LENGTH / parts["step"]
                 hours = EXAMPLES / batch * parts["step"] / 3600
-                bound = max(("compute", "exchange", "input"), key=parts.__getitem__)
+                bound = max(("compute", "memory", "exchange", "input"), key=parts.__getitem__)
                 cells = [f"{devices} x {name}", f"{devices // fsdp} x {fsdp}", f"{batch:,}"]
-                cells += [f"{1e3 * parts['compute']:.2f}", f"{sent(devices, fsdp, job) / 1e6:.0f}"]
+                cells += [f"{1e3 * parts[k]:.2f}" for k in ("compute", "memory", "adam")]
+                cells += [f"{sum(sent(devices, batch, fsdp, job)) / 1e6:.0f}"]
                 cells += [f"{1e3 * parts[k]:.2f}" for k in ("exchange", "input", "checkpoint")]
                 cells += [f"{rate / 1e6:.1f} M", f"{hours:.2f}"]
                 cells += [f"{hours * devices * prices[name]:.0f}", bound]
@@ -159,7 +193,7 @@ def moved(text: str, trips: int = 1) -> dict[str, int]:
 
 
 def held(tree: Any) -> tuple[int, int]:
-    """Bytes of a tree of placed arrays, or shapes: those that one device holds, and all."""
+    """Bytes of a tree of placed arrays: those that one device holds, and all."""
     import jax
 
     parts, whole = 0, 0
@@ -205,9 +239,8 @@ def check() -> Iterator[str]:
     rng = np.random.default_rng(0)
     examples = Examples.join([rng.integers(5, 256, 64) for _ in range(32)])
     batches = PackedBatches(examples, batch_size=32, row_length=64, seed=0)
-    model = 32 * (
-        forward_flops(teacher, 64, head=False) + 3 * forward_flops(student, 64, head=False)
-    )
+    learnt = forward_flops(student, 64, head=False, projected=student.num_layers + 1)
+    model = 32 * (forward_flops(teacher, 64, head=False) + 3 * learnt)
     trained = sum(x.size for x in jax.tree.leaves(mine))
     yield (
         "| data x fsdp x model | micro-batches | FLOPs a device / the model's | all-reduced / "
@@ -262,28 +295,19 @@ def memory() -> list[str]:
     from jaxbert.objectives.distillation import Distillation
     from jaxbert.objectives.finetuning import Finetuning
     from jaxbert.training import sharding
-    from jaxbert.training.optimizer import make_optimizer
 
     wide = {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "intermediate_size": 4096}
     large = PRESETS["bert-base"].replace(**wide, num_labels=2, dtype="bfloat16")
     student = PRESETS["tinybert4"].replace(projection_size=1024, dtype="bfloat16")
     terms = {name: TermConfig(feature=feature) for name, feature in FEATURES.items()}
     distilled = Distillation(student, (large,), match_terms(terms, student, (large,)))
-    optimizer = make_optimizer(learning_rate=1e-4, steps=10)
-    whole, single = (jax.ShapeDtypeStruct((ROWS, n), np.int32) for n in (128, 1))
+    whole, single = (jax.ShapeDtypeStruct((ROWS, n), np.int32) for n in (POSITIONS, 1))
     weights = jax.ShapeDtypeStruct((ROWS, 1), np.float32)
     batch = Batch(whole, whole, whole, whole, single, single, weights)
 
     def teacher() -> Any:
         theirs = init_params(large, jax.random.key(0), distilled.groups_read(0))
         return {"teachers": (hold_operands(theirs, DTYPES[large.dtype]),)}
-
-    def place(mesh: Any, tree: Any) -> Any:
-        return jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            tree,
-            sharding.tree_shardings(mesh, tree),
-        )
 
     rows = [
         "| BERT-large | data x fsdp x model | teacher, MB | state, MB | gradients, MB | kept for "
@@ -297,12 +321,11 @@ def memory() -> list[str]:
         params = jax.eval_shape(
             lambda o=objective: init_params(o.model, jax.random.key(0), o.groups)
         )
-        moments = jax.eval_shape(optimizer.init, params)
-        kept = cost_of(objective, params, frozen, batch).activations
+        kept = cost_of(objective, params, frozen, batch, sharding.make_mesh(1)).activations
         for data, fsdp, width in ((1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8)):
-            devices = jax.devices()[: data * fsdp * width]
-            mesh = sharding.lay_out(devices, data, fsdp, width)
-            parts = [held(place(mesh, tree))[0] for tree in (frozen, (params, moments), params)]
+            mesh = sharding.make_mesh(data, width, fsdp)
+            theirs, mine = (sharding.held_bytes(mesh, tree) for tree in (frozen, params))
+            parts = theirs, 3 * mine, mine  # values and two moments; gradients
             cells = [name, f"{data} x {fsdp} x {width}"]
             cells += [f"{n / 1e6:,.0f}" for n in (*parts, kept, sum(parts) + kept)]
             rows.append(f"| {' | '.join(cells)} |")
