@@ -127,7 +127,8 @@ class Side:
     """
 
     def __init__(self, folder: Path, way: str, device: str, compiled: bool) -> None:
-        self.work, self.expert, self.device = works.read(folder), way == "expert", device
+        self.folder, self.work = folder, works.read(folder)
+        self.expert, self.device = way == "expert", device
         self.examples = works.read_examples(folder)
         self.teacher = Bert(self.work, "teacher", folder).to(device).eval().requires_grad_(False)
         self.student = Bert(self.work, "student", folder).to(device).train()
@@ -234,7 +235,8 @@ class Side:
         }
 
     def first(self, count: int) -> dict[str, Any]:
-        """The loss of the first examples, without an update."""
+        """The loss of the first examples at the first values; to be asked last."""
+        self.student = Bert(self.work, "student", self.folder).to(self.device)
         with torch.no_grad():
             return {"loss": self.loss(*self.tensors(self.examples[:count])).item()}
 

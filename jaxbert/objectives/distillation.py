@@ -88,9 +88,10 @@ class Distillation:
           name: such as ``encoder/layers/attention/query/kernel``.
           index: in the stack: of a layer, or of a hidden state that is projected.
         """
-        seen = features.collect(self.matches, None)
         if name.startswith("projection/"):
-            return index in seen.hidden
+            projected = [match for match in self.matches if match.projected]
+            return index in features.collect(projected, None).hidden
+        seen = features.collect(self.matches, None)
         parameter = name.removeprefix("encoder/layers/")
         return seen.reads(index, parameter, self.student.num_layers)
 
