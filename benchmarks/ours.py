@@ -114,8 +114,8 @@ class Side:
     def first(self, count: int) -> dict[str, Any]:
         """The loss of the first examples at the first values.
 
-        To be asked last: it runs operation by operation, and what compiling each leaves behind would
-        count as memory of the step.
+        To be asked last: it runs operation by operation, and what compiling each leaves behind
+        would count as memory of the step.
         """
         source = self.batches.source.gather(np.arange(count))
         size = {"batch_size": count, "row_length": self.work.length}

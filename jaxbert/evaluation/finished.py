@@ -107,7 +107,8 @@ def held_against(workdir: Path, config: Mapping[str, Any]) -> str:
     Arguments as for `given_teacher`.
     """
     phases = [config.get(name) for name in config.get("phases", ())]
-    named = [p.get("teacher") for p in phases if isinstance(p, dict) and p["trains"] == "student"]
+    of_student = [p for p in phases if isinstance(p, dict) and p.get("trains") == "student"]
+    named = [phase.get("teacher") or "" for phase in of_student]
     last = next((teachers for text in reversed(named) if (teachers := split_teachers(text))), ())
     if _has_teacher(workdir) or len(last) != 1 or not is_reference(last[0]):
         return given_teacher(workdir, config)
