@@ -146,7 +146,6 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
         work = make(name, args, Path(folder))
         sides = start(name, Path(folder), args)
         try:
-            first = {side: p.ask("first", work.batch_size)["loss"] for side, p in sides.items()}
             for process in sides.values():
                 process.ask("steps", args.warmup)
                 process.ask("settle", 0)
@@ -154,6 +153,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
             for index in range(args.rounds):
                 for side in list(sides)[:: 1 if index % 2 else -1]:
                     sides[side].answers.append(sides[side].ask("steps", steps[side]))
+            first = {side: p.ask("first", work.batch_size)["loss"] for side, p in sides.items()}
         finally:
             for process in sides.values():
                 process.close()

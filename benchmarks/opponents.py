@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 WINDOW = 50  # batches within which examples are sorted by length
 MASKED = -1e4
+MULTIPLES = {"cpu": 1, "cuda": 16}  # of the expert's lengths: rounding up costs a CPU a quarter
 
 
 def dense(inputs: int, features: int, **others: nn.Module) -> nn.ModuleDict:
@@ -96,17 +97,17 @@ class Bert(nn.Module):
         self.load_state_dict({name: x for name, x in tensors.items() if name in self.state_dict()})
 
     def forward(
-        self, tokens: torch.Tensor, mask: torch.Tensor, scored: bool
+        self, tokens: torch.Tensor, mask: torch.Tensor, scored: Collection[int]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
-        """Hidden states 0..L [B, T, D] and, if asked, scores [B, H, T, T]."""
+        """Hidden states 0..L [B, T, D] and, of the layers that are asked, scores [B, H, T, T]."""
         e = self.embeddings
         places = torch.arange(tokens.shape[1], device=tokens.device)
         x = e["word_embeddings"](tokens) + e["position_embeddings"](places)
         x = e["LayerNorm"](x + e["token_type_embeddings"](torch.zeros_like(tokens)))
         bias = ((1.0 - mask.to(x.dtype)) * MASKED)[:, None, None]
         states, scores = [x], []
-        for layer in self.encoder["layer"]:
-            x, seen = layer(x, bias, scored)
+        for index, layer in enumerate(self.encoder["layer"]):
+            x, seen = layer(x, bias, index in scored)
             states.append(x)
             scores.append(seen)
         return states, scores
@@ -127,7 +128,8 @@ class Side:
     """
 
     def __init__(self, folder: Path, way: str, device: str, compiled: bool) -> None:
-        self.work, self.expert, self.device = works.read(folder), way == "expert", device
+        self.folder, self.work = folder, works.read(folder)
+        self.expert, self.device = way == "expert", device
         self.examples = works.read_examples(folder)
         self.teacher = Bert(self.work, "teacher", folder).to(device).eval().requires_grad_(False)
         self.student = Bert(self.work, "student", folder).to(device).train()
@@ -165,7 +167,7 @@ class Side:
     def tensors(self, batch: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and the mask, [B, T]."""
         length = max(map(len, batch)) if self.expert else self.work.padded
-        length += -length % (16 if self.expert else 1)
+        length += -length % (MULTIPLES[self.device] if self.expert else 1)
         tokens, mask = (np.zeros((len(batch), length), np.int64) for _ in range(2))
         for row, example in enumerate(batch):
             tokens[row, : len(example)], mask[row, : len(example)] = example, 1
@@ -174,20 +176,22 @@ class Side:
     def loss(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Of a batch, a scalar."""
         mine, theirs = len(self.student.encoder["layer"]), len(self.teacher.encoder["layer"])
+        step = theirs // mine
+        pairs = [(i, i * step + step - 1) for i in range(mine)]
         # Where nobody reads them the expert's models make none, but on a CPU: torch's fused
         # attention takes longer there.
-        scored = not (self.expert and self.work.num_labels and self.device == "cuda")
+        scored = range(mine), range(theirs)
+        if self.expert and self.device == "cuda":
+            scored = ((), ()) if self.work.num_labels else tuple(zip(*pairs, strict=True))
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.expert):
             with torch.no_grad():
-                t_states, t_scores = self.teacher(tokens, mask, scored)
-            s_states, s_scores = self.student(tokens, mask, scored)
+                t_states, t_scores = self.teacher(tokens, mask, scored[1])
+            s_states, s_scores = self.student(tokens, mask, scored[0])
             if self.work.num_labels:
                 with torch.no_grad():
                     target = self.teacher.logits(t_states[-1]).float().softmax(-1)
                 said = self.student.logits(s_states[-1]).float().log_softmax(-1)
                 return -(target * said).mean()
-            step = theirs // mine
-            pairs = [(i, i * step + step - 1) for i in range(mine)]
             scores = sum(self.apart_scores(s_scores[i], t_scores[j], mask) for i, j in pairs)
             hidden = [
                 (self.student.fit_dense(s_states[i]), t_states[i * step]) for i in range(mine + 1)
@@ -234,7 +238,8 @@ class Side:
         }
 
     def first(self, count: int) -> dict[str, Any]:
-        """The loss of the first examples, without an update."""
+        """The loss of the first examples at the first values; to be asked last."""
+        self.student = Bert(self.work, "student", self.folder).to(self.device)
         with torch.no_grad():
             return {"loss": self.loss(*self.tensors(self.examples[:count])).item()}
 

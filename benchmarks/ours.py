@@ -61,7 +61,7 @@ class Side:
             {name: TermConfig(**term) for name, term in terms.items()}, student, (teacher,)
         )
         self.objective = Distillation(student, (teacher,), matches)
-        mine = self.values("student", student, self.objective.groups)
+        mine = self.first_values()
         theirs = self.values("teacher", teacher, self.objective.groups_read(0))
         self.frozen = jax.device_put({"teachers": (hold_operands(theirs, DTYPES[teacher.dtype]),)})
         optimizer = make_optimizer(
@@ -72,6 +72,10 @@ class Side:
         self.teach = jax.jit(self.objective.teach)
         self.cached = cached
         self.stream = feed(iterate(self.batches, 0, STEPS), rows(self.mesh))
+
+    def first_values(self) -> Any:
+        """What the student begins with."""
+        return self.values("student", self.objective.student, self.objective.groups)
 
     def values(self, who: str, config: BertConfig, groups: Sequence[str]) -> Any:
         """The first values of a model."""
@@ -108,12 +112,17 @@ class Side:
         return dataclasses.replace(batch, taught=said)
 
     def first(self, count: int) -> dict[str, Any]:
-        """The loss of the first examples, without an update."""
+        """The loss of the first examples at the first values.
+
+        To be asked last: it runs operation by operation, and what compiling each leaves behind
+        would count as memory of the step.
+        """
         source = self.batches.source.gather(np.arange(count))
         size = {"batch_size": count, "row_length": self.work.length}
         batch = PackedBatches(source, **size, seed=0)[0]
         key = jax.random.key(0)
-        terms = self.objective(self.state.params, self.frozen, place(batch, rows(self.mesh)), key)
+        placed = place(batch, rows(self.mesh))
+        terms = self.objective(self.first_values(), self.frozen, placed, key)
         weights = self.objective.weights(jnp.int32(0))
         return {"loss": float(sum(w * terms[name].mean() for name, w in weights.items()))}
 

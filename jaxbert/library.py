@@ -212,7 +212,7 @@ class Library:
         phases = self._config.sections.values()
         earlier = itertools.takewhile(lambda other: other is not phase, phases)
         trained = any(other.trains == phase.start for other in earlier)
-        model = self.get(phase.start) if trained or phase.start != "student" else self._student()
+        model = self.get(phase.start) if trained or phase.start != "student" else self.before()
         width = self.shapes.of(phase.teachers[0]).hidden_size if phase.teachers else 0
         if width in (0, model.config.projection_size):
             return model
@@ -235,7 +235,7 @@ class Library:
         if is_whole(folder):
             return read_model(folder)
         if name == "student":
-            return self._student()
+            return self.before()
         if name == "initial_student" and self._config.init_from:
             return self._inherited(name)
         if how == "initial" and who in MADE:
@@ -243,8 +243,8 @@ class Library:
             self.write(name, self.shapes.of(name), fresh)
         return read_model(folder)
 
-    def _student(self) -> Model:
-        """The student that a run starts from."""
+    def before(self) -> Model:
+        """The student that the run starts from, also where a phase has trained it meanwhile."""
         inherits = bool(self._config.init_from)
         return self._inherited("student") if inherits else self.get("initial_student")
 

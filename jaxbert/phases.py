@@ -78,16 +78,14 @@ class Objectives:
         return start
 
     def check(self) -> list[UserError]:
-        """What is wrong with the phases' teachers, and with what their terms would compare."""
+        """What is wrong with the phases' models, and with what their terms would compare."""
         errors: list[UserError] = []
         for index, (name, phase) in enumerate(self._config.sections.items()):
-            if phase.objective != "distill":
-                continue
             found = self._check_heads(index, name, phase)
             try:
-                if not found:
+                start = self._library.shapes.of(phase.start)
+                if not found and phase.objective == "distill":
                     shapes = [self._library.shapes.of(teacher) for teacher in phase.teachers]
-                    start = self._library.shapes.of(phase.start)
                     student = self._trained(phase, start, shapes, fresh=True)
                     match_terms(phase.terms, student, shapes, phase.compat)
             except UserError as error:
@@ -130,7 +128,8 @@ class Objectives:
         phases = list(self._config.sections.values())
         last = next((i for i in reversed(range(index)) if phases[i].trains == name), None)
         if last is None:
-            return {"pooler"}
+            inherits = name == "student" and bool(self._config.init_from)
+            return set(self._library.before().params) if inherits else {"pooler"}
         phase = phases[last]
         carried = {"pooler"} if phase.objective == "pretrain" else {"pooler", "classifier"}
         heads = self._heads(phase.start, last) & carried

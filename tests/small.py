@@ -12,6 +12,7 @@ import numpy as np
 from jaxbert.batch import Batch
 from jaxbert.config import TermConfig
 from jaxbert.data.packing import Examples, PackedBatches
+from jaxbert.evaluation.flops import forward_flops
 from jaxbert.models.bert import BertConfig, init_params
 from jaxbert.objectives.alignment import match_terms
 from jaxbert.objectives.distillation import Distillation
@@ -144,3 +145,11 @@ def assert_same_gradients(actual: Any, expected: Any, tolerance: float = 1e-4) -
         allowed = tolerance * np.max(np.abs(want)) + 1e-7
         worst = np.max(np.abs(have - want))
         assert worst <= allowed, f"{jax.tree_util.keystr(path)}: {worst:.3g} > {allowed:.3g}"
+
+
+def class_flops(config: BertConfig, length: int) -> int:
+    """FLOPs of one example's logits, by hand: the last layer asks and goes on at [CLS] alone."""
+    width, inner = config.hidden_size, config.intermediate_size
+    # Queries, output; scores, mix of values; the two products behind attention.
+    position = 2 * width * width + 2 * length * width + 2 * width * inner
+    return forward_flops(config, length) - 2 * (length - 1) * position

@@ -73,6 +73,14 @@ def test_a_student_of_another_task_is_refused(teacher, tmp_path):
     assert f"config key init_from ({given})" in line
 
 
+def test_a_student_that_cannot_be_is_refused_where_nothing_teaches_it(teacher, tmp_path):
+    flags = {"phases": "finetune,baseline", "max_length": "48", "student__init": "random"}
+    flags |= {"student__hidden_size": "100", "student__num_heads": "12"}
+    (line,) = refusals(commands.TASK, teacher, tmp_path / "run", **flags)
+    assert line.startswith("hidden_size = 100 is not valid")
+    assert "phase baseline, the model's configuration; give a multiple of num_heads = 12" in line
+
+
 def test_padded_means_refuse_rows_that_the_devices_cannot_share(teacher, tmp_path):
     flags = {"general__compat": "huawei", "general__packing": "false", "max_length": "48"}
     (line,) = refusals(commands.GENERAL, teacher, tmp_path / "run", **flags)

@@ -97,6 +97,20 @@ def test_a_teacher_has_the_heads_that_earlier_phases_gave_it(place):
     assert line.startswith("'student' has no classifier, so that it predicts nothing")
 
 
+def test_a_student_that_comes_with_a_classifier_can_teach(place):
+    again = {
+        "init_from": str(place.root / "teacher"),
+        "student.num_layers": str(commands.TEACHER.num_layers),
+        "student.hidden_size": str(commands.TEACHER.hidden_size),
+        "student.num_heads": str(commands.TEACHER.num_heads),
+        "student.intermediate_size": str(commands.TEACHER.intermediate_size),
+        "prediction.start": "random_student",
+        "prediction.trains": "again",
+        "prediction.teacher": "student",
+    }
+    assert problems(place, "prediction", again) == []
+
+
 def test_a_model_of_random_weights_has_the_pieces_of_its_run(place):
     config = resolve(load_recipe(f"{commands.TASK}:smoke"), place.given)
     library = Library(config, place.root / "nowhere")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxbert.config import is_reference, split_teachers
 from jaxbert.data.rows import TaskData, load_task
 from jaxbert.data.tasks import Task, describe_task
 from jaxbert.errors import UserError
@@ -46,13 +47,13 @@ class FinishedRun:
         return data
 
     def folders(self) -> dict[str, Path]:
-        """Its models that are there: the teacher, then in the order of their phases.
+        """Its models that are there: the teacher (see `held_against`), then as their phases are.
 
         Raises:
           UserError: it has trained none, or a teacher from outside is gone.
         """
         places = {folder.name: fetched(folder) for folder in self._trained()}
-        if given := given_teacher(self.workdir, self.config):
+        if given := held_against(self.workdir, self.config):
             places = {"teacher": hub.resolve(given)} | places
         return places
 
@@ -96,8 +97,26 @@ def given_teacher(workdir: Path, config: Mapping[str, Any]) -> str:
       workdir: the run's folder.
       config: what its config.json holds.
     """
-    own = (workdir / "models" / "teacher" / "config.json").is_file()
-    return "" if own else config.get("teacher") or ""
+    return "" if _has_teacher(workdir) else config.get("teacher") or ""
+
+
+def held_against(workdir: Path, config: Mapping[str, Any]) -> str:
+    """The reference to what a run's models are compared with, if that is none of its own.
+
+    The one model from outside that the student learnt from last, or else the given teacher.
+    Arguments as for `given_teacher`.
+    """
+    phases = [config.get(name) for name in config.get("phases", ())]
+    of_student = [p for p in phases if isinstance(p, dict) and p.get("trains") == "student"]
+    named = [phase.get("teacher") or "" for phase in of_student]
+    last = next((teachers for text in reversed(named) if (teachers := split_teachers(text))), ())
+    if _has_teacher(workdir) or len(last) != 1 or not is_reference(last[0]):
+        return given_teacher(workdir, config)
+    return last[0]
+
+
+def _has_teacher(workdir: Path) -> bool:
+    return (workdir / "models" / "teacher" / "config.json").is_file()
 
 
 def read_run(workdir: Path) -> FinishedRun:

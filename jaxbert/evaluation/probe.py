@@ -17,7 +17,7 @@ from jaxbert.data.tokenizer import Tokenizer
 from jaxbert.evaluation.embeddings import ENCODER
 from jaxbert.evaluation.metrics import score_rows
 from jaxbert.evaluation.predict import RowPredictor, collect
-from jaxbert.models.bert import POOLED, BertConfig, Params, encode
+from jaxbert.models.bert import POOLED, BertConfig, Params, last_states
 from jaxbert.models.pooling import mean_states
 
 ROWS = 2_000  # training rows that a probe is fitted on, at most
@@ -138,13 +138,11 @@ def fit(kind: str, states: np.ndarray, targets: np.ndarray, outputs: int) -> Par
 
 def _read(config: BertConfig, kind: str, params: Params, batch: Batch) -> jax.Array:
     """The states of every item, float32 [B, X, F], as ``collect`` has items."""
-    hidden = encode(config, params, batch).last_hidden
-    assert hidden is not None
+    places = batch.places if kind == "tagging" else None
+    _, (states,) = last_states(config, params, batch, [places])
     if kind in POOLED:
-        return mean_states(hidden, batch.segments, batch.starts.shape[1])
-    if kind == "tagging":
-        return jnp.take_along_axis(hidden, batch.places[:, :, None], axis=1)
-    return hidden
+        return mean_states(states, batch.segments, batch.starts.shape[1])
+    return states
 
 
 @functools.cache

@@ -166,16 +166,19 @@ def _bert(g: _Graph, c: BertConfig, params: Mapping[str, Any]) -> dict[str, list
     bias = g.add("Unsqueeze", bias, np.array([1, 2]))  # [B, 1, 1, T]
     turns = _turns(g, c, positions) if c.position == "rotary" else None
     layers = params["encoder"]["layers"]
+    pooled = "classifier" in params and c.head in POOLED
     for index in range(c.num_layers):
-        hidden = _layer(g, c, _one(layers, index), f"layer_{index}", hidden, bias, turns)
+        # Of the last layer the head reads [CLS] alone.
+        first = pooled and index == c.num_layers - 1
+        hidden = _layer(g, c, _one(layers, index), f"layer_{index}", hidden, bias, turns, first)
     free: list[Any] = ["batch", "length"]
     if "classifier" not in params:
         g.add("Identity", hidden, output="last_hidden_state")
         return {"last_hidden_state": [*free, c.hidden_size]}
     state = hidden
-    if c.head in POOLED:
-        first = g.add("Gather", hidden, np.int64(0), axis=1)  # [B, D]
-        state = g.add("Tanh", _dense(g, params["pooler"]["dense"], "pooler", first))
+    if pooled:
+        state = g.add("Squeeze", hidden, np.array([1]))  # [B, D]
+        state = g.add("Tanh", _dense(g, params["pooler"]["dense"], "pooler", state))
         if c.classifier == "tinybert":
             state = g.add("Relu", state)
     logits = _dense(g, params["classifier"]["dense"], "classifier", state)
@@ -239,24 +242,28 @@ def _layer(
     hidden: str,
     bias: str,
     turns: tuple[str, str] | None,
+    first: bool,
 ) -> str:
-    """One encoder layer: [B, T, D] to [B, T, D]."""
+    """One encoder layer: [B, T, D] to [B, T, D], or to [B, 1, D] of each text's first piece."""
+    asking = hidden
+    if first:
+        asking = g.add("Slice", hidden, np.array([0]), np.array([1]), np.array([1]))
 
-    def heads(which: str) -> str:
+    def heads(which: str, hidden: str = hidden) -> str:
         x = _dense(g, params["attention"][which], f"{name}.{which}", hidden)
         x = g.add("Reshape", x, np.array([0, 0, c.num_heads, c.head_size]))
         return g.add("Transpose", x, perm=[0, 2, 1, 3])  # [B, H, T, K]
 
-    query, key, value = heads("query"), heads("key"), heads("value")
-    if turns:
-        query, key = _rotate(g, query, turns), _rotate(g, key, turns)
+    query, key, value = heads("query", asking), heads("key"), heads("value")
+    if turns:  # that of position 0 is none
+        query, key = query if first else _rotate(g, query, turns), _rotate(g, key, turns)
     scores = g.add("MatMul", query, g.add("Transpose", key, perm=[0, 1, 3, 2]))
     scores = g.add("Add", g.add("Div", scores, np.float32(c.head_size**0.5)), bias)
     mixed = g.add("MatMul", g.add("Softmax", scores, axis=-1), value)
     mixed = g.add("Transpose", mixed, perm=[0, 2, 1, 3])
     mixed = g.add("Reshape", mixed, np.array([0, 0, c.hidden_size]))
     out = _dense(g, params["attention"]["output"], f"{name}.attention", mixed)
-    hidden = _norm(g, c, params["attention_norm"], f"{name}.1", g.add("Add", hidden, out))
+    hidden = _norm(g, c, params["attention_norm"], f"{name}.1", g.add("Add", asking, out))
     inner = _dense(g, params["intermediate"], f"{name}.intermediate", hidden)
     if c.activation == "relu":
         inner = g.add("Relu", inner)

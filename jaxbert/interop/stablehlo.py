@@ -52,16 +52,17 @@ def write_stablehlo(path: Path, config: BertConfig, params: Mapping[str, Any]) -
 
     def run(ids: jax.Array, mask: jax.Array, types: jax.Array) -> jax.Array:
         count, length = ids.shape
-        places = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), ids.shape)
+        positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), ids.shape)
         starts = jnp.zeros((count, 1), jnp.int32)
-        batch = Batch(ids, mask, types, places, starts, None, None, places)
+        batch = Batch(ids, mask, types, positions, starts, None, None)
         # Layer by layer: whether a scan pays depends on sizes that are not known here.
         last = Collect(hidden=(config.num_layers,))
         hidden = encode(config, weights, batch, collect=last).hidden[config.num_layers]
         if "classifier" not in params:
             return hidden
-        logits = head_logits(config, weights, hidden, batch)
-        return logits[:, 0] if config.head in POOLED else logits
+        pooled = config.head in POOLED
+        logits = head_logits(config, weights, hidden[:, :1] if pooled else hidden)
+        return logits[:, 0] if pooled else logits
 
     # Beyond its last row a table of positions would give that row again.
     most = [] if config.position == "rotary" else [f"length <= {config.max_position_embeddings}"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -250,28 +252,19 @@ class Bert(nn.Module):
             x, bias, positions, collect=collect, deterministic=deterministic, places=places
         )
 
-    def pool(self, last_hidden: Array, starts: Array) -> Array:
-        """Pools [B, T, D] at the [CLS] positions [B, S]: float32 [B, S, D]."""
-        return self.pooler(last_hidden, starts)
+    def pool(self, states: Array) -> Array:
+        """The pooled states of [CLS] states [B, S, D]: float32 [B, S, D]."""
+        return self.pooler(states)
 
-    def classify(self, last_hidden: Array, places: Array, *, deterministic: bool = True) -> Array:
-        """The head's logits from the last hidden state [B, T, D].
+    def classify(self, states: Array, *, deterministic: bool = True) -> Array:
+        """The head's logits, float32 [B, Q, C].
 
         Args:
-          last_hidden: float32 [B, T, D].
-          places: int32 [B, S], what is classified: where examples start or, for ``tagging``, the
-            pieces; not read for ``spans``.
+          states: float32 [B, Q, D], the last hidden state where the head reads it (`head_places`).
           deterministic: True turns dropout off.
-
-        Returns:
-          float32 [B, S, C]; for ``spans`` [B, T, 2].
         """
         if self.config.head in POOLED:
-            states = self.pooler(last_hidden, places)
-        elif self.config.head == "tagging":
-            states = jnp.take_along_axis(last_hidden, places[:, :, None], axis=1)
-        else:
-            states = last_hidden
+            states = self.pooler(states)
         return self.classifier(states, deterministic=deterministic)
 
     def mlm_logits(self, hidden: Array) -> Array:
@@ -290,9 +283,9 @@ class Bert(nn.Module):
         """Touches every parameter of ``groups``; for ``init``."""
         hidden = self(batch).last_hidden
         assert hidden is not None
-        pooled = self.pooler(hidden, batch.starts)
+        pooled = self.pooler(hidden)
         if "classifier" in groups:
-            self.classify(hidden, batch.starts)
+            self.classify(hidden)
         if "mlm" in groups:
             self.mlm_logits(hidden)
         if "nsp" in groups:
@@ -356,6 +349,7 @@ def encode(
     collect: Collect = Collect(),
     key: Array | None = None,
     key_mask_only: bool = False,
+    places: Array | None = None,
 ) -> EncoderOutput:
     """Encodes a batch: ``Bert.__call__`` as a function.
 
@@ -365,7 +359,7 @@ def encode(
       batch: packed rows, as ``Bert.__call__`` reads them.
       collect: what to return beside the last hidden state.
       key: a jax.random key for dropout; None turns dropout off.
-      key_mask_only: as in ``Bert.__call__``.
+      key_mask_only, places: as in ``Bert.__call__``.
     """
     output = Bert(config).apply(
         {"params": params},
@@ -373,6 +367,7 @@ def encode(
         collect=collect,
         deterministic=key is None,
         key_mask_only=key_mask_only,
+        places=places,
         rngs=None if key is None else {"dropout": key},
     )
     return cast(EncoderOutput, output)
@@ -391,18 +386,63 @@ def class_logits(
     [B, M, C] of the batch's ``places`` for ``tagging``, [B, T, 2] for ``spans``.
     """
     keys = (None, None) if key is None else tuple(jax.random.split(key))
-    output = encode(config, params, batch, key=keys[0], key_mask_only=key_mask_only)
-    return head_logits(config, params, cast(Array, output.last_hidden), batch, key=keys[1])
+    places = head_places(config, batch)
+    _, (states,) = last_states(
+        config, params, batch, [places], key=keys[0], key_mask_only=key_mask_only
+    )
+    return head_logits(config, params, states, key=keys[1])
+
+
+def head_places(config: BertConfig, batch: Any) -> Array | None:
+    """Where the head reads the last hidden state: int32 [B, S] or [B, M]; None is everywhere."""
+    if config.head in POOLED:
+        return batch.starts
+    return batch.places if config.head == "tagging" else None
+
+
+def last_states(
+    config: BertConfig,
+    params: Params,
+    batch: Any,
+    places: Sequence[Array | None],
+    *,
+    collect: Collect = Collect(),
+    key: Array | None = None,
+    key_mask_only: bool = False,
+) -> tuple[EncoderOutput, list[Array]]:
+    """Encodes a batch, for its last hidden state at each of several lists of positions.
+
+    Where nothing else is collected the last layer computes it there alone.
+
+    Args:
+      config, params, batch, collect, key, key_mask_only: as ``encode`` takes them.
+      places: int32 [B, Q] each; None is all positions.
+
+    Returns:
+      What ``encode`` does, and for each list float32 [B, Q, D].
+    """
+    here = functools.partial(encode, config, params, batch, key=key, key_mask_only=key_mask_only)
+    some = [each for each in places if each is not None]
+    counts = [each.shape[1] for each in some]
+    if collect.empty and 0 < len(some) == len(places) and sum(counts) < batch.tokens.shape[1]:
+        output = here(places=jnp.concatenate(some, axis=1))
+        ends = [sum(counts[: i + 1]) for i in range(len(counts) - 1)]
+        return output, jnp.split(cast(Array, output.last_hidden), ends, axis=1)
+    output = here(collect=collect)
+    return output, [
+        last if each is None else jnp.take_along_axis(last, each[:, :, None], axis=1)
+        for each in places
+        if (last := output.last_hidden) is not None
+    ]
 
 
 def head_logits(
-    config: BertConfig, params: Params, last_hidden: Array, batch: Any, *, key: Array | None = None
+    config: BertConfig, params: Params, states: Array, *, key: Array | None = None
 ) -> Array:
-    """The head's logits, as ``class_logits``, from the last hidden state [B, T, D]."""
+    """The head's logits, as ``class_logits``, of the states [B, Q, D] that it reads."""
     logits = Bert(config).apply(
         {"params": params},
-        last_hidden,
-        batch.places if config.head == "tagging" else batch.starts,
+        states,
         deterministic=key is None,
         rngs=None if key is None else {"dropout": key},
         method="classify",
@@ -410,27 +450,25 @@ def head_logits(
     return cast(Array, logits)
 
 
-def pool(config: BertConfig, params: Params, last_hidden: Array, starts: Array) -> Array:
-    """The pooled states float32 [B, S, D] of hidden [B, T, D] at the [CLS] positions [B, S]."""
-    return cast(Array, Bert(config).apply({"params": params}, last_hidden, starts, method="pool"))
+def pool(config: BertConfig, params: Params, states: Array) -> Array:
+    """The pooled states float32 [B, S, D] of [CLS] states [B, S, D]."""
+    return cast(Array, Bert(config).apply({"params": params}, states, method="pool"))
 
 
 def fill_logits(config: BertConfig, params: Params, batch: Any) -> Array:
     """Word piece logits float32 [B, M, V] at ``batch.places``, int32 [B, M], dropout off."""
-    output = Bert(config).apply({"params": params}, batch, places=batch.places)
-    hidden = cast(EncoderOutput, output).last_hidden
-    return cast(Array, Bert(config).apply({"params": params}, hidden, method="mlm_logits"))
+    _, (states,) = last_states(config, params, batch, [batch.places])
+    return masked_lm_logits(config, params, states)
 
 
-def masked_lm_logits(config: BertConfig, params: Params, hidden: Array, places: Array) -> Array:
-    """Word piece logits float32 [B, M, V] of hidden [B, T, D] at the positions places [B, M]."""
-    there = jnp.take_along_axis(hidden, places[:, :, None], axis=1)  # [B, M, D]
-    return cast(Array, Bert(config).apply({"params": params}, there, method="mlm_logits"))
+def masked_lm_logits(config: BertConfig, params: Params, states: Array) -> Array:
+    """Word piece logits float32 [B, M, V] of states [B, M, D]."""
+    return cast(Array, Bert(config).apply({"params": params}, states, method="mlm_logits"))
 
 
-def next_sentence_logits(config: BertConfig, params: Params, hidden: Array, starts: Array) -> Array:
-    """Next-sentence logits float32 [B, S, 2] of hidden [B, T, D] at the [CLS] positions [B, S]."""
-    pooled = pool(config, params, hidden, starts)
+def next_sentence_logits(config: BertConfig, params: Params, states: Array) -> Array:
+    """Next-sentence logits float32 [B, S, 2] of [CLS] states [B, S, D]."""
+    pooled = pool(config, params, states)
     return cast(Array, Bert(config).apply({"params": params}, pooled, method="nsp_logits"))
 
 

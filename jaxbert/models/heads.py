@@ -16,17 +16,16 @@ Array = jax.Array
 
 
 class Pooler(nn.Module):
-    """tanh(W h + b) of each example's [CLS] state (Devlin et al. 2019)."""
+    """tanh(W h + b) of an example's [CLS] state (Devlin et al. 2019)."""
 
     dtype: Any = jnp.float32
     initializer_range: float = 0.02
 
     @nn.compact
-    def __call__(self, hidden: Array, starts: Array) -> Array:
-        """Pools hidden [B, T, D] at starts [B, S]: float32 [B, S, D]."""
-        first = jnp.take_along_axis(hidden, starts[:, :, None], axis=1)  # [B, S, D]
-        linear = Linear(hidden.shape[-1], self.dtype, self.initializer_range, name="dense")
-        return jnp.tanh(linear(first))
+    def __call__(self, states: Array) -> Array:
+        """Maps [CLS] states [..., D] to float32 [..., D]."""
+        linear = Linear(states.shape[-1], self.dtype, self.initializer_range, name="dense")
+        return jnp.tanh(linear(states))
 
 
 class Classifier(nn.Module):

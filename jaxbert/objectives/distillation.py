@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxbert.batch import Batch
 from jaxbert.models.bert import (
     BertConfig,
-    encode,
     head_logits,
+    head_places,
+    last_states,
     masked_lm_logits,
     pool,
     project,
@@ -88,9 +89,10 @@ class Distillation:
           name: such as ``encoder/layers/attention/query/kernel``.
           index: in the stack: of a layer, or of a hidden state that is projected.
         """
-        seen = features.collect(self.matches, None)
         if name.startswith("projection/"):
-            return index in seen.hidden
+            projected = [match for match in self.matches if match.projected]
+            return index in features.collect(projected, None).hidden
+        seen = features.collect(self.matches, None)
         parameter = name.removeprefix("encoder/layers/")
         return seen.reads(index, parameter, self.student.num_layers)
 
@@ -138,22 +140,27 @@ class Distillation:
         matches = [m for m in self.matches if teacher is None or m.loss != "labels"]
         read = {match.feature for match in matches}
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        output = encode(
+        places = {
+            "logits": head_places(config, batch),
+            "mlm_logits": batch.places,
+            "pooled": batch.starts,
+        }
+        places = {feature: where for feature, where in places.items() if feature in read}
+        output, states = last_states(
             config,
             params,
             batch,
+            list(places.values()),
             collect=features.collect(matches, teacher),
             key=keys[0],
             key_mask_only=self.compat == "huawei",
         )
-        last = output.last_hidden
-        if last is None:
-            return Seen(output)
+        at = dict(zip(places, states, strict=True))
         return Seen(
             output,
-            head_logits(config, params, last, batch, key=keys[1]) if "logits" in read else None,
-            masked_lm_logits(config, params, last, batch.places) if "mlm_logits" in read else None,
-            pool(config, params, last, batch.starts) if "pooled" in read else None,
+            head_logits(config, params, at["logits"], key=keys[1]) if "logits" in at else None,
+            masked_lm_logits(config, params, at["mlm_logits"]) if "mlm_logits" in at else None,
+            pool(config, params, at["pooled"]) if "pooled" in at else None,
         )
 
     @staticmethod

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxbert.batch import Batch
-from jaxbert.models.bert import BertConfig, encode, masked_lm_logits, next_sentence_logits
+from jaxbert.models.bert import BertConfig, last_states, masked_lm_logits, next_sentence_logits
 from jaxbert.objectives import losses
 from jaxbert.objectives.finetuning import choices, has_dropout
 from jaxbert.objectives.objective import Terms
@@ -54,13 +54,13 @@ class Pretraining:
         if self.encoder_frozen:
             params = frozen["model"] | params
         key_or_none = key if has_dropout(self.model) else None
-        hidden = encode(self.model, params, batch, key=key_or_none).last_hidden
-        assert hidden is not None
-        words = masked_lm_logits(self.model, params, hidden, batch.places)  # [B, M, V]
+        places = [batch.places, *[batch.starts] * self.nsp]
+        _, states = last_states(self.model, params, batch, places, key=key_or_none)
+        words = masked_lm_logits(self.model, params, states[0])  # [B, M, V]
         made = choices("tagging", words, batch)  # masked words are tags of places
         terms = {"mlm": losses.cross_entropy(*made), "mlm_accuracy": losses.accuracy(*made)}
         if self.nsp:
-            follows = next_sentence_logits(self.model, params, hidden, batch.starts)  # [B, S, 2]
+            follows = next_sentence_logits(self.model, params, states[1])  # [B, S, 2]
             counted = batch.weights * (batch.labels >= 0)
             labels = jnp.maximum(batch.labels, 0)
             terms["nsp"] = losses.cross_entropy(follows, labels, counted)

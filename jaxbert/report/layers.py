@@ -16,7 +16,7 @@ from jaxbert.data.tasks import SIMILARITY
 from jaxbert.data.tokenizer import Tokenizer, load_tokenizer
 from jaxbert.data.vocabulary import read_sample
 from jaxbert.errors import UserError
-from jaxbert.evaluation.finished import given_teacher, read_run
+from jaxbert.evaluation.finished import held_against, read_run
 from jaxbert.evaluation.likeness import measure
 from jaxbert.files import as_path
 from jaxbert.interop import hub
@@ -47,7 +47,7 @@ def compare_layers(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     models = workdir / "models"
     if not (models / "student").is_dir():
         raise UserError("this run has no student")
-    given = given_teacher(workdir, config)
+    given = held_against(workdir, config)
     if not given and not (models / "teacher").is_dir():
         raise UserError("this run has no teacher")
     teacher = read_model(hub.resolve(given) if given else models / "teacher")

@@ -80,18 +80,22 @@ def linear_schedule(
     return schedule
 
 
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
     """Scales all gradients by one factor to an L2 norm of at most ``max_norm`` together.
 
     As optax does it, by one product: XLA then clips while it reads the gradients for Adam, where
-    a choice between two values writes all of them once more.
+    a choice between two values writes all of them once more. Who has their norm gives it to
+    ``update`` as ``norm``, and they are not read for it again.
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        factor = max_norm / jnp.maximum(optax.tree.norm(updates), max_norm)
+    def update(
+        updates: Any, state: Any, params: Any = None, *, norm: Array | None = None, **_: Any
+    ) -> tuple[Any, Any]:
+        norm = optax.tree.norm(updates) if norm is None else norm
+        factor = max_norm / jnp.maximum(norm, max_norm)
         return jax.tree.map(lambda gradient: gradient * factor, updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
 
 
 def clip_per_tensor(max_norm: float) -> optax.GradientTransformation:

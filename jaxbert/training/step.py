@@ -125,6 +125,7 @@ def make_step(
         return jax.tree.map(lambda x: x.sum(axis=0), total) if shares > 1 else total
 
     root = jax.random.fold_in(jax.random.key(seed), phase)
+    moves = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, dict[str, Term]]:
         key = jax.random.fold_in(root, state.step)
@@ -137,7 +138,7 @@ def make_step(
         norm = optax.tree.norm(grads)
 
         def move() -> tuple[Any, Any]:
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            updates, opt_state = moves.update(grads, state.opt_state, state.params, norm=norm)
             return optax.apply_updates(state.params, updates), opt_state
 
         # A bad step moves nothing but the number of the step: none is in a checkpoint. On a CPU it

@@ -70,14 +70,14 @@ def test_the_published_students_are_counted():
 def test_training_a_classifier_costs_three_times_its_prediction():
     """Hand-counted in the one, traced in the other."""
     found = cost("finetune")
-    assert found.trained_flops == 3 * ROWS * forward_flops(small.STUDENT, LENGTH)
+    assert found.trained_flops == 3 * ROWS * small.class_flops(small.STUDENT, LENGTH)
     assert found.frozen == found.frozen_flops == 0
 
 
 def test_a_teacher_costs_its_prediction_and_has_its_parameters():
     found = cost("predictions")
-    assert found.trained_flops == 3 * ROWS * forward_flops(small.STUDENT, LENGTH)
-    assert found.frozen_flops == ROWS * forward_flops(small.TEACHER, LENGTH)
+    assert found.trained_flops == 3 * ROWS * small.class_flops(small.STUDENT, LENGTH)
+    assert found.frozen_flops == ROWS * small.class_flops(small.TEACHER, LENGTH)
     assert found.frozen == count_parameters(small.frozen())
 
 

@@ -19,6 +19,7 @@ from jaxbert.data.tasks import TASKS
 from jaxbert.data.tokenizer import load_tokenizer
 from jaxbert.errors import UserError
 from jaxbert.evaluation.evaluate import evaluate_run
+from jaxbert.evaluation.finished import read_run
 from jaxbert.evaluation.predict import label_order, predict, predictor
 from jaxbert.evaluation.report import print_table
 from jaxbert.interop import hub
@@ -223,6 +224,27 @@ def test_a_student_that_is_its_teacher_agrees_with_it_wholly(evaluated):
         assert counts.sum() == evaluated[2]["examples"]
         assert counts.trace() / counts.sum() == pytest.approx(models[name]["accuracy"])
         assert 0 <= models[name]["calibration_error"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("taught", "against"),
+    [("other", "other"), ("given_teacher", "given"), ("", "given"), ("other + given", "given")],
+)
+def test_models_are_held_against_the_one_that_the_student_learnt_from(tmp_path, taught, against):
+    for name in ("other", "given"):
+        make_run(tmp_path / name, ("model",))
+    place = {name: str(tmp_path / name / "models" / "model") for name in ("other", "given")}
+    teacher = " + ".join(place.get(name, name) for name in taught.split(" + "))
+    phases = {
+        "phases": ["first", "second", "third"],
+        "first": {"trains": "student", "teacher": "given_teacher"},
+        "second": {"trains": "student", "teacher": teacher},
+        "third": {"trains": "alone", "teacher": place["given"]},
+    }
+    workdir = make_run(tmp_path / "run", ("student",), teacher=place["given"], **phases)
+    assert read_run(workdir).folders()["teacher"] == Path(place[against])
+    make_run(workdir, ("teacher",), teacher=place["given"], **phases)
+    assert read_run(workdir).folders()["teacher"] == workdir / "models" / "teacher"
 
 
 def test_a_run_without_a_head_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from jaxbert.interop.huggingface import read_model, write_model
 from jaxbert.interop.layout import canonical
 from jaxbert.models.bert import BertConfig
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.run import run
+from jaxbert.run import Run, run
 
 SHAPE = BertConfig(6_000, 24, 2, 12, 48, 64, projection_size=48, projection_per_layer=True)
 RATE = 1e-4
@@ -67,6 +67,18 @@ def test_it_is_continued_with_its_projections_and_keeps_its_layout(root, tmp_pat
         # Adam moves a parameter by its rate at most, and it is decayed a little.
         assert 0 < moved < 3 * RATE, name
     assert after["fit_denses.0.weight"].shape == (48, 24)
+
+
+def test_the_documented_command_goes_on_with_it(root):
+    (words,) = (w for w in commands.documented("docs/shapes.md") if "task=sst2" in " ".join(w))
+    flags = dict(w.removeprefix("--config.").split("=", 1) for w in words if "--config." in w)
+    assert flags.pop("init_from") == "models/tinybert_general"
+    flags |= {"teacher": f"{root}/teacher", "init_from": f"{root}/student", "max_length": "32"}
+    flags |= {"student.hidden_size": "24", "student.intermediate_size": "48"}
+    flags |= {"student.num_layers": "2", "mesh.data": "1"}
+    made = resolve(load_recipe(f"{commands.TASK}:paper"), flags)  # on the task that is here
+    found = [error.line for error in Run(made, root / "nowhere").inspection.problems(make=False)]
+    assert found == []
 
 
 @pytest.mark.parametrize("exported", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -14,7 +14,13 @@ import pytest
 from reference import Example, rows, slices
 
 from jaxbert.interop.huggingface import read_model
-from jaxbert.models.bert import Bert
+from jaxbert.models.bert import (
+    class_logits,
+    last_states,
+    masked_lm_logits,
+    next_sentence_logits,
+    pool,
+)
 from jaxbert.models.encoder import Collect
 
 torch = pytest.importorskip("torch")
@@ -56,9 +62,9 @@ def run_ours():
     collect = Collect(hidden=(*layers, config.num_layers), scores=layers)
 
     def run(params, batch, key_mask_only):
-        model = Bert(config)
-        out = model.apply({"params": params}, batch, collect=collect, key_mask_only=key_mask_only)
-        pooled = model.apply({"params": params}, out.last_hidden, batch.starts, method="pool")
+        how = {"collect": collect, "key_mask_only": key_mask_only}
+        out, (first,) = last_states(config, params, batch, [batch.starts], **how)
+        pooled = pool(config, params, first)
         return out.hidden, jax.tree.map(jax.nn.softmax, out.scores), pooled
 
     return jax.jit(run, static_argnums=2)
@@ -168,21 +174,17 @@ def test_every_head_computes_what_torch_does(tmp_path, within, architecture, act
     ours = read_model(tmp_path)
     # Of tags, every piece.
     batch = dataclasses.replace(rows([SMALL], 16), places=np.arange(16, dtype=np.int32)[None])
-    model = Bert(ours.config)
 
     @jax.jit
     def run(params, batch):
-        call = functools.partial(model.apply, {"params": params})
-        last = call(batch).last_hidden
+        _, (last, first) = last_states(ours.config, params, batch, [None, batch.starts])
         out = {}
         if "mlm" in params:
-            out["words"] = call(last, method="mlm_logits")
+            out["words"] = masked_lm_logits(ours.config, params, last)
         if "nsp" in params:
-            pooled = call(last, batch.starts, method="pool")
-            out["next"] = call(pooled, method="nsp_logits")
+            out["next"] = next_sentence_logits(ours.config, params, first)
         if "classifier" in params:
-            places = batch.starts if ours.config.head == "classification" else batch.places
-            out["classes"] = call(last, places, method="classify")
+            out["classes"] = class_logits(ours.config, params, batch)
         return out
 
     out = run(ours.params, batch)

@@ -120,7 +120,8 @@ def test_forward_pass_is_that_of_the_authors_code(who, within):
         bound = Bert(config).bind({"params": params})
         seen = bound(batch, collect=collect, key_mask_only=True)
         fit = [bound.project(seen.hidden[i], i) for i in seen.hidden]
-        return seen, fit, bound.classify(seen.last_hidden, batch.starts)
+        first = jax.numpy.take_along_axis(seen.last_hidden, batch.starts[:, :, None], axis=1)
+        return seen, fit, bound.classify(first)
 
     seen, fit, logits = forward(params, batch())
     raw = "student_hidden_raw" if who == "student" else "teacher_hidden"

@@ -14,7 +14,16 @@ from small import STUDENT, assert_same_gradients, distillation, one_batch, visib
 
 from jaxbert.batch import Batch
 from jaxbert.data.packing import Examples, Marks
-from jaxbert.models.bert import Bert, BertConfig, class_logits, encode, scored_groups
+from jaxbert.models.bert import (
+    Bert,
+    BertConfig,
+    class_logits,
+    encode,
+    head_logits,
+    head_places,
+    scored_groups,
+)
+from jaxbert.models.encoder import Collect
 from jaxbert.objectives.finetuning import Finetuning, choices
 from jaxbert.objectives.objective import weighted_loss
 
@@ -208,6 +217,33 @@ def test_an_answer_is_never_sought_in_another_example():
         np.testing.assert_allclose(probabilities[row, 0][:, inside], 1 / inside.sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("head", OUTPUTS)
+def test_where_the_last_layer_runs_changes_neither_logits_nor_gradients(head, layers, within):
+    """It runs where the head reads it alone: against all positions of a layer-by-layer pass."""
+    config = config_of(head).replace(num_layers=layers)
+    params = params_of(config, 1)
+    batch = one_batch(examples_of(head), packing=True, row_length=24)
+    toward = np.random.default_rng(0).normal(size=(24, 24, OUTPUTS[head]))
+
+    def everywhere(params: Any) -> Any:
+        collect = Collect(hidden=(layers,))
+        states = encode(config, params, batch, collect=collect).hidden[layers]
+        if (places := head_places(config, batch)) is not None:
+            states = states[np.arange(len(places))[:, None], places]
+        return head_logits(config, params, states)
+
+    def of(logits: Any) -> Any:
+        def value(params: Any) -> Any:
+            found = logits(params)
+            rows, queries = found.shape[:2]
+            return (found * toward[:rows, :queries]).sum(), found
+
+        return jax.jit(jax.grad(value, has_aux=True))(params)
+
+    within(of(functools.partial(class_logits, config, batch=batch)), of(everywhere))
+
+
 def test_dropout_comes_before_tags_and_not_before_spans():
     for head, moved in (("tagging", True), ("spans", False)):
         config = config_of(head)
@@ -219,7 +255,6 @@ def test_dropout_comes_before_tags_and_not_before_spans():
             return Bert(config.replace(hidden_dropout=rate)).apply(
                 {"params": params},
                 last,
-                batch.starts if batch.places is None else batch.places,
                 deterministic=not rate,
                 rngs={"dropout": jax.random.key(0)},
                 method="classify",

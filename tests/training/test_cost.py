@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 import small
 
-from jaxbert.evaluation.flops import forward_flops
 from jaxbert.training import sharding
 from jaxbert.training.cost import peak_rate, products, step_flops
 from jaxbert.training.optimizer import make_optimizer
@@ -54,8 +53,8 @@ def test_a_step_is_counted_as_by_hand_however_its_batch_is_cut(name, accumulatio
     examples = small.examples([LENGTH] * ROWS)
     batch = small.one_batch(examples, packing=False, row_length=LENGTH)
     frozen = small.frozen() if name == "predictions" else {}
-    by_hand = 3 * ROWS * forward_flops(small.STUDENT, LENGTH)
-    by_hand += ROWS * forward_flops(small.TEACHER, LENGTH) * bool(frozen)
+    by_hand = 3 * ROWS * small.class_flops(small.STUDENT, LENGTH)
+    by_hand += ROWS * small.class_flops(small.TEACHER, LENGTH) * bool(frozen)
     assert step_flops(step, state, frozen, batch) == by_hand
 
 

@@ -129,6 +129,9 @@ def test_global_clipping_is_that_of_optax_and_leaves_small_gradients_as_they_are
     gradients = jax.tree.map(lambda x: np.float32(size) * x, like(PARAMS, 1, 1.0))
     ours, _ = clip_by_global_norm(1.0).update(gradients, optax.EmptyState())
     theirs, _ = optax.clip_by_global_norm(1.0).update(gradients, optax.EmptyState())
+    norm = optax.tree.norm(gradients)
+    told, _ = clip_by_global_norm(1.0).update(gradients, optax.EmptyState(), norm=norm)
+    jax.tree.map(np.testing.assert_array_equal, told, ours)
     if np.isfinite(size):
         within(ours, theirs)
     if size < 1:
@@ -163,10 +166,17 @@ def test_warmup_of_all_steps_never_falls(within):
         {"it": {"feature": "hidden", "student_layers": (1,)}},
         {"it": {"feature": "scores", "student_layers": (1,)}},
         {"it": {"feature": "scores"}, "end": {"feature": "logits"}},
+        # Of a student as wide as its teacher: a state that is read without its projection.
+        {
+            "it": {"feature": "hidden", "student_layers": (1,)},
+            "bare": {"feature": "cls", "student_layers": (2,), "projection": False},
+        },
     ],
 )
 def test_what_no_term_reads_has_no_gradient_and_does_not_shrink(terms):
     config = STUDENT.replace(projection_per_layer=True)
+    if "bare" in terms:
+        config = config.replace(hidden_size=TEACHER.hidden_size)
     objective = distillation(config, TEACHER, **terms)
     params = {g: v for g, v in visible_params(config, 1).items() if g in objective.groups}
     batch = one_batch(examples([5, 9, 4]), packing=True, row_length=16)

@@ -290,3 +290,19 @@ def test_an_objective_is_traced_once_however_many_steps_are_made():
     for _ in range(4):
         state, _ = step(state, {}, batch)
     assert int(state.step) == 4
+
+
+def test_the_update_reads_gradients_once_and_takes_no_norm_again():
+    objective = OBJECTIVES["predictions"]
+    state, step = build(objective, trained(objective))
+    batch = one_batch(examples([9, 3]), packing=True, row_length=16)
+    (whole,) = jax.make_jaxpr(step)(state, frozen(), batch).eqns
+    outputs = len(jax.tree.leaves((state.params, state.opt_state)))
+    updates = [
+        [eqn.primitive.name for eqn in branch.eqns]
+        for cond in whole.params["jaxpr"].eqns
+        if cond.primitive.name == "cond" and len(cond.outvars) == outputs
+        for branch in cond.params["branches"]
+    ]
+    assert any("sqrt" in names for names in updates)  # Adam's
+    assert all("reduce_sum" not in names for names in updates)
