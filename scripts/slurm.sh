@@ -4,7 +4,7 @@
 #   sbatch --nodes=2 scripts/slurm.sh --config=configs/tinybert_general.py --workdir=/shared/general
 #
 # From the folder of the checkout, which all nodes see, with its environment in .venv. DRY_RUN=1 says
-# the command and runs nothing.
+# the command and runs nothing; RESTARTS=N puts the job back at most N times (100).
 #SBATCH --job-name=jaxbert
 #SBATCH --gpus-per-node=8
 #SBATCH --ntasks-per-node=8
@@ -18,8 +18,8 @@ if [ $# -eq 0 ]; then
   echo "give train.py's flags: --config=RECIPE --workdir=DIR, DIR where all nodes see it" >&2
   exit 2
 fi
-# JAX finds the group by Slurm's own variables; Slurm sends SIGTERM to every process.
-command=(srun --kill-on-bad-exit=0 .venv/bin/python train.py --distributed "$@")
+# JAX finds the group by Slurm's own variables; Slurm sends SIGTERM to every task.
+command=(srun --kill-on-bad-exit=0 bash scripts/task.sh .venv/bin/python train.py --distributed "$@")
 printf '$'
 printf ' %q' "${command[@]}"
 printf '\n'
@@ -27,7 +27,16 @@ printf '\n'
 
 "${command[@]}"
 code=$?
-if [ "$code" -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then # saved: the same command goes on
-  scontrol requeue "$SLURM_JOB_ID"
+if [ "$code" -gt 100 ] && [ "$code" -lt 126 ]; then # as task.sh has it; from 126 on they are the shell's own
+  code=$((code - 100))
+fi
+if [ "$code" -ne 0 ] && [ "$code" -ne 75 ]; then
+  echo "the run ended with $code" >&2
+elif [ "$code" -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then # saved: the same command goes on
+  if [ "${SLURM_RESTART_COUNT:-0}" -lt "${RESTARTS:-100}" ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+  else
+    echo "interrupted, and not put back into the queue after $SLURM_RESTART_COUNT times: RESTARTS=N allows more" >&2
+  fi
 fi
 exit "$code"

@@ -60,7 +60,7 @@ else:
 
 
 def write_program(folder: Path, name: str, text: str) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_text(f"#!{sys.executable} -SE\n{text}")  # -SE: starts in no time
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -366,28 +366,84 @@ def test_hosts_of_a_dry_run_are_not_asked(tmp_path):
 
 RECORD = """
 import os, pathlib, sys
-name = pathlib.Path(sys.argv[0]).name
 with open(os.environ["PLACE"] + "/calls", "a") as file:
-    print(name, *sys.argv[1:], file=file)
-sys.exit(int(os.environ["CODE"]) if name == "srun" else 0)
+    print(pathlib.Path(sys.argv[0]).name, *sys.argv[1:], file=file)
+"""
+# srun of a task for each folder. If a file says so it is told to stop: its first process, or all.
+SRUN = f"""{RECORD}
+import signal, subprocess
+place = pathlib.Path(os.environ["PLACE"])
+words = sys.argv[sys.argv.index("--kill-on-bad-exit=0") + 1 :]
+pipes = {{"stdout": subprocess.PIPE, "text": True, "start_new_session": True}}
+tasks = [subprocess.Popen(words, cwd=path, **pipes) for path in sorted(place.glob("task*"))]
+stops = (place / "task0/waits").exists()
+for task in tasks:
+    assert task.stdout.readline() == "training\\n"
+    if stops:
+        (os.killpg if os.environ["TOLD"] == "all" else os.kill)(task.pid, signal.SIGTERM)
+codes = [task.wait() for task in tasks]
+sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """
 
 
-@pytest.mark.parametrize("code", [0, 2, 75])
-def test_a_job_of_slurm_is_put_back_into_the_queue_where_it_was_interrupted(code, tmp_path):
-    for name in ("srun", "scontrol"):
-        write_program(tmp_path / "bin", name, RECORD)
-    job = (str(SCRIPTS / "slurm.sh"), *ON_HOSTS)
-    done = script(tmp_path, "bash", *job, CODE=str(code), SLURM_JOB_ID="7")
+def slurm(place: Path, plans: list[str], **environment: str) -> subprocess.CompletedProcess:
+    """A job whose tasks end as planned."""
+    write_program(place / "bin", "srun", SRUN)
+    write_program(place / "bin", "scontrol", RECORD)
+    for index, plan in enumerate(plans):
+        folder = place / f"task{index}"
+        write_program(folder / ".venv" / "bin", "python", TRAIN)
+        (folder / "scripts").symlink_to(SCRIPTS)
+        (folder / "plan").write_text(plan)
+    return script(place, "bash", str(SCRIPTS / "slurm.sh"), *ON_HOSTS, **environment)
+
+
+@pytest.mark.parametrize(
+    ("plans", "code"),
+    [
+        (["0", "0"], 0),
+        (["75", "75"], 75),
+        (["2", "75"], 2),  # one that fails ends the others
+        (["75", "1", "75"], 1),
+        (["75", "137"], 137),  # killed
+    ],
+)
+def test_a_job_of_slurm_is_put_back_into_the_queue_where_it_was_interrupted(plans, code, tmp_path):
+    done = slurm(tmp_path, plans, SLURM_JOB_ID="7")
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert done.returncode == code
-    assert calls[0].startswith("srun ") and calls[0].endswith(
-        " ".join(("--distributed", *ON_HOSTS))
-    )
-    assert calls[1:] == ["scontrol requeue 7"] * (code == 75)
-    said = script(tmp_path, "bash", *job, DRY_RUN="1").stdout
-    assert said.startswith("$ srun ") and (tmp_path / "calls").read_text().splitlines() == calls
-    assert script(tmp_path, "bash", job[0]).returncode == 2
+    assert done.returncode == code, done.stderr
+    assert calls[0].startswith("srun ") and calls[1:] == ["scontrol requeue 7"] * (code == 75)
+    assert done.stderr == (f"the run ended with {code}\n" if code not in (0, 75) else "")
+    for index in range(len(plans)):
+        told = (tmp_path / f"task{index}" / "told").read_text()
+        assert told == " ".join(("train.py", "--distributed", *ON_HOSTS)) + "\n"
+
+
+@pytest.mark.parametrize("told", ["first", "all"])
+def test_a_job_of_slurm_that_is_told_to_stop_waits_for_what_saves(told, tmp_path):
+    for index in range(2):
+        (tmp_path / f"task{index}").mkdir()
+        (tmp_path / f"task{index}" / "waits").touch()
+    done = slurm(tmp_path, ["", ""], SLURM_JOB_ID="7", TOLD=told)
+    assert done.returncode == 75, done.stderr
+    assert (tmp_path / "calls").read_text().endswith("scontrol requeue 7\n")
+
+
+@pytest.mark.parametrize(("count", "most", "again"), [("2", "3", True), ("3", "3", False)])
+def test_a_job_of_slurm_is_not_put_back_for_ever(count, most, again, tmp_path):
+    restarts = {"SLURM_RESTART_COUNT": count, "RESTARTS": most}
+    done = slurm(tmp_path, ["75"], SLURM_JOB_ID="7", **restarts)
+    assert done.returncode == 75
+    assert ("scontrol" in (tmp_path / "calls").read_text()) == again
+    assert len(done.stderr.splitlines()) == (0 if again else 1)
+    assert ("not put back into the queue" in done.stderr) == (not again)
+
+
+def test_a_job_of_slurm_says_its_command_and_asks_for_flags(tmp_path):
+    done = slurm(tmp_path, [], DRY_RUN="1")
+    assert done.returncode == 0 and done.stdout.startswith("$ srun ")
+    assert not (tmp_path / "calls").exists()
+    assert script(tmp_path, "bash", str(SCRIPTS / "slurm.sh")).returncode == 2
 
 
 def test_shell_scripts_are_clean():

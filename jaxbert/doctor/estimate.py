@@ -116,7 +116,8 @@ def cost_of(
     read = {v for equation in forward.eqns for v in equation.invars if isinstance(v, core.Var)}
     others = forward.invars[count : -len(jax.tree.leaves(batch))]
     leaves, tree = jax.tree.flatten(frozen)
-    seen = tree.unflatten([x if v in read else None for x, v in zip(leaves, others, strict=True)])
+    told = [x if v in read else None for x, v in zip(leaves, others, strict=True)]
+    seen = jax.tree.unflatten(tree, told)
     once, all_products = products(forward), products(both)
     trained = (all_products - once) // 2
     return StepCost(

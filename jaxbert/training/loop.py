@@ -203,6 +203,7 @@ def train(
         if profile is not None:
             stack.enter_context(profile)
         stream = feed(batches(start, plan.steps), layout, held)
+        before = None  # the metrics of the step before
         for done, (batch, placed, waited) in enumerate(stream, start + 1):
             if done == start + 1:
                 log.step_flops = step_flops(step, state, frozen, placed)
@@ -216,7 +217,10 @@ def train(
                 memory.give_back()
             watch.add(done, metrics)
             log.see(placed, count_tokens(batch, placed, held), waited)
-            progress.advance(done)
+            # No more than this step is left to the devices: a stop would wait for all of them.
+            jax.block_until_ready(before)
+            before = metrics
+            progress.advance(done - 1)
             stops = _told(plan, done)
             if done % plan.log_every == 0 or plan.saves(done):
                 log.write(done, progress)

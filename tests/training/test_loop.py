@@ -429,11 +429,14 @@ def test_gradient_that_overflows_under_a_finite_loss_stops_the_phase(tmp_path):
 
 
 def test_the_host_asks_for_no_number_of_a_step_before_it_logs(tmp_path):
-    """It would wait for the devices: metrics are numbers here that say when they are read."""
+    """It would wait for the devices: metrics are numbers here that say when they are read.
+
+    What it waits for is the step before, when the next one is begun.
+    """
     mesh = sharding.make_mesh(data=2)
     state = init_state({"w": np.float32(1.0)}, OPTIMIZER, mesh)
     real = make_step(Root(), OPTIMIZER, mesh, state, seed=0, phase=0)
-    made, asked = 0, set()
+    made, asked, waited = 0, set(), set()
 
     @dataclasses.dataclass(frozen=True)
     class Number:
@@ -447,7 +450,8 @@ def test_the_host_asks_for_no_number_of_a_step_before_it_logs(tmp_path):
             return float(self.__array__())
 
         def block_until_ready(self) -> Any:
-            return self.__array__()
+            waited.add((self.step, made))
+            return self
 
     def step(*given: Any) -> Any:
         nonlocal made
@@ -459,6 +463,41 @@ def test_the_host_asks_for_no_number_of_a_step_before_it_logs(tmp_path):
     run(tmp_path, plan=Plan("task", 9, log_every=4), step=step, state=state)
     logged = {s: min(-(-s // 4) * 4, 9) for s in range(1, 10)}
     assert asked == set(logged.items())
+    assert waited == {(step, step + 1) for step in range(1, 9)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow:
+    """w^2, with products beside it that take a while."""
+
+    groups = ("w",)
+
+    def weights(self, step: Any) -> dict[str, float]:
+        return {"square": 1.0}
+
+    def __call__(self, params: Any, frozen: Any, batch: Batch, key: Any) -> dict[str, Term]:
+        x = jnp.full((256, 256), jax.lax.stop_gradient(params["w"]))
+        x = jax.lax.fori_loop(0, 60, lambda _, x: jnp.tanh(x @ x), x)
+        return {"square": Term(jnp.square(params["w"]) + 0 * x.sum(), jnp.float32(1.0))}
+
+
+def test_one_step_at_most_is_under_way_when_the_next_is_begun(tmp_path):
+    """A stop waits for these; and the devices have something to do while the host begins it."""
+    mesh = sharding.make_mesh(data=2)
+    state = init_state({"w": np.float32(1.0)}, OPTIMIZER, mesh)
+    real = make_step(Slow(), OPTIMIZER, mesh, state, seed=0, phase=0)
+    begun: list[jax.Array] = []
+    under_way = []
+
+    def step(*given: Any) -> Any:
+        under_way.append(sum(not loss.is_ready() for loss in begun))
+        state, metrics = real(*given)
+        begun.append(metrics["loss"].total)
+        return state, metrics
+
+    step.trace = real.trace
+    run(tmp_path, plan=Plan("task", 6, log_every=100), step=step, state=state)
+    assert len(under_way) == 6 and max(under_way) == 1, under_way
 
 
 @dataclasses.dataclass(frozen=True)
