@@ -16,7 +16,7 @@ from jaxbert.errors import UserError
 from jaxbert.evaluation.fill_mask import check_masked_lm
 from jaxbert.interop.huggingface import read_model
 from jaxbert.library import Library
-from jaxbert.models.bert import encode, masked_lm_logits, next_sentence_logits
+from jaxbert.models.bert import last_states, masked_lm_logits, next_sentence_logits
 from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import Run, run
 from jaxbert.training.hashing import parameter_hash
@@ -107,9 +107,10 @@ def test_transformers_computes_the_same_of_what_is_written(headed, within):
 
     @jax.jit
     def logits(params, batch):
-        hidden = encode(model.config, params, batch).last_hidden
-        words = masked_lm_logits(model.config, params, hidden, batch.places)
-        return words, next_sentence_logits(model.config, params, hidden, batch.starts)
+        places = [batch.places, batch.starts]
+        _, (masked, first) = last_states(model.config, params, batch, places)
+        words = masked_lm_logits(model.config, params, masked)
+        return words, next_sentence_logits(model.config, params, first)
 
     with jax.default_matmul_precision("highest"):
         words, follows = logits(model.params, batch)
