@@ -67,7 +67,7 @@ def distill(
 
     Raises:
       UserError: what the user can fix.
-      KeyboardInterrupt: it was interrupted, and a phase under way has saved within its step.
+      KeyboardInterrupt: it was interrupted, and a phase under way has saved within two steps.
       SystemExit: with 75, after SIGTERM, likewise.
     """
     shape = {"preset": student} if isinstance(student, str) else dict(student)
