@@ -7,7 +7,8 @@ Both sides get the same encoded texts, first values, examples an update and numb
 (``works.py``). Each is a process of its own, and they take turns: while one works, the others wait
 for their next line. A round's rate is of real tokens or of examples; what counts is the ratio of
 the medians over the rounds, because that of two single rates tells of the machine. The first call
-of each side compiles and warms up, and is not counted.
+of each side compiles and warms up, and is not counted; nor is the first update of a turn, which
+finds caches cold and memory put aside, as no update of a run does.
 
 ``stage1``       BERT-base's shape teaches 4 layers of 312 on IMDB reviews, all of its layers.
 ``layers``       MiniLM-L6's shape teaches the same student on sentences of SST-2 (Rotten Tomatoes
@@ -149,10 +150,10 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
             for process in sides.values():
                 process.ask("steps", args.warmup)
                 process.ask("settle", 0)
-            steps = dict.fromkeys(sides, args.steps)
             for index in range(args.rounds):
-                for side in list(sides)[:: 1 if index % 2 else -1]:
-                    sides[side].answers.append(sides[side].ask("steps", steps[side]))
+                for process in list(sides.values())[:: 1 if index % 2 else -1]:
+                    process.ask("steps", 1)
+                    process.answers.append(process.ask("steps", args.steps))
             first = {side: p.ask("first", work.batch_size)["loss"] for side, p in sides.items()}
         finally:
             for process in sides.values():
