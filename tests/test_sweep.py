@@ -160,15 +160,19 @@ def test_the_sweep_that_the_docs_show_has_the_cells_that_they_name(tmp_path):
 
 
 def test_the_sweeps_that_are_there_can_be_run_and_share_what_they_share():
-    main, ablation, recipes = (
+    main, ablation, recipes, small = (
         keys(load_sweep(f"benchmarks/sweeps/glue.py{argument}"))
-        for argument in ("", ":ablation", ":recipes")
+        for argument in ("", ":ablation", ":recipes", ":small")
     )
     tasks = ("sst2", "cola", "rte", "stsb")
     rows = [f"{task}/{row}" for task in tasks for row in ("teacher", "student", "labels", "soft")]
     assert list(main) == [(name, seed) for seed in range(3) for name in ("general", *rows)]
     given = {"general", "cola/teacher", "stsb/teacher"}
-    for others, shared in ((ablation, given), (recipes, given | {"cola/student", "stsb/student"})):
+    for others, shared in (
+        (ablation, given),
+        (recipes, given | {"cola/student", "stsb/student"}),
+        (small, {f"{task}/teacher" for task in tasks}),
+    ):
         assert {name for name, _ in main if main[name, 0] == others.get((name, 0))} == shared
 
 

