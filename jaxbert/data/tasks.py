@@ -21,6 +21,12 @@ METRICS = {
 SIMILARITY = "similarity"  # the kind that no head predicts: cosines of two texts' embeddings
 NUMBERS = ("regression", SIMILARITY)  # kinds whose label is a number
 SCHEMES = ("IOB2", "IOB1", "BIOES")
+_READ_OF = {  # fields that some kinds alone have
+    "bounds": NUMBERS,
+    "separator": ("multi_label",),
+    "scheme": ("tagging",),
+    "stride": ("spans",),
+}
 # What a file format or a kind of task says by itself.
 _OF_SOURCE: dict[str, dict[str, Any]] = {
     "conll": {"kind": "tagging", "columns": ("0",), "label": "-1"},
@@ -183,6 +189,8 @@ def describe_task(name: str = "", **said: Any) -> Task:
         fields = dataclasses.asdict(known) | implied
         if "kind" in given or "scheme" in given:  # which choose the metric
             fields["metric"] = ""
+        kind = given.get("kind", fields["kind"])
+        fields = {k: v for k, v in fields.items() if kind in _READ_OF.get(k, (kind,))}
     else:
         kind = given.get("kind", implied.get("kind", "classification"))
         fields = {"name": name or "task", "columns": (), "labels": (), "kind": kind}
@@ -251,6 +259,11 @@ def _problems(task: Task) -> list[UserError]:
     check(two, "F1 is of two classes", "metric", "give accuracy or matthews")
     form = task.kind != "tagging" or task.scheme != "none" or task.metric != "entity_f1"
     check(form, "tags without a scheme form no entities", "metric", "give accuracy")
+    for field in dataclasses.fields(Task):
+        kinds = _READ_OF.get(field.name, (task.kind,))
+        read = task.kind in kinds or getattr(task, field.name) == field.default
+        fix = f"remove it: it is read of {' and '.join(kinds)}"
+        check(read, f"{task.kind} has no {field.name}", field.name, fix)
     bounds = not task.bounds or (len(task.bounds) == 2 and task.bounds[0] < task.bounds[1])
     check(bounds, f"{task.bounds} are no bounds", "bounds", "give the least and the largest label")
     return errors

@@ -142,11 +142,28 @@ def test_a_known_task_from_a_file_of_its_format_has_the_columns_of_that():
             {"source": "tsv:a", "columns": ("t",), "labels": ("a", "b"), "metrics": ("f2",)},
             r"'f2' is no metric of classification, config key task.metrics; give one of accuracy",
         ),
+        *(
+            (
+                {"source": "tsv:a", "columns": ("t",), "labels": ("a", "b"), key: value},
+                f"classification has no {key}, config key task.{key}; remove it: .* of {kinds}",
+            )
+            for key, value, kinds in (
+                ("bounds", (0.0, 5.0), "regression and similarity"),
+                ("separator", ";", "multi_label"),
+                ("scheme", "IOB2", "tagging"),
+                ("stride", 64, "spans"),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_of_a_kind_is_said_with_its_key(said, message):
     with pytest.raises(UserErrors, match=message):
         describe_task("mine", **said)
+
+
+def test_a_known_task_of_another_kind_leaves_behind_what_that_does_not_have():
+    scores = describe_task("stsb", kind="classification", labels=("no", "yes"))
+    assert (scores.bounds, describe_task("stsb").bounds) == ((), (0.0, 5.0))
 
 
 def test_the_config_offers_the_kinds_and_metrics_that_there_are():
