@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxbert.config import TermConfig
 from jaxbert.data.encoding import encode_rows
 from jaxbert.data.examples import ExampleSource
 from jaxbert.data.packing import PackedBatches
@@ -21,12 +22,11 @@ from jaxbert.evaluation.likeness import measure
 from jaxbert.files import as_path
 from jaxbert.interop import hub
 from jaxbert.interop.huggingface import Model, read_model
-from jaxbert.objectives.alignment import Pairs, layer_map
+from jaxbert.objectives.alignment import ATTENTION, OF_LAYERS, RELATIONS, Pairs, layer_map
 
 # Beside the student, the first of these that is there: what distillation has changed.
 _BASELINES = ("without_distillation", "random_without_distillation", "initial_student")
 _ROWS = 256  # development rows, or documents
-_FEATURES = ("hidden", "scores", "probabilities", "query_relation", "value_relation")
 _BATCH = 16  # examples
 
 
@@ -64,7 +64,7 @@ def compare_layers(workdir: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         shuffle=False,
         epochs=1,
     )
-    rule, pairs = _pairs(config, teacher, student)
+    rule, pairs = _pairs(learnt_rule(config), teacher, student)
     baseline = next((name for name in _BASELINES if (models / name).is_dir()), None)
     students = {"student": student}
     if baseline:
@@ -97,12 +97,25 @@ def _text(
     return encode_rows(tokenizer, Rows(texts, None, None), max_length=length), said
 
 
-def _pairs(config: Mapping[str, Any], teacher: Model, student: Model) -> tuple[str, Pairs]:
-    """Each student layer and the one that it learnt from by the first term that says so."""
+def learnt_rule(config: Mapping[str, Any]) -> str:
+    """Which teacher layers the student learnt from: by the first term that says it of all layers.
+
+    Args:
+      config: what a run's config.json holds.
+    """
+    for phase in config["phases"]:
+        for said in config[phase].get("terms", {}).values():
+            term = TermConfig(**said)
+            layered = term.feature in (*OF_LAYERS, *ATTENTION, *RELATIONS)
+            whole = not term.student_layers and term.layers not in ("last", "skip")
+            if term and layered and whole:
+                return term.layers
+    return "uniform"
+
+
+def _pairs(rule: str, teacher: Model, student: Model) -> tuple[str, Pairs]:
+    """Each student layer and the one that it learnt from; by `uniform` where the rule cannot be."""
     n, m = teacher.config.num_layers, student.config.num_layers
-    terms = [t for name in config["phases"] for t in config[name].get("terms", {}).values()]
-    rules = [t["layers"] for t in terms if t["feature"] in _FEATURES and not t["student_layers"]]
-    rule = next((rule for rule in rules if rule not in ("last", "skip")), "uniform")
     try:
         mapped = layer_map(rule, n, m)
     except UserError:  # of another teacher, or a student that is deeper
