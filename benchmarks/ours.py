@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import sys
 import time
@@ -86,12 +85,13 @@ class Side:
     def steps(self, count: int) -> dict[str, Any]:
         """Makes updates; what they took, and what of it a teacher that is asked before them."""
         began, examples, real, asked = time.perf_counter(), 0, 0, 0.0
-        drawn = itertools.islice(self.stream, count)
+        drawn = [next(self.stream)[:2] for _ in range(count)]
+        frozen = self.frozen
         if self.cached:
-            drawn = iter([(batch, self.with_words(placed), at) for batch, placed, at in drawn])
-            asked = time.perf_counter() - began
-        frozen = {} if self.cached else self.frozen
-        for batch, placed, _ in drawn:
+            at, frozen = time.perf_counter(), {}
+            drawn = [(batch, self.with_words(placed)) for batch, placed in drawn]
+            asked = time.perf_counter() - at
+        for batch, placed in drawn:
             self.state, metrics = self.step(self.state, frozen, placed)
             examples += int(batch.weights.sum())
             real += int(np.count_nonzero(batch.segments))
