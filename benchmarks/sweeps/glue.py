@@ -32,6 +32,8 @@ as many batches of layers and of predictions:
                 the task's layers from the last or the first of the teacher's
     probabilities
                 the task's attention after the softmax, by KL, not its scores
+    probabilities_labels
+                the same, and then the labels, not the teacher's predictions
     minilmv2    the task's layers by the last layer's relations
     padded      the task's layers by the authors' code: an example a row, padding in the means
     cached      the task's layers from a teacher that was asked once
@@ -180,6 +182,11 @@ def ablation(task: str) -> dict[str, dict[str, Any]]:
     steps = [count // 2 for count in STEPS[task][1:]]
     student = distilled(*steps)
     alone = {"phases": "prediction", "prediction.start": "student"}
+    by_labels = {"prediction.teacher": "", "prediction.terms.prediction.loss": "labels"}
+    probabilities = {
+        "intermediate.terms.attention.feature": "probabilities",
+        "intermediate.terms.attention.loss": "kl",
+    }
     return {
         "student": student,
         "random": {**student, "init_from": "{general/random}", "student.init": "random"},
@@ -190,11 +197,7 @@ def ablation(task: str) -> dict[str, dict[str, Any]]:
             f"no_{term}": {**student, f"intermediate.terms.{term}.weight": 0.0}
             for term in ("attention", "hidden", "embedding")
         },
-        "no_prediction": {
-            **student,
-            "prediction.teacher": "",
-            "prediction.terms.prediction.loss": "labels",
-        },
+        "no_prediction": {**student, **by_labels},
         **{
             rule: {
                 **student,
@@ -203,11 +206,8 @@ def ablation(task: str) -> dict[str, dict[str, Any]]:
             }
             for rule in ("top", "bottom")
         },
-        "probabilities": {
-            **student,
-            "intermediate.terms.attention.feature": "probabilities",
-            "intermediate.terms.attention.loss": "kl",
-        },
+        "probabilities": {**student, **probabilities},
+        "probabilities_labels": {**student, **probabilities, **by_labels},
         "minilmv2": {**student, "intermediate.preset": "minilmv2"},
         "padded": {**student, "intermediate.compat": "huawei", "intermediate.packing": False},
         "cached": {**student, "intermediate.teacher_cache": "layers"},
