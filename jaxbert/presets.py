@@ -37,7 +37,10 @@ PRESETS: Mapping[str, Terms] = {
     },
     # Sun et al. 2019 (PKD), section 3, with alpha = 0.5, T = 10, beta = 10, from the ranges that
     # they search, and with the factor T^2 that their code has and their equation has not; the
-    # squared distance of normalised [CLS] states is twice the cosine loss.
+    # squared distance of normalised [CLS] states is twice the cosine loss. Sums over layers, width
+    # and classes are the equations'; their code takes means, so that there beta counts 1 / (layers
+    # x width) of this one, and the soft loss 1 / classes: its beta b is patience.weight = 2 b /
+    # (layers x width), and its alpha a is prediction.weight = a / classes.
     "pkd": {
         "labels": {"feature": "logits", "loss": "labels", "weight": 0.5},
         "prediction": {"feature": "logits", "weight": 0.5, "loss": "kl", "temperature": 10.0}

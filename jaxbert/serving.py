@@ -25,6 +25,11 @@ from jaxbert.interop.huggingface import Model, read_model
 from jaxbert.models.bert import Params, scored_groups
 
 FEW = (1, 8)  # rows of the batches for what is left over
+# What MTEB's versions say beside the texts that changes nothing here.
+_OF_MTEB = (
+    *("task_metadata", "hf_split", "hf_subset", "prompt_name"),
+    *("show_progress_bar", "convert_to_numpy", "convert_to_tensor"),
+)
 
 
 def load(reference: str | Path, *, max_length: int = 0) -> TextModel:
@@ -173,6 +178,7 @@ class TextModel:
         normalize: bool = False,
         *,
         batch_size: int = 32,
+        normalize_embeddings: bool = False,
         task_name: str | None = None,
         prompt_type: Any = None,
         **others: Any,
@@ -183,8 +189,9 @@ class TextModel:
 
         Args:
           sentences: N texts, or batches of them, ``{"text": [...]}``.
-          normalize: divide each embedding by its length; so does ``normalize_embeddings``.
+          normalize: divide each embedding by its length.
           batch_size: texts at a time, at most.
+          normalize_embeddings: the same as normalize.
           task_name: not read: every text is encoded in one way.
           prompt_type: not read.
           others: further words of MTEB, not read.
@@ -193,12 +200,16 @@ class TextModel:
           float32 [N, D].
 
         Raises:
-          UserError: something that is no text.
+          UserError: something that is no text, or a word that nobody knows.
         """
+        for word in others:
+            if word not in _OF_MTEB:
+                what = f"encode does not read {word}"
+                raise UserError(what, "its call", "remove it: it reads normalize and batch_size")
         texts = _flat(_listed(sentences))
         if not texts:
             return np.zeros((0, self.config.hidden_size), np.float32)
-        run = self._embedders[bool(normalize or others.get("normalize_embeddings"))]
+        run = self._embedders[bool(normalize or normalize_embeddings)]
         rows = Rows(texts, None, None)
         examples = encode_rows(self._tokenizer, rows, max_length=self.max_length)
         return self._ask(run, examples, "", batch_size)

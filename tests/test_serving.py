@@ -180,6 +180,10 @@ def test_an_encoder_is_what_mteb_asks_for(folders):
         served.encode({"text": items})
     unit = served.encode(items, normalize_embeddings=True)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
+    for word in ({"normalise": True}, {"max_length": 8}, {"precision": "int8"}):
+        (name,) = word
+        with pytest.raises(UserError, match=f"encode does not read {name}, its call; remove"):
+            served.encode(items, **word)
 
 
 def test_many_threads_get_what_one_gets_and_few_programs_are_compiled(folders):

@@ -21,6 +21,7 @@ from jaxbert.recipe import load_recipe, resolve
 from jaxbert.run import run
 
 FINETUNE = "configs/bert_finetune.py"
+PREDICTIONS = ("--config.phases=finetune,prediction", "--config.prediction.start=student")
 CITIES = ("Paris", "London", "Rome", "Berlin", "Madrid", "Vienna")
 PEOPLE = ("Ann", "Bob", "Carl", "Dora")
 
@@ -90,8 +91,7 @@ def tags(place):
     """A teacher, a student of its predictions, their report, and predictions of the same file."""
     workdir, source = place / "tags", f"conll:{place / 'tags.conll'}"
     task = {"name": "mine", "source": source, "labels": "person,place"}
-    phases = ("--config.phases=finetune,prediction", "--config.prediction.start=student")
-    train(place, f"{commands.TASK}:smoke", workdir, *phases, **task)
+    train(place, f"{commands.TASK}:smoke", workdir, *PREDICTIONS, **task)
     table = report(workdir, timed=False)
     lines = predict(place / "tags.jsonl", f"--workdir={workdir}", f"--source={source}")
     return SimpleNamespace(workdir=workdir, table=table, lines=lines)
@@ -175,15 +175,17 @@ def test_an_answer_stands_in_its_context_where_it_is_said_to(spans):
 
 
 @pytest.mark.slow
-def test_several_labels_a_row_are_learnt_and_predicted(place):
-    source = f"jsonl:{place / 'genres.jsonl'}"
-    task = {"source": source, "columns": "text", "label": "genres", "labels": "person,city"}
-    workdir = place / "genres"
-    train(place, f"{FINETUNE}:smoke,task=mine", workdir, kind="multi_label", **task)
-    final = commands.read(workdir / "summary.json")["phases"]["finetune"]["final"]
-    assert {"cross_entropy", "accuracy"} <= set(final)
+def test_several_labels_a_row_are_learnt_distilled_and_predicted(place):
+    source, workdir = f"jsonl:{place / 'genres.jsonl'}", place / "genres"
+    task = {"name": "mine", "source": source, "kind": "multi_label"}
+    task |= {"columns": "text", "label": "genres", "labels": "person,city"}
+    train(place, f"{commands.TASK}:smoke", workdir, *PREDICTIONS, **task)
+    phases = commands.read(workdir / "summary.json")["phases"]
+    assert {"cross_entropy", "accuracy"} <= set(phases["finetune"]["final"])
+    assert {"prediction", "accuracy"} <= set(phases["prediction"]["final"])
+    assert phases["prediction"]["teacher_hash"] == phases["finetune"]["parameter_hash"]
     # A model says by itself what it predicts; where the texts stand, the user says.
-    model = f"--model=run:{workdir}#teacher"
+    model = f"--model=run:{workdir}#student"
     for line in predict(place / "g.jsonl", model, "--columns=text", f"--source={source}"):
         assert set(line["scores"]) == {"person", "city"}
         assert line["labels"] == [name for name, p in line["scores"].items() if p > 0.5]
@@ -248,7 +250,11 @@ def test_a_sentence_encoder_is_distilled_measured_and_used(place, tmp_path):
     source, workdir = f"tsv:{place / 'pairs.tsv'}", tmp_path / "likeness"
     task = {"columns": "one,other", "label": "likeness", "kind": "similarity", "bounds": "0,5"}
     given = {f"task__{key}": value for key, value in task.items()}
+    # Teacher and student are as wide, so that without a projection embeddings themselves learn.
+    given |= {"intermediate__preset": "sentence", "student__projection": "none"}
     phase = distil(place, workdir, source, intermediate__eval_every="1", **given)
+    assert {"direction", "embedding"} <= set(phase["final"])
+    assert "projection" not in read_model(workdir / "models" / "student").params
     results = evaluate_run(workdir)
     assert (results["kind"], results["metric"]) == ("similarity", "spearman")
     assert list(results["models"]) == ["teacher", "student", "tfidf"]

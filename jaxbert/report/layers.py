@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,11 @@ def learnt_rule(config: Mapping[str, Any]) -> str:
     Args:
       config: what a run's config.json holds.
     """
+    known = {field.name for field in dataclasses.fields(TermConfig)}
     for phase in config["phases"]:
         for said in config[phase].get("terms", {}).values():
-            term = TermConfig(**said)
+            # Another version's term may have keys that this one does not know.
+            term = TermConfig(**{key: said[key] for key in known & said.keys()})
             layered = term.feature in (*OF_LAYERS, *ATTENTION, *RELATIONS)
             whole = not term.student_layers and term.layers not in ("last", "skip")
             if term and layered and whole:

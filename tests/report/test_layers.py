@@ -20,6 +20,7 @@ TOP = {"feature": "scores", "layers": "top"}
             "uniform",
         ),
         ([TOP | {"student_layers": [1]}], "uniform"),
+        ([TOP | {"key_of_another_version": 1}], "top"),
     ],
 )
 def test_it_is_of_the_first_term_that_weighs_and_says_it_of_all_layers(terms, rule):
