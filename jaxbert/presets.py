@@ -35,17 +35,17 @@ PRESETS: Mapping[str, Terms] = {
         "mlm_labels": {"feature": "mlm_logits", "loss": "labels", "weight": 2.0},
         "cosine": {"feature": "hidden", "loss": "cosine", "layers": "last"},
     },
-    # Sun et al. 2019 (PKD), section 3, with alpha = 0.5, T = 10, beta = 10, from the ranges that
-    # they search, and with the factor T^2 that their code has and their equation has not; the
-    # squared distance of normalised [CLS] states is twice the cosine loss. Sums over layers, width
-    # and classes are the equations'; their code takes means, so that there beta counts 1 / (layers
-    # x width) of this one, and the soft loss 1 / classes: its beta b is patience.weight = 2 b /
-    # (layers x width), and its alpha a is prediction.weight = a / classes.
+    # Sun et al. 2019 (PKD), section 3, with the alpha = 0.7, T = 10 and beta = 500 of an example of
+    # its authors' code, and the T^2 of that code. The code takes means over layers, width and
+    # classes, where sums are taken here: a beta is patience.weight = 2 beta / (layers x width), as
+    # the squared distance of normalised states is twice the cosine loss, and an alpha is
+    # prediction.weight = alpha / classes. These are of BERT-base, of five layers (a student's six
+    # but the last), and of two classes.
     "pkd": {
-        "labels": {"feature": "logits", "loss": "labels", "weight": 0.5},
-        "prediction": {"feature": "logits", "weight": 0.5, "loss": "kl", "temperature": 10.0}
+        "labels": {"feature": "logits", "loss": "labels", "weight": 0.3},
+        "prediction": {"feature": "logits", "weight": 0.35, "loss": "kl", "temperature": 10.0}
         | {"temperature_squared": True},
-        "patience": {"feature": "cls", "loss": "cosine", "layers": "skip", "weight": 20.0},
+        "patience": {"feature": "cls", "loss": "cosine", "layers": "skip", "weight": 0.26},
     },
     # Wang et al. 2020 (MiniLM), section 3: the last layer's attention and relation of values, of as
     # many heads as their models have.

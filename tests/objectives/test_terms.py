@@ -172,9 +172,9 @@ PUBLISHED: dict[str, list[tuple[float, Compare]]] = {
         (1, lambda a, b: cosine(a.fit(2), b.states[3])),
     ],
     "pkd": [
-        (0.5, lambda a, b: functional.cross_entropy(a.logits(), a.label)),
-        (0.5 * 10**2, lambda a, b: kl(a.logits() / 10, b.logits() / 10)),
-        (10, lambda a, b: ((unit(a.fit(1)[0]) - unit(b.states[2][0])) ** 2).sum()),
+        (0.3, lambda a, b: functional.cross_entropy(a.logits(), a.label)),
+        (0.35 * 10**2, lambda a, b: kl(a.logits() / 10, b.logits() / 10)),
+        (0.13, lambda a, b: ((unit(a.fit(1)[0]) - unit(b.states[2][0])) ** 2).sum()),
     ],
     "minilm": [
         (1, lambda a, b: kl(a.scores[1], b.scores[2])),
