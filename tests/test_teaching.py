@@ -34,10 +34,13 @@ OUTPUTS = {"classification": 3, "multi_label": 3, "regression": 1, "tagging": 4,
 
 
 def objective_of(name: str) -> Any:
-    """Layers, or predictions of a kind of head, by models of few layers."""
+    """Layers, relations, or predictions of a kind of head, by models of few layers."""
     if name == "layers":
         student, teacher = STUDENT.replace(num_layers=1), TEACHER.replace(num_layers=2)
         return distillation(student, teacher, preset="tinybert")
+    if name == "relations":  # and pooled outputs, which want one width
+        student, teacher = TEACHER.replace(num_layers=1), TEACHER.replace(num_layers=2)
+        return distillation(student, teacher, preset="minilmv2", pooled={"feature": "pooled"})
     given = {"num_layers": 1, "head": name, "num_labels": OUTPUTS[name], "projection_size": 0}
     return distillation(STUDENT.replace(**given), TEACHER.replace(**given), prediction=soft(name))
 
@@ -101,8 +104,13 @@ def learn(objective: Any, params: Any, others: Any, batches: Any) -> tuple[Any, 
     return np.array(seen), first, params
 
 
-FAST = ("layers", "classification", "tagging")
+FAST = ("layers", "relations", "classification", "tagging")
 CASES = [(name, packing) for name in ("layers", *OUTPUTS) for packing in (True, False)]
+CASES.append(("relations", True))
+KEPT = {
+    "layers": {"hidden/0", "hidden/2", "scores/1"},
+    "relations": {"queries/1", "keys/1", "values/1", "pooled"},
+}
 
 
 @pytest.mark.parametrize(
@@ -117,8 +125,7 @@ def test_what_it_said_before_teaches_as_it_does_live(name, packing, tmp_path, wi
     mine, theirs = visible_params(objective.student, 1), visible_params(objective.teachers[0], 2)
     mine = {group: mine[group] for group in objective.groups}
     taught = ask(objective, theirs, batches, tmp_path / "said")
-    expected = {"hidden/0", "hidden/2", "scores/1"} if name == "layers" else {"logits"}
-    assert set(taught.outputs) == expected
+    assert set(taught.outputs) == KEPT.get(name, {"logits"})
     live = learn(objective, mine, {"teachers": (theirs,)}, batches)
     # Without a teacher among the parameters: nothing could ask it.
     found = learn(objective, mine, {}, TaughtBatches(batches, taught))

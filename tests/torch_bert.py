@@ -14,8 +14,9 @@ from torch import nn
 
 from jaxbert.data.packing import Examples
 from jaxbert.interop.layout import from_tensors, to_tensors
-from jaxbert.models.bert import BertConfig, groups_of
+from jaxbert.models.bert import BertConfig
 
+functional = nn.functional
 torch.set_num_threads(1)  # of so small products more only wait for each other
 
 
@@ -29,6 +30,7 @@ class TorchBert(nn.Module):
     def __init__(self, config: BertConfig, params: dict[str, Any]) -> None:
         super().__init__()
         c = self.config = config
+        self.groups = tuple(params)
         width = c.hidden_size
 
         def norm() -> nn.LayerNorm:
@@ -58,8 +60,14 @@ class TorchBert(nn.Module):
         )
         layers = nn.ModuleList([layer() for _ in range(c.num_layers)])
         self.encoder = nn.ModuleDict({"layer": layers})
-        self.pooler = dense(width, width)
-        self.classifier = nn.Linear(width, c.num_labels)
+        if "pooler" in params:
+            self.pooler = dense(width, width)
+        self.head = "qa_outputs" if c.head == "spans" else "classifier"
+        self.add_module(self.head, nn.Linear(width, c.num_labels))
+        if "mlm" in params:
+            words = nn.ModuleDict({"transform": dense(width, width, LayerNorm=norm())})
+            words.bias = nn.Parameter(torch.zeros(c.vocab_size))
+            self.cls = nn.ModuleDict({"predictions": words})
         if c.projection_per_layer:
             fits = [nn.Linear(width, c.projection_size) for _ in range(c.num_layers + 1)]
             self.fit_denses = nn.ModuleList(fits)
@@ -86,7 +94,7 @@ class TorchBert(nn.Module):
             mixed = (scores[-1].softmax(-1) @ value).transpose(0, 1).flatten(1)
             out = attention["output"]
             x = out["LayerNorm"](x + out["dense"](mixed))
-            inner = nn.functional.gelu(layer["intermediate"]["dense"](x))
+            inner = functional.gelu(layer["intermediate"]["dense"](x))
             x = layer["output"]["LayerNorm"](x + layer["output"]["dense"](inner))
             states.append(x)
         return states, scores
@@ -98,16 +106,29 @@ class TorchBert(nn.Module):
         return [self.fit_dense(x) for x in states] if self.config.projection_size else list(states)
 
     def logits(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Class logits [C]."""
-        pooled = torch.tanh(self.pooler["dense"](states[-1][0]))
-        if self.config.classifier == "tinybert":
-            pooled = torch.relu(pooled)
-        return self.classifier(pooled)
+        """Logits [C] of an example, or [T, C] of its pieces, which tags and spans are of."""
+        read = states[-1]
+        if "pooler" in self.groups:
+            read = self.pooled(states)
+            if self.config.classifier == "tinybert":
+                read = torch.relu(read)
+        return self.get_submodule(self.head)(read)
+
+    def pooled(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The pooled output [D]."""
+        return torch.tanh(self.pooler["dense"](states[-1][0]))
+
+    def words(self, states: torch.Tensor) -> torch.Tensor:
+        """The masked-LM head's logits [..., V] of last states [..., D]."""
+        head = self.cls["predictions"]
+        inner = functional.gelu(head["transform"]["dense"](states))
+        table = self.embeddings["word_embeddings"].weight
+        return functional.linear(head["transform"]["LayerNorm"](inner), table, head.bias)
 
     def params(self) -> dict[str, Any]:
         """As jaxbert's tree."""
         state = {name: x.numpy(force=True) for name, x in self.named_parameters()}
-        return from_tensors(self.config, groups_of(self.config), state.__getitem__)
+        return from_tensors(self.config, self.groups, state.__getitem__)
 
     def gradients(self) -> dict[str, Any]:
         """As jaxbert's tree; zero where there is none."""
@@ -115,7 +136,7 @@ class TorchBert(nn.Module):
             name: np.zeros(x.shape) if x.grad is None else x.grad.numpy(force=True)
             for name, x in self.named_parameters()
         }
-        return from_tensors(self.config, groups_of(self.config), found.__getitem__)
+        return from_tensors(self.config, self.groups, found.__getitem__)
 
 
 def inputs(examples: Examples) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
@@ -153,6 +174,76 @@ def layer_loss(
 def logits_of(model: TorchBert, examples: Examples) -> torch.Tensor:
     """Class logits [N, C]."""
     return torch.stack([model.logits(model(*one)[0]) for one in inputs(examples)])
+
+
+def head_logits_of(model: TorchBert, examples: Examples) -> list[torch.Tensor]:
+    """Logits of every example: [C], [marks, C] of tags, [T, 2] of spans."""
+    found = [model.logits(model(*one)[0]) for one in inputs(examples)]
+    if model.config.head != "tagging":
+        return found
+    places = np.split(examples.marks.places, examples.marks.offsets[1:-1])
+    return [logits[at] for logits, at in zip(found, places, strict=True)]
+
+
+def cross_entropies(head: str, logits: list, targets: list) -> torch.Tensor:
+    """-sum of p log softmax(logits) of every choice [N] that a kind of head makes.
+
+    Args:
+      head: not ``regression``.
+      logits: of every example, as ``head_logits_of`` has them.
+      targets: what has the probabilities p: in the same shapes, of spans along the pieces.
+    """
+    if head == "multi_label":
+        found = functional.binary_cross_entropy_with_logits
+        return found(torch.cat(logits), torch.cat(targets), reduction="none")
+    turned = head == "spans"
+    pairs = zip(logits, targets, strict=True)
+    return torch.cat(
+        [
+            functional.cross_entropy(*((x.T, p.T) if turned else (x, p)), reduction="none")
+            for x, p in pairs
+        ]
+    )
+
+
+def soft_loss(loss: str, head: str, mine: list, theirs: list, temperature: float) -> torch.Tensor:
+    """The loss of a teacher's logits, of a kind of head."""
+    if loss == "mse":
+        return functional.mse_loss(torch.cat(mine), torch.cat(theirs))
+    mine, theirs = ([x / temperature for x in logits] for logits in (mine, theirs))
+    if loss == "dist":
+        return dist(torch.cat(mine), torch.cat(theirs))
+    axis = 0 if head == "spans" else -1
+    p = [y.sigmoid() if head == "multi_label" else y.softmax(axis) for y in theirs]
+    crossed = cross_entropies(head, mine, p)
+    if loss == "kl":
+        return (crossed - cross_entropies(head, theirs, p)).mean()
+    return crossed.mean() / (mine[0].shape[-1] if head == "tagging" else 1)
+
+
+def hard_loss(head: str, logits: list, examples: Examples) -> torch.Tensor:
+    """The loss of labels, of a kind of head."""
+    if head == "tagging":
+        targets = torch.from_numpy(examples.marks.targets).long()
+        return functional.cross_entropy(torch.cat(logits), targets)
+    labels = torch.from_numpy(examples.labels)
+    if head == "regression":
+        return functional.mse_loss(torch.cat(logits), labels.double())
+    if head == "multi_label":
+        return cross_entropies(head, logits, list(labels.double())).mean()
+    pairs = zip(logits, labels.long(), strict=True)
+    return torch.stack([functional.cross_entropy(x.T, at) for x, at in pairs]).mean()
+
+
+def dist(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Of logits [N, C] (Huang et al. 2022, section 3.3, with beta = gamma = 1)."""
+    p, q = student.softmax(-1), teacher.softmax(-1)
+
+    def apart(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        pairs = zip(x, y, strict=True)
+        return torch.stack([1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]).mean()
+
+    return apart(p, q) + apart(p.T, q.T)
 
 
 def adamw_steps(

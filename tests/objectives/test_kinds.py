@@ -1,4 +1,4 @@
-"""Every kind of head: its loss, hard and soft, against float64 NumPy; packed or not the same."""
+"""Every kind of head: every loss against PyTorch in float64; packed or not the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import small
 from small import STUDENT, assert_same_gradients, distillation, one_batch, visible_params
 
 from jaxbert.batch import Batch
@@ -24,12 +23,19 @@ from jaxbert.models.bert import (
     scored_groups,
 )
 from jaxbert.models.encoder import Collect
+from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.finetuning import Finetuning, choices
 from jaxbert.objectives.objective import weighted_loss
 
 pytestmark = pytest.mark.usefixtures("matmul_highest")
 LENGTHS = [9, 3, 12, 5, 7, 2, 4]
 OUTPUTS = {"multi_label": 3, "regression": 1, "tagging": 4, "spans": 2}
+LOSSES = {
+    "multi_label": ("soft_cross_entropy", "kl", "mse", "labels"),
+    "regression": ("mse", "labels"),
+    "tagging": ("soft_cross_entropy", "kl", "mse", "dist", "labels"),
+    "spans": ("soft_cross_entropy", "kl", "labels"),
+}
 TEMPERATURE = 2.0
 
 
@@ -65,70 +71,6 @@ def params_of(config: BertConfig, seed: int) -> Any:
     return {group: params[group] for group in scored_groups(config)}
 
 
-def logits_alone(config: BertConfig, params: Any, examples: Examples) -> list[np.ndarray]:
-    """Each example's own logits, from a row of its own: [C], [marks, C] or [length, 2]."""
-    batch = one_batch(examples, packing=False, row_length=max(LENGTHS))
-    # Finite streams are shuffled, too: back into the order of the examples.
-    found = np.asarray(jax.jit(lambda p, b: class_logits(config, p, b))(params, batch), np.float64)
-    kept = []
-    for i in range(len(examples)):
-        tokens = examples.tokens[examples.offsets[i] : examples.offsets[i + 1]]
-        (row,) = (r for r in range(len(found)) if _holds(batch, r, tokens))
-        if config.head == "spans":
-            kept.append(found[row, : len(tokens)])
-        elif config.head == "tagging":
-            kept.append(found[row, batch.targets[row] >= 0])
-        else:
-            kept.append(found[row, 0])
-    return kept
-
-
-def _holds(batch: Batch, row: int, tokens: np.ndarray) -> bool:
-    return np.array_equal(batch.tokens[row][batch.segments[row] > 0], tokens)
-
-
-def log_softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    return x - np.log(np.exp(x).sum(axis, keepdims=True))
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-def hard(head: str, logits: list[np.ndarray], examples: Examples) -> float:
-    """The loss of labels, written out from its definition."""
-    if head == "tagging":
-        tags = np.split(examples.marks.targets, examples.marks.offsets[1:-1])
-        pairs = zip(logits, tags, strict=True)
-        errors = [-log_softmax(z)[np.arange(len(t)), t] for z, t in pairs]
-        return float(np.mean(np.concatenate(errors)))
-    labels = examples.labels.astype(np.float64)
-    if head == "multi_label":
-        p = sigmoid(np.stack(logits))
-        return float(-np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p)))
-    if head == "regression":
-        return float(np.mean((np.stack(logits)[:, 0] - labels) ** 2))
-    pairs = zip(logits, examples.labels, strict=True)
-    return float(np.mean([-log_softmax(z, axis=0)[at, [0, 1]] for z, at in pairs]))
-
-
-def soft(head: str, mine: list[np.ndarray], theirs: list[np.ndarray]) -> float:
-    """The loss of a teacher's logits, written out from its definition."""
-    if head == "regression":
-        return float(np.mean((np.stack(mine) - np.stack(theirs)) ** 2))
-    a, b = ([z / TEMPERATURE for z in logits] for logits in (mine, theirs))
-    if head == "multi_label":
-        p, q = sigmoid(np.stack(a)), sigmoid(np.stack(b))
-        return float(-np.mean(q * np.log(p) + (1 - q) * np.log(1 - p)))
-    axis = 0 if head == "spans" else -1
-    crossed = [
-        -np.exp(log_softmax(y, axis)) * log_softmax(x, axis) for x, y in zip(a, b, strict=True)
-    ]
-    if head == "tagging":
-        return float(np.mean(np.concatenate(crossed)))  # over choices and classes
-    return float(np.mean([error.sum(axis=0) for error in crossed]))
-
-
 def right(head: str, logits: list[np.ndarray], examples: Examples) -> np.ndarray:
     """Which choices are right."""
     if head == "tagging":
@@ -138,57 +80,91 @@ def right(head: str, logits: list[np.ndarray], examples: Examples) -> np.ndarray
     return np.concatenate(made)
 
 
+def taught(config: BertConfig) -> Distillation:
+    """Every loss that a kind of head knows, each with another weight."""
+    terms = {loss: {"feature": "logits", "loss": loss} for loss in LOSSES[config.head]}
+    for i, (loss, term) in enumerate(terms.items()):
+        term["weight"] = 1 + 0.37 * i
+        if loss in ("soft_cross_entropy", "kl", "dist"):
+            term["temperature"] = TEMPERATURE
+    return distillation(config, config, **terms)
+
+
 @functools.cache
 def compiled(config: BertConfig) -> Any:
-    """Hard and soft loss and every term, and the gradients of the sum, as one program."""
+    """The weighted sum of hard and soft losses, its gradients and every term, as one program."""
+    objectives = Finetuning(config), taught(config)
 
-    def losses(params: Any, teacher: Any, batch: Batch) -> Any:
-        found, terms = [], {}
-        for objective in (
-            Finetuning(config),
-            distillation(config, config, prediction=small.soft(config.head)),
-        ):
-            made = objective(params, {"teachers": (teacher,)}, batch, jax.random.key(0))
-            counts = {name: term.count for name, term in made.items()}
-            found.append(weighted_loss(made, counts, objective.weights(0)))
-            terms |= {name: tuple(term) for name, term in made.items()}
-        return sum(found), (found, terms)
+    def total(params: Any, teacher: Any, batch: Batch) -> Any:
+        terms, weights = {}, {}
+        for objective in objectives:
+            terms |= objective(params, {"teachers": (teacher,)}, batch, jax.random.key(0))
+            weights |= objective.weights(0)
+        counts = {name: term.count for name, term in terms.items()}
+        loss = weighted_loss(terms, counts, weights)
+        return loss, {name: tuple(term) for name, term in terms.items()}
 
-    return jax.jit(jax.value_and_grad(losses, has_aux=True))
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
 
 
-def both(config: BertConfig, params: Any, teacher: Any, batch: Batch) -> Any:
-    """Hard and soft loss, the gradients of their sum, and every term."""
-    (_, (found, terms)), gradients = compiled(config)(params, teacher, batch)
-    return found, gradients, terms
+def both(config: BertConfig, params: Any, teacher: Any, batch: Batch) -> tuple[Any, Any]:
+    """The gradients of the sum, and every term."""
+    (_, terms), gradients = compiled(config)(params, teacher, batch)
+    return gradients, terms
 
 
 @pytest.mark.parametrize("head", OUTPUTS)
-def test_losses_are_their_definitions_however_rows_are_packed_and_cut(head, within):
+def test_losses_and_gradients_are_those_of_pytorch(head, within):
+    torch = pytest.importorskip("torch")
+    from torch_bert import TorchBert, hard_loss, head_logits_of, soft_loss
+
     config, some = config_of(head), examples_of(head)
     student, teacher = params_of(config, 1), params_of(config, 2)
-    mine, theirs = (logits_alone(config, params, some) for params in (student, teacher))
-    alone = one_batch(some, packing=False, row_length=24)
+    model = TorchBert(config, student)
+    mine = head_logits_of(model, some)
+    with torch.no_grad():
+        theirs = head_logits_of(TorchBert(config, teacher), some)
+    hard = hard_loss(head, mine, some)
+    values = {
+        loss: hard if loss == "labels" else soft_loss(loss, head, mine, theirs, TEMPERATURE)
+        for loss in LOSSES[head]
+    }
+    weights = taught(config).weights(0)
+    (hard + sum(weights[loss] * value for loss, value in values.items())).backward()
+
+    gradients, terms = both(config, student, teacher, rows_alone(some))
+    wanted = values | {"squared_error" if head == "regression" else "cross_entropy": hard}
+    if head != "regression":
+        made = right(head, [x.numpy(force=True) for x in mine], some)
+        assert tuple(map(float, terms.pop("accuracy"))) == (made.sum(), made.size)
+    found = {name: total / count for name, (total, count) in terms.items()}
+    within(found, {name: value.item() for name, value in wanted.items()})
+    within(gradients, model.gradients())
+    assert_same_gradients(gradients, model.gradients())
+
+
+@pytest.mark.parametrize("head", OUTPUTS)
+def test_losses_are_the_same_however_rows_are_packed_and_cut(head, within):
+    config, some = config_of(head), examples_of(head)
+    student, teacher = params_of(config, 1), params_of(config, 2)
+    alone = rows_alone(some)
     packed = one_batch(some, packing=True, row_length=24, multiple=len(LENGTHS))
     assert packed.tokens.shape == alone.tokens.shape and not packed.segments[-2:].any()
 
-    wanted, gradients, terms = both(config, student, teacher, alone)
-    within(wanted, [hard(head, mine, some), soft(head, mine, theirs)])
-    if head == "regression":
-        assert set(terms) == {"squared_error", "prediction"}
-    else:
-        made = right(head, mine, some)
-        assert set(terms) == {"cross_entropy", "prediction", "accuracy"}
-        assert tuple(map(float, terms["accuracy"])) == (made.sum(), made.size)
-    found, others, other_terms = both(config, student, teacher, packed)
-    within(found, wanted)
+    gradients, terms = both(config, student, teacher, alone)
+    others, other_terms = both(config, student, teacher, packed)
     within(other_terms, terms)
     assert_same_gradients(others, gradients)
     # The totals and counts of micro-batches, cut from it unequally, are the batch's.
     parts = []
     for chosen in (np.arange(7) % 2 == 0, np.arange(7) % 2 == 1):
-        parts.append(both(config, student, teacher, without_rows(packed, ~chosen))[2])
-    within(jax.tree.map(np.add, *parts), terms)
+        parts.append(both(config, student, teacher, without_rows(packed, ~chosen))[1])
+    whole = {name: term for name, term in terms.items() if name != "dist"}  # of a whole batch
+    within({name: jax.tree.map(np.add, *(part[name] for part in parts)) for name in whole}, whole)
+
+
+def rows_alone(some: Examples) -> Batch:
+    return one_batch(some, packing=False, row_length=24)
 
 
 def without_rows(batch: Batch, empty: np.ndarray) -> Batch:

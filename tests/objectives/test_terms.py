@@ -22,12 +22,11 @@ from small import (
     visible_params,
 )
 
-from jaxbert.models.bert import init_params
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.presets import PRESETS
 
 torch = pytest.importorskip("torch")
-from torch_bert import TorchBert, inputs  # noqa: E402  (needs torch)
+from torch_bert import TorchBert, dist, inputs  # noqa: E402  (needs torch)
 
 pytestmark = pytest.mark.usefixtures("matmul_highest")
 LENGTHS = [9, 3, 12, 5, 7, 2, 4]
@@ -43,7 +42,6 @@ class Example:
     scores: list[Any]  # [H, T, T]
     tokens: Any  # [T]
     label: Any
-    mlm: Any = None  # jaxbert's parameters of a masked-LM head
 
     def fit(self, layer: int) -> Any:
         config = self.model.config
@@ -60,16 +58,18 @@ class Example:
         return vectors @ vectors.mT / vectors.shape[-1] ** 0.5
 
     def pooled(self) -> Any:
-        return torch.tanh(self.model.pooler["dense"](self.states[-1][0]))
+        return self.model.pooled(self.states)
 
     def logits(self) -> Any:
         return self.model.logits(self.states)
 
     def words(self) -> Any:
         """The masked-LM head's logits of the first two pieces."""
-        table = self.model.embeddings["word_embeddings"].weight.numpy(force=True)
-        states = self.states[-1][:2].numpy(force=True)
-        return torch.from_numpy(words(self.model.config, self.mlm, table, states))
+        return self.model.words(self.states[-1][:2])
+
+    def targets(self) -> Any:
+        """What stands behind them."""
+        return target(self.tokens[:2])
 
 
 def kl(student: Any, teacher: Any) -> Any:
@@ -86,12 +86,37 @@ def cosine(a: Any, b: Any) -> Any:
     return 1 - functional.cosine_similarity(a, b, dim=-1)
 
 
+def soft(student: Any, teacher: Any) -> Any:
+    """[..., C]: whose sum is the soft cross-entropy."""
+    return -teacher.softmax(-1) * student.log_softmax(-1)
+
+
+def standardized(x: Any) -> Any:
+    return (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0)
+
+
+def power(x: Any, exponent: float) -> Any:
+    """Probabilities, flatter by an exponent below 1."""
+    return x**exponent / (x**exponent).sum(-1, keepdim=True)
+
+
+def logits_dist(mine: list[Example], theirs: list[Example]) -> Any:
+    """Of all examples at once, which no mean over them is."""
+    return dist(*(torch.stack([one.logits() for one in some]) / 2 for some in (mine, theirs)))
+
+
+def target(tokens: Any) -> Any:
+    """The word that stands behind a masked one: any, but the same wherever its row lies."""
+    return (7 * tokens + 3) % STUDENT.vocab_size
+
+
 def unit(x: Any) -> Any:
     return x / x.norm(dim=-1, keepdim=True)
 
 
-Compare = Callable[[Example, Example], Any]
+Compare = Callable[[Any, Any], Any]
 DEEP = TEACHER.replace(num_layers=3)
+WIDE = TEACHER.replace(hidden_size=32, num_layers=4)
 RELATION = {"layers": "last", "relation_heads": 4}
 # Each term, and its value at one example: what is averaged over tokens or pairs, as one flat list.
 CASES: dict[str, tuple[dict[str, Any], Compare]] = {
@@ -107,6 +132,18 @@ CASES: dict[str, tuple[dict[str, Any], Compare]] = {
         {"feature": "cls", "loss": "cosine", "layers": "1", "student_layers": (2,)},
         lambda a, b: cosine(a.fit(2)[:1], b.states[1][:1]),
     ),
+    "cls_mse": (
+        {"feature": "cls", "layers": "last"},
+        lambda a, b: (a.fit(2)[0] - b.states[3][0]) ** 2,
+    ),
+    "embeddings_cosine": (
+        {"feature": "embeddings", "loss": "cosine"},
+        lambda a, b: cosine(a.fit(0), b.states[0]),
+    ),
+    "sentence_cosine": (
+        {"feature": "sentence", "loss": "cosine", "layers": "last"},
+        lambda a, b: cosine(a.fit(2).mean(0), b.states[3].mean(0))[None],
+    ),
     "sentence": (
         {"feature": "sentence", "layers": "last"},
         lambda a, b: (a.fit(2).mean(0) - b.states[3].mean(0)) ** 2,
@@ -114,6 +151,10 @@ CASES: dict[str, tuple[dict[str, Any], Compare]] = {
     "probabilities": (
         {"feature": "probabilities", "layers": "last"},
         lambda a, b: kl(a.scores[-1], b.scores[-1]),
+    ),
+    "probabilities_t3": (
+        {"feature": "probabilities", "layers": "last", "temperature": 3.0},
+        lambda a, b: kl(a.scores[-1] / 3, b.scores[-1] / 3),
     ),
     "probabilities_mse": (
         {"feature": "probabilities", "loss": "mse", "layers": "last"},
@@ -128,8 +169,8 @@ CASES: dict[str, tuple[dict[str, Any], Compare]] = {
         lambda a, b: (a.relation("query", 2, 4) - b.relation("query", 3, 4)) ** 2,
     ),
     "key_relation": (
-        {"feature": "key_relation", "layers": "last"},
-        lambda a, b: kl(a.relation("key", 2, 8), b.relation("key", 3, 8)),
+        {"feature": "key_relation", "layers": "last", "temperature": 2.0},
+        lambda a, b: kl(a.relation("key", 2, 8) / 2, b.relation("key", 3, 8) / 2),
     ),
     "logits_mse": (
         {"feature": "logits", "loss": "mse"},
@@ -138,6 +179,22 @@ CASES: dict[str, tuple[dict[str, Any], Compare]] = {
     "logits_kl": (
         {"feature": "logits", "loss": "kl", "temperature": 3.0, "temperature_squared": True},
         lambda a, b: 9 * kl(a.logits() / 3, b.logits() / 3)[None],
+    ),
+    "logits_standardized": (
+        {"feature": "logits", "loss": "kl", "temperature": 2.0, "standardize": True},
+        lambda a, b: kl(standardized(a.logits()) / 2, standardized(b.logits()) / 2)[None],
+    ),
+    "logits_standardized_mse": (
+        {"feature": "logits", "loss": "mse", "standardize": True},
+        lambda a, b: (standardized(a.logits()) - standardized(b.logits())) ** 2,
+    ),
+    "logits_dist": (
+        {"feature": "logits", "loss": "dist", "temperature": 2.0},
+        logits_dist,
+    ),
+    "labels": (
+        {"feature": "logits", "loss": "labels"},
+        lambda a, b: functional.cross_entropy(a.logits(), a.label)[None],
     ),
 }
 OF_HEADS: dict[str, tuple[dict[str, Any], Compare]] = {
@@ -151,24 +208,75 @@ OF_HEADS: dict[str, tuple[dict[str, Any], Compare]] = {
         {"feature": "scores", "heads": "group", "layers": "last"},
         lambda a, b: (a.scores[-1] - b.scores[-1].unflatten(0, (2, 2)).mean(1)) ** 2,
     ),
+    "mean_of_heads_t5": (
+        {"feature": "probabilities", "heads": "mean", "layers": "last", "temperature": 5.0},
+        lambda a, b: kl_of_probabilities(
+            power(a.scores[-1].softmax(-1).mean(0), 1 / 5),
+            power(b.scores[-1].softmax(-1).mean(0), 1 / 5),
+        ),
+    ),
+    "groups_of_heads_t3": (
+        {"feature": "probabilities", "heads": "group", "layers": "last", "temperature": 3.0},
+        lambda a, b: kl_of_probabilities(
+            power(a.scores[-1].softmax(-1), 1 / 3),
+            power(b.scores[-1].softmax(-1).unflatten(0, (2, 2)).mean(1), 1 / 3),
+        ),
+    ),
+    "mean_of_heads_mse": (
+        {"feature": "probabilities", "heads": "mean", "loss": "mse", "layers": "last"},
+        lambda a, b: (a.scores[-1].softmax(-1).mean(0) - b.scores[-1].softmax(-1).mean(0)) ** 2,
+    ),
+}
+# Of a student as wide as its teacher, and of masked-LM heads.
+OF_WIDTH: dict[str, tuple[dict[str, Any], Compare]] = {
+    "pooled": ({"feature": "pooled"}, lambda a, b: (a.pooled() - b.pooled()) ** 2),
+    "pooled_cosine": (
+        {"feature": "pooled", "loss": "cosine"},
+        lambda a, b: cosine(a.pooled(), b.pooled())[None],
+    ),
+    "words_kl": (
+        {"feature": "mlm_logits", "temperature": 2.0, "temperature_squared": True},
+        lambda a, b: 4 * kl(a.words() / 2, b.words() / 2),
+    ),
+    "words_soft": (
+        {"feature": "mlm_logits", "loss": "soft_cross_entropy", "temperature": 2.0},
+        lambda a, b: soft(a.words() / 2, b.words() / 2).sum(-1),
+    ),
+    "words_mse": (
+        {"feature": "mlm_logits", "loss": "mse"},
+        lambda a, b: (a.words() - b.words()) ** 2,
+    ),
+    "words_labels": (
+        {"feature": "mlm_logits", "loss": "labels"},
+        lambda a, b: functional.cross_entropy(a.words(), a.targets(), reduction="none"),
+    ),
+}
+# Of two teachers, whose last layers have other numbers.
+OF_TWO: dict[str, tuple[dict[str, Any], Compare]] = {
+    "logits": ({"feature": "logits"}, lambda a, b: soft(a.logits(), b.logits())),
+    "value_relation": (
+        {"feature": "value_relation", **RELATION},
+        lambda a, b: kl(a.relation("value", 2, 4), b.relation("value", len(b.scores), 4)),
+    ),
+    "scores": (
+        {"feature": "scores", "heads": "mean", "layers": "last"},
+        lambda a, b: (a.scores[-1].mean(0) - b.scores[-1].mean(0)) ** 2,
+    ),
+    "logits_dist": CASES["logits_dist"],
+    "labels": CASES["labels"],
 }
 
 
 # Each preset's total for a student of 2 layers and a teacher of 3, with its weights as numbers.
 PUBLISHED: dict[str, list[tuple[float, Compare]]] = {
-    "logits": [(1, lambda a, b: -b.logits().softmax(-1) * a.logits().log_softmax(-1))],
+    "logits": [(1, lambda a, b: soft(a.logits(), b.logits()))],
     "soft_and_hard": [
         (0.5 * 2**2, lambda a, b: kl(a.logits() / 2, b.logits() / 2)),
         (0.5, lambda a, b: functional.cross_entropy(a.logits(), a.label)),
     ],
     "distilbert": [
         (5 * 2**2, lambda a, b: kl(a.words() / 2, b.words() / 2)),
-        (
-            2,
-            lambda a, b: functional.cross_entropy(
-                a.words(), target(a.tokens[:2]), reduction="none"
-            ),
-        ),
+        (2, lambda a, b: functional.cross_entropy(a.words(), a.targets(), reduction="none")),
         (1, lambda a, b: cosine(a.fit(2), b.states[3])),
     ],
     "pkd": [
@@ -214,39 +322,63 @@ PUBLISHED["pkd_code"] = [
 ]
 
 
-def seen(model: TorchBert, some: Any, mlm: Any = None) -> list[Example]:
+def seen(model: TorchBert, some: Any) -> list[Example]:
     labelled = zip(inputs(some), some.labels, strict=True)
     return [
-        Example(model, *model(*one), one[0], torch.tensor(int(label)), mlm)
-        for one, label in labelled
+        Example(model, *model(*one), one[0], torch.tensor(int(label))) for one, label in labelled
     ]
 
 
 def torch_value(compare: Compare, mine: list[Example], theirs: list[Example]) -> Any:
+    if compare is logits_dist:
+        return compare(mine, theirs)
     pairs = zip(mine, theirs, strict=True)
     return torch.cat([compare(a, b).flatten() for a, b in pairs]).mean()
 
 
+def batch_of(some: Any) -> Any:
+    """Packed, with the first two pieces of every example masked."""
+    batch = one_batch(some, packing=True, row_length=16)
+    places = np.concatenate([batch.starts, batch.starts + 1], axis=1)
+    targets = target(np.take_along_axis(batch.tokens, places, axis=1))
+    targets = np.where(np.tile(batch.weights, 2) > 0, targets, -1)
+    return dataclasses.replace(batch, places=places, targets=targets)
+
+
+def with_words(config: Any, seed: int) -> dict[str, Any]:
+    return visible_params(config, seed) | random_params(config, ("mlm",), seed)
+
+
 @pytest.mark.parametrize(
-    ("student", "cases"), [(STUDENT, CASES), (STUDENT.replace(num_heads=2), OF_HEADS)]
+    ("student", "teachers", "cases"),
+    [
+        pytest.param(STUDENT, (DEEP,), CASES, id="features"),
+        pytest.param(STUDENT.replace(num_heads=2), (DEEP,), OF_HEADS, id="heads"),
+        pytest.param(DEEP, (DEEP,), OF_WIDTH, id="words_and_pooled"),
+        pytest.param(STUDENT, (DEEP, WIDE), OF_TWO, id="two_teachers"),
+    ],
 )
-def test_terms_and_gradients_are_those_of_pytorch(student, cases, within):
+def test_terms_and_gradients_are_those_of_pytorch(student, teachers, cases, within):
     weights = {name: 1 + 0.37 * i for i, name in enumerate(cases)}
     terms = {name: term | {"weight": weights[name]} for name, (term, _) in cases.items()}
-    objective = distillation(student, DEEP, **terms)
-    mine, given, some = visible_params(student, 1), visible_params(DEEP, 2), examples(LENGTHS)
+    objective = distillation(student, *teachers, **terms)
+    mine, some = with_words(student, 1), examples(LENGTHS)
+    given = tuple(with_words(config, 2 + i) for i, config in enumerate(teachers))
     model = TorchBert(student, mine)
     with torch.no_grad():
-        theirs = seen(TorchBert(DEEP, given), some)
+        theirs = [seen(TorchBert(*one), some) for one in zip(teachers, given, strict=True)]
     ours = seen(model, some)
-    values = {name: torch_value(compare, ours, theirs) for name, (_, compare) in cases.items()}
+    values = {
+        name: torch.stack([torch_value(compare, ours, one) for one in theirs]).mean()
+        for name, (_, compare) in cases.items()
+    }
     sum(weights[name] * value for name, value in values.items()).backward()
-    batch = one_batch(some, packing=True, row_length=16)
+    batch = batch_of(some)
 
     @jax.jit
     def both(params: Any) -> Any:
         def loss(params: Any) -> Any:
-            made = objective(params, {"teachers": (given,)}, batch, jax.random.key(0))
+            made = objective(params, {"teachers": given}, batch, jax.random.key(0))
             means = {name: made[name].mean() for name in cases}
             return sum(weights[name] * mean for name, mean in means.items()), means
 
@@ -254,36 +386,28 @@ def test_terms_and_gradients_are_those_of_pytorch(student, cases, within):
 
     gradients, found = both({group: mine[group] for group in objective.groups})
     within(found, {name: value.item() for name, value in values.items()})
-    wanted = {group: model.gradients()[group] for group in objective.groups}
+    wanted = model.gradients()
+    # No other group takes part in a term.
+    others = set(wanted) - set(objective.groups)
+    assert not any(np.any(leaf) for group in others for leaf in jax.tree.leaves(wanted[group]))
+    wanted = {group: wanted[group] for group in objective.groups}
     within(gradients, wanted)
     assert_same_gradients(gradients, wanted)
-
-
-def target(tokens: Any) -> Any:
-    """The word that stands behind a masked one: any, but the same wherever its row lies."""
-    return (7 * tokens + 3) % STUDENT.vocab_size
 
 
 @functools.cache
 def published() -> tuple[dict[str, float], list[Example], list[Example]]:
     """Every preset's total, all in one program, and what its models say in PyTorch."""
     configs = STUDENT.replace(hidden_size=12), DEEP  # widths that 12 relation heads divide
-    some, plain = examples(LENGTHS), [visible_params(c, i) for i, c in enumerate(configs)]
-    heads = [random_params(c, ("mlm",)) for c in configs]
+    some, params = examples(LENGTHS), [with_words(c, i) for i, c in enumerate(configs)]
     with torch.no_grad():
-        mine, theirs = (
-            seen(TorchBert(config, params), some, head["mlm"])
-            for config, params, head in zip(configs, plain, heads, strict=True)
-        )
-    batch = one_batch(some, packing=True, row_length=16)
-    places = np.concatenate([batch.starts, batch.starts + 1], axis=1)
-    targets = target(np.take_along_axis(batch.tokens, places, axis=1))
-    targets = np.where(np.tile(batch.weights, 2) > 0, targets, -1)
-    batch = dataclasses.replace(batch, places=places, targets=targets)
+        mine, theirs = (seen(TorchBert(*one), some) for one in zip(configs, params, strict=True))
     terms = {f"{p} {n}": term for p in PUBLISHED for n, term in HELD[p].items()}
     objective = distillation(*configs, **terms)
-    student, teacher = (params | head for params, head in zip(plain, heads, strict=True))
-    values = jax.jit(objective)(student, {"teachers": (teacher,)}, batch, jax.random.key(0))
+    student, teacher = params
+    values = jax.jit(objective)(
+        student, {"teachers": (teacher,)}, batch_of(some), jax.random.key(0)
+    )
     totals = dict.fromkeys(PUBLISHED, 0.0)
     for name, weight in objective.weights(jnp.int32(0)).items():
         totals[name.split()[0]] += weight * float(values[name].mean())
@@ -309,42 +433,19 @@ def value_of(objective: Distillation, params: Any, teachers: Any, batch: Any) ->
     return float(loss(params))
 
 
-def test_pooled_outputs_of_equal_width_are_compared(within):
-    mine, given = visible_params(TEACHER, 1), visible_params(TEACHER, 2)
-    some = examples(LENGTHS)
-    objective = distillation(TEACHER, TEACHER, it={"feature": "pooled"})
-    assert objective.groups == ("embeddings", "encoder", "pooler")
-    batch = one_batch(some, packing=True, row_length=16)
-    with torch.no_grad():
-        both = (seen(TorchBert(TEACHER, params), some) for params in (mine, given))
-        wanted = torch_value(lambda a, b: (a.pooled() - b.pooled()) ** 2, *both)
-    within(value_of(objective, mine, (given,), batch), wanted.item())
+def test_several_teachers_of_the_authors_are_the_mean_over_them(within):
+    """Their means are over heads, too, of which the second has more in common."""
+    configs = TEACHER.replace(num_heads=2), TEACHER
+    mine, *given = (visible_params(c, i) for i, c in enumerate((STUDENT, *configs)))
+    batch = one_batch(examples(LENGTHS), packing=False, row_length=16)
 
+    def value(configs: Any, given: Any) -> float:
+        term = {"feature": "scores", "heads": "group"}
+        objective = distillation(STUDENT, *configs, compat="huawei", it=term)
+        return value_of(objective, mine, given, batch)
 
-def assert_mean_of(one, other, mine, given, batch, within, **terms: Any) -> None:
-    """Asserts that what two teachers teach is the mean of what each does."""
-    one_by_one = [
-        value_of(distillation(STUDENT, config, **terms), mine, (params,), batch)
-        for config, params in zip((one, other), given, strict=True)
-    ]
-    both = value_of(distillation(STUDENT, one, other, **terms), mine, given, batch)
-    within(both, np.mean(one_by_one))
-
-
-def test_several_teachers_are_the_mean_over_them(within):
-    """Of soft cross-entropy that is the loss with the mean of their probabilities."""
-    wide = TEACHER.replace(hidden_size=32, num_layers=4)
-    mine, some = visible_params(STUDENT, 1), examples(LENGTHS)
-    given = (visible_params(TEACHER, 2), visible_params(wide, 3))
-    batch = one_batch(some, packing=True, row_length=16)
-    terms = PRESETS["logits"] | PRESETS["minilmv2"]
-    assert_mean_of(TEACHER, wide, mine, given, batch, within, **terms)
-    # The authors' means are over heads, too, of which the second has more in common.
-    fewer = TEACHER.replace(num_heads=2)
-    given = (visible_params(fewer, 2), visible_params(TEACHER, 3))
-    padded = one_batch(some, packing=False, row_length=16)
-    terms = {"it": {"feature": "scores", "heads": "group"}}
-    assert_mean_of(fewer, TEACHER, mine, given, padded, within, compat="huawei", **terms)
+    alone = [value(configs[i : i + 1], given[i : i + 1]) for i in range(2)]
+    within(value(configs, given), np.mean(alone))
 
 
 def test_weights_move_in_a_line_and_multiply_their_terms(within):
@@ -358,7 +459,7 @@ def test_weights_move_in_a_line_and_multiply_their_terms(within):
     assert {w["labels"] for w in at} == {3.0}
 
 
-def test_labels_beside_a_teacher_are_the_loss_of_fine_tuning(within):
+def test_labels_alone_are_the_loss_of_fine_tuning(within):
     mine, some = visible_params(STUDENT, 1), examples(LENGTHS)
     batch = one_batch(some, packing=True, row_length=16)
     found = value_of(
@@ -368,74 +469,3 @@ def test_labels_beside_a_teacher_are_the_loss_of_fine_tuning(within):
         logits = torch.stack([one.logits() for one in seen(TorchBert(STUDENT, mine), some)])
     wanted = functional.cross_entropy(logits, torch.from_numpy(some.labels.astype(np.int64)))
     within(found, wanted.item())
-
-
-@pytest.mark.parametrize("loss", ["kl", "labels"])
-def test_masked_words_are_compared_at_their_places(loss, within):
-    """The head's logits at the marked places, by float64 NumPy from its parameters."""
-    key = jax.random.key(0)
-    models = [c.replace(projection_size=0) for c in (STUDENT, TEACHER)]
-    params = [
-        {**visible_params(c, i), **jax.tree.map(np.asarray, init_params(c, key, ("mlm",)))}
-        for i, c in enumerate(models)
-    ]
-    some = examples(LENGTHS)
-    batch = one_batch(some, packing=True, row_length=16)
-    rng = np.random.default_rng(0)
-    real = np.argwhere(batch.segments > 0)
-    places, targets = (
-        np.zeros((len(batch.tokens), 3), np.int32),
-        np.full((len(batch.tokens), 3), -1),
-    )
-    for row in range(len(batch.tokens)):
-        inside = real[real[:, 0] == row, 1]
-        places[row, :2] = rng.choice(inside, 2, replace=False)
-        targets[row, :2] = rng.integers(0, STUDENT.vocab_size, 2)
-    batch = dataclasses.replace(batch, places=places, targets=targets.astype(np.int32))
-    term = {"feature": "mlm_logits", "loss": loss}
-    objective = distillation(models[0], *models[1:] * (loss == "kl"), it=term)
-    found = value_of(objective, params[0], params[1:] * (loss == "kl"), batch)
-    logits = [words_at(c, p, batch) for c, p in zip(models, params, strict=True)]
-    if loss == "kl":
-        wanted = kl(*map(torch.from_numpy, logits))[:, :2].mean()
-    else:
-        flat = torch.from_numpy(logits[0][:, :2]).flatten(0, 1)
-        wanted = functional.cross_entropy(flat, torch.from_numpy(targets[:, :2].ravel()))
-    within(found, wanted.item())
-
-
-def words_at(config: Any, params: Any, batch: Any) -> np.ndarray:
-    """Float64 [B, M, V] at the batch's places."""
-    from jaxbert.models.bert import encode
-
-    hidden = np.asarray(encode(config, params, batch).last_hidden, np.float64)
-    at = np.take_along_axis(hidden, batch.places[:, :, None], axis=1)
-    return words(config, params["mlm"], params["embeddings"]["word"], at)
-
-
-def words(config: Any, mlm: Any, table: Any, states: np.ndarray) -> np.ndarray:
-    """Float64 [..., V] of a masked-LM head, whose table [V, D] is that of the embeddings."""
-    head = jax.tree.map(lambda x: np.asarray(x, np.float64), mlm)
-    x = states @ head["transform"]["kernel"] + head["transform"]["bias"]
-    x = functional.gelu(torch.from_numpy(x)).numpy()
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config.layer_norm_eps)
-    x = x * head["norm"]["scale"] + head["norm"]["bias"]
-    return x @ np.asarray(table, np.float64).T + head["bias"]
-
-
-def test_a_cache_stands_for_the_teacher(within):
-    """What it says is read in the place of the teacher's parameters, which are not there."""
-    mine, given, some = visible_params(STUDENT, 1), visible_params(TEACHER, 2), examples(LENGTHS)
-    batch = one_batch(some, packing=True, row_length=16)
-    terms = {**PRESETS["tinybert"], **PRESETS["logits"], **PRESETS["minilmv2"]}
-    objective = distillation(STUDENT, TEACHER, **terms)
-    live = value_of(objective, mine, (given,), batch)
-    from jaxbert.models.bert import class_logits, encode
-    from jaxbert.objectives.features import collect
-
-    seen = encode(TEACHER, given, batch, collect=collect(objective.matches, 0))
-    fields = ("hidden", "scores", "queries", "keys", "values")
-    taught = {f"{name}/{i}": x for name in fields for i, x in getattr(seen, name).items()}
-    taught["logits"] = class_logits(TEACHER, given, batch)
-    cached = dataclasses.replace(batch, taught=taught)
-    within(value_of(objective, mine, (), cached), live)
