@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,22 @@ from jaxbert.training.sharding import make_mesh, rows
 from jaxbert.training.step import init_state, make_step
 
 STEPS = 1_000_000  # more than anybody waits for
+
+
+def seconds(call: Callable[[], Any], times: int = 1) -> float:
+    """Of one call, until the device has made it; of several, one behind the other, the mean."""
+    began = time.perf_counter()
+    for _ in range(times):
+        made = call()
+    jax.block_until_ready(made)
+    return (time.perf_counter() - began) / times
+
+
+def product(size: int, dtype: Any) -> tuple[Callable[[], Any], float]:
+    """A product of square matrices that is summed in float32, and its FLOPs."""
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+    operand = jnp.ones((size, size), dtype)
+    return lambda: multiply(operand, operand), 2.0 * size**3
 
 
 class Side:
@@ -85,13 +103,14 @@ class Side:
     def steps(self, count: int) -> dict[str, Any]:
         """Makes updates; what they took, and what of it a teacher that is asked before them."""
         began, examples, real, asked = time.perf_counter(), 0, 0, 0.0
-        drawn = [next(self.stream)[:2] for _ in range(count)]
-        frozen = self.frozen
+        drawn: Iterable[tuple[Batch, Batch, float]] = itertools.islice(self.stream, count)
         if self.cached:
-            at, frozen = time.perf_counter(), {}
-            drawn = [(batch, self.with_words(placed)) for batch, placed in drawn]
-            asked = time.perf_counter() - at
-        for batch, placed in drawn:
+            drawn = list(drawn)  # a wait for batches is none for the teacher
+            asking = time.perf_counter()
+            drawn = [(batch, self.with_words(placed), at) for batch, placed, at in drawn]
+            asked = time.perf_counter() - asking
+        frozen = {} if self.cached else self.frozen
+        for batch, placed, _ in drawn:
             self.state, metrics = self.step(self.state, frozen, placed)
             examples += int(batch.weights.sum())
             real += int(np.count_nonzero(batch.segments))
@@ -124,6 +143,13 @@ class Side:
         terms = self.objective(self.first_values(), self.frozen, placed, key)
         weights = self.objective.weights(jnp.int32(0))
         return {"loss": float(sum(w * terms[name].mean() for name, w in weights.items()))}
+
+    def product(self, size: int) -> dict[str, Any]:
+        """The rate of a large bfloat16 product on this device."""
+        call, flops = product(size, jnp.bfloat16)
+        seconds(call)  # compiles
+        took = statistics.median(seconds(call, times=10) for _ in range(10))
+        return {"flops_per_second": flops / took}
 
     def settle(self, _: int) -> dict[str, Any]:
         """What train.py does once a step has been compiled; memory counts from here."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,9 @@ from jaxbert.training.cost import step_flops
 from jaxbert.training.optimizer import path_name
 
 
-def seconds(call: Callable[[], Any]) -> float:
-    """Of one call, until the device has made it."""
-    began = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - began
-
-
 def probes(size: int, megabytes: int) -> dict[str, tuple[Callable[[], Any], float]]:
     """What bounds a machine: calls, and how much each does: FLOPs of a product, bytes of a copy."""
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
-    wide = jnp.ones((size, size), jnp.float32)
-    narrow, much = wide.astype(jnp.bfloat16), jnp.ones(megabytes * 250_000, jnp.float32)
+    much = jnp.ones(megabytes * 250_000, jnp.float32)
     copy = jax.jit(lambda x: x + 1.0, donate_argnums=0)
 
     def pass_over() -> Any:  # in place: fresh pages are another matter
@@ -50,8 +40,8 @@ def probes(size: int, megabytes: int) -> dict[str, tuple[Callable[[], Any], floa
         return much
 
     return {
-        "bfloat16": (lambda: product(narrow, narrow), 2.0 * size**3),
-        "float32": (lambda: product(wide, wide), 2.0 * size**3),
+        "bfloat16": ours.product(size, jnp.bfloat16),
+        "float32": ours.product(size, jnp.float32),
         "memory": (pass_over, 2.0 * much.nbytes),
     }
 
@@ -76,11 +66,11 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
 
         calls = {"step": (update, float(flops))} | probes(args.size, args.megabytes)
         for call, _ in calls.values():
-            seconds(call)  # compiles
+            ours.seconds(call)  # compiles
         found: dict[str, list[float]] = {which: [] for which in calls}
         for _ in range(args.rounds):
             for which, (call, _) in calls.items():
-                found[which].append(seconds(call))
+                found[which].append(ours.seconds(call))
     took = {which: statistics.median(times) for which, times in found.items()}
     rate = {which: much / took[which] for which, (_, much) in calls.items()}
     moved = 2 * sum(held.values()) + 2 * held["params"] + read

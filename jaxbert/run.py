@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -215,6 +216,7 @@ class Run:
                 raise UserError(what, str(folder), again)
             print(f"{name}: finished before, in {folder}", flush=True)
             return result
+        began, first_step = time.monotonic(), list[float]()
         start = processes.in_turn(lambda: self.library.start(phase))
         teachers = processes.in_turn(lambda: [self.library.get(name) for name in phase.teachers])
         objective = self.objectives.make(phase, start, teachers)
@@ -283,6 +285,7 @@ class Run:
                     lambda step: self._examples(batches, step),
                     held,
                     profile,
+                    lambda: first_step.append(time.monotonic() - began),
                 )
             development = checkpoints.development()
         finally:
@@ -300,6 +303,7 @@ class Run:
             "rows": batches.rows,
             "fill": batches.fill,
             "data_wait_fraction": totals.data_wait_fraction,
+            "first_step_seconds": first_step[0] if first_step else None,
             "truncated": source.truncated,
             "truncated_share": source.truncated / len(source),
             "skipped": source.skipped,

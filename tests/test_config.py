@@ -519,6 +519,16 @@ def test_a_config_is_refused_before_jax_is_imported(tmp_path):
     assert done.stdout == "2 []\n", done.stderr
 
 
+@pytest.mark.parametrize("script", ["train", "eval"])
+def test_help_imports_nothing_heavy(script):
+    words = [sys.executable, "-X", "importtime", f"{script}.py", "--help"]
+    done = subprocess.run(words, cwd=commands.ROOT, capture_output=True, text=True, check=True)
+    assert f"usage: python {script}.py" in done.stdout
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    heavy = {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "tensorflow", "transformers"}
+    assert "jaxbert.cli" in imported and not heavy & {name.split(".")[0] for name in imported}
+
+
 # --- no option that nobody reads -----------------------------------------------------------------
 
 

@@ -140,6 +140,7 @@ def test_the_summary_says_what_ran_and_what_came_out(runs):
             assert phase["steps"] == 2 and phase["seconds"] > 0
             assert phase["real_tokens"] == last["real_tokens"]
             assert phase["data_wait_fraction"] == phase["data_wait"] / phase["seconds"] < 1
+            assert phase["first_step_seconds"] > (phase["teacher_seconds"] or 0)
             assert 0 < phase["fill"] <= 1 and 0 <= phase["truncated_share"] <= 1
             assert phase["final"]["loss"] == last["loss"]
             folder = workdir / "models" / phase["model"]

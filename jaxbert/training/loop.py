@@ -166,6 +166,7 @@ def train(
     examples: Callable[[int], str] = str,
     held: HeldRows | None = None,
     profile: Profile | None = None,
+    begun: Callable[[], object] = lambda: None,
 ) -> tuple[TrainState, Totals, dict[str, float]]:
     """Trains a phase from its newest checkpoint, or from ``state``, to its end.
 
@@ -182,6 +183,7 @@ def train(
       examples: from a step, counted from 1, to a text that names what it learns from.
       held: the rows of each batch that `batches` gives this process; None is all.
       profile: traces some steps, and says in the end where their time went.
+      begun: called once, when this process has made its first update.
 
     Returns:
       The selected state (the last one where nothing is evaluated), what the phase used, and the
@@ -215,6 +217,8 @@ def train(
             if done == start + 1:  # it is compiled: from here on there is something to save
                 stack.enter_context(stopping.saving())
                 memory.give_back()
+                jax.block_until_ready(metrics)
+                begun()
             watch.add(done, metrics)
             log.see(placed, count_tokens(batch, placed, held), waited)
             # No more than this step is left to the devices: a stop would wait for all of them.

@@ -235,7 +235,7 @@ class Given:
 # --- what two runs have in common ----------------------------------------------------------------
 
 TIMES = {"seconds", "data_wait", "data_wait_fraction", "saving", "teacher_seconds"}
-TIMES |= {"flops_per_second", "mfu"}
+TIMES |= {"first_step_seconds", "flops_per_second", "mfu"}
 
 
 def values_of(workdir: Path) -> dict[tuple[str, int, str], float]:

@@ -1,6 +1,10 @@
-"""FLOPs of steps, against counts by hand, and the peaks that devices are held against."""
+"""FLOPs of steps, by hand and as XLA counts them, and the peaks that devices are held against."""
 
 from __future__ import annotations
+
+import functools
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +60,52 @@ def test_a_step_is_counted_as_by_hand_however_its_batch_is_cut(name, accumulatio
     by_hand = 3 * ROWS * small.class_flops(small.STUDENT, LENGTH)
     by_hand += ROWS * small.class_flops(small.TEACHER, LENGTH) * bool(frozen)
     assert step_flops(step, state, frozen, batch) == by_hand
+
+
+@functools.cache
+def compiled(feature: str, layer: int, teacher_layers: int, accumulation: int = 1) -> Any:
+    """A step of a student of one layer that learns a layer of its teacher, two rows at a time."""
+    student = small.STUDENT.replace(num_layers=1)
+    teacher = small.TEACHER.replace(num_layers=teacher_layers)
+    heads = {"relation_heads": 2} if feature == "value_relation" else {}
+    term = {"feature": feature, "layers": str(layer), **heads}
+    objective = small.distillation(student, teacher, term=term)
+    optimizer, mesh = make_optimizer(learning_rate=1.0, steps=1), sharding.make_mesh(data=1)
+    params = small.visible_params(student, 1)
+    state = init_state({group: params[group] for group in objective.groups}, optimizer, mesh)
+    step = make_step(objective, optimizer, mesh, state, seed=0, phase=0, accumulation=accumulation)
+    frozen = {"teachers": (small.visible_params(teacher, 2),)}
+    examples = small.examples([LENGTH] * 2 * accumulation)
+    batch = small.one_batch(examples, packing=False, row_length=LENGTH)
+    return step.lower(state, frozen, batch).compile()
+
+
+def xla_flops(program: Any) -> float:
+    """As XLA counts them; of a loop those of one turn."""
+    return program.cost_analysis()["flops"]
+
+
+def products_of(program: Any, shape: str = ".*") -> int:
+    """Products of a compiled program, those within a loop once."""
+    return len(re.findall(rf"= f32\[{shape}\]\S* dot\(", program.as_text()))
+
+
+def test_a_compiled_step_has_no_layer_and_no_scores_of_a_teacher_that_no_term_reads():
+    two, six = compiled("scores", 2, 2), compiled("scores", 2, 6)
+    assert xla_flops(six) == xla_flops(two)
+    assert xla_flops(compiled("scores", 6, 6)) > 2 * xla_flops(two)
+    # The student's and those of two layers of the teacher; of the first layer alone. Relations have
+    # other heads.
+    scores = f"2,{small.TEACHER.num_heads},{LENGTH},{LENGTH}"
+    values = compiled("value_relation", 2, 2)
+    assert [products_of(program, scores) for program in (two, six, values)] == [3, 3, 1]
+
+
+def test_compiled_micro_batches_are_steps_in_a_loop_and_no_model_runs_outside_of_it():
+    whole, cut = compiled("scores", 2, 2), compiled("scores", 2, 2, accumulation=2)
+    assert products_of(cut) == products_of(whole) > 0
+    # What it has beside them adds up gradients.
+    assert xla_flops(cut) == pytest.approx(xla_flops(whole), rel=0.05)
 
 
 @pytest.mark.parametrize(

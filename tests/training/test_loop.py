@@ -83,6 +83,7 @@ def run(
     state: Any = None,
     examples: Callable[[int], str] = str,
     profile: Profile | None = None,
+    begun: Callable[[], object] = lambda: None,
 ) -> Any:
     """The real loop, from whatever the folder holds."""
     checkpoints, journal = Checkpoints(workdir / "checkpoints"), Journal(workdir)
@@ -99,6 +100,7 @@ def run(
             evaluate,
             examples,
             profile=profile,
+            begun=begun,
         )
     finally:
         checkpoints.close()
@@ -263,16 +265,18 @@ def test_what_the_devices_do_is_said_and_held_against_their_peak_where_that_is_k
 
 
 def test_what_the_step_waits_for_data_is_written_and_added_up(unbroken, tmp_path):
-    pause = 0.02
+    pause, asked, begun = 0.02, list[int](), list[int]()
 
     def slow(first: int, last: int) -> Iterator[Batch]:
         for step in range(first, last):
+            asked.append(step)
             time.sleep(pause)
             yield BATCHES[step]
 
     with pytest.raises(Interruption):
         run(tmp_path, broken_at(7))
-    _, totals, _ = run(tmp_path, slow)
+    _, totals, _ = run(tmp_path, slow, begun=lambda: begun.append(asked[-1]))
+    assert begun == [7], "once in a process: step 6 is made, the batch of the next is here"
     entries = timed(tmp_path)
     by_step = {entry["step"]: entry for entry in entries}
     assert by_step[12]["data_wait"] - by_step[6]["data_wait"] >= 6 * pause  # a sleep is never short
