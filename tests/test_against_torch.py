@@ -20,9 +20,9 @@ LEAST = {
     "cpu": {
         ("stage1", "authors"): 2.5 * 0.9,
         ("stage1", "expert"): 0.7 * 0.9,
-        ("layers", "authors"): 6.0 * 0.8,
-        ("layers", "expert"): 0.8 * 0.8,
-        ("predictions", "authors"): 10.0 * 0.8,
+        ("layers", "authors"): 6.0 * 0.9,
+        ("layers", "expert"): 0.8 * 0.9,
+        ("predictions", "authors"): 10.0 * 0.9,
     },
     "gpu": {("stage1", "expert"): 1.1 * 0.9},
 }

@@ -173,8 +173,8 @@ def main(task: str) -> dict[str, dict[str, Any]]:
 def small(task: str) -> dict[str, dict[str, Any]]:
     """Students of half the size."""
     found = main(task)
-    small = {**SMALL, "init_from": "{general/small}"}
-    return {f"small_{name}": {**found[name], **small} for name in ("student", "labels")}
+    shape = {**SMALL, "init_from": "{general/small}"}
+    return {f"small_{name}": {**found[name], **shape} for name in ("student", "labels")}
 
 
 def ablation(task: str) -> dict[str, dict[str, Any]]:

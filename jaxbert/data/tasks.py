@@ -259,11 +259,10 @@ def _problems(task: Task) -> list[UserError]:
     check(two, "F1 is of two classes", "metric", "give accuracy or matthews")
     form = task.kind != "tagging" or task.scheme != "none" or task.metric != "entity_f1"
     check(form, "tags without a scheme form no entities", "metric", "give accuracy")
-    for field in dataclasses.fields(Task):
-        kinds = _READ_OF.get(field.name, (task.kind,))
-        read = task.kind in kinds or getattr(task, field.name) == field.default
+    for key, kinds in _READ_OF.items():
+        read = task.kind in kinds or getattr(task, key) == getattr(Task, key)  # its default
         fix = f"remove it: it is read of {' and '.join(kinds)}"
-        check(read, f"{task.kind} has no {field.name}", field.name, fix)
+        check(read, f"{task.kind} has no {key}", key, fix)
     bounds = not task.bounds or (len(task.bounds) == 2 and task.bounds[0] < task.bounds[1])
     check(bounds, f"{task.bounds} are no bounds", "bounds", "give the least and the largest label")
     return errors
