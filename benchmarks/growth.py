@@ -82,7 +82,7 @@ def measure(point: Point) -> dict[str, Any]:
     from jaxbert.config import TermConfig
     from jaxbert.data.examples import Examples
     from jaxbert.data.packing import PackedBatches
-    from jaxbert.models.bert import DTYPES, BertConfig, init_params
+    from jaxbert.models.bert import BertConfig, init_params
     from jaxbert.models.linear import hold_operands
     from jaxbert.objectives.alignment import match_terms
     from jaxbert.objectives.distillation import Distillation
@@ -108,7 +108,7 @@ def measure(point: Point) -> dict[str, Any]:
     optimizer = make_optimizer(learning_rate=1e-4, steps=1_000)
     state = init_state(init_params(student, jax.random.key(0), objective.groups), optimizer, mesh)
     theirs = init_params(teacher, jax.random.key(1), objective.groups_read(0))
-    frozen = jax.device_put({"teachers": (hold_operands(theirs, DTYPES[teacher.dtype]),)})
+    frozen = jax.device_put({"teachers": (hold_operands(theirs, teacher.dtype),)})
     rng = np.random.default_rng(0)
     pieces = rng.integers(1_000, 30_000, (point.batch, point.length), dtype=np.int32)
     batches = PackedBatches(

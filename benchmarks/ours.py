@@ -27,7 +27,7 @@ from jaxbert.data.packing import PackedBatches
 from jaxbert.data.pipeline import iterate
 from jaxbert.interop.layout import from_tensors
 from jaxbert.memory import give_back
-from jaxbert.models.bert import DTYPES, BertConfig
+from jaxbert.models.bert import BertConfig
 from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.alignment import match_terms
 from jaxbert.objectives.distillation import Distillation
@@ -81,7 +81,7 @@ class Side:
         self.objective = Distillation(student, (teacher,), matches)
         mine = self.first_values()
         theirs = self.values("teacher", teacher, self.objective.groups_read(0))
-        self.frozen = jax.device_put({"teachers": (hold_operands(theirs, DTYPES[teacher.dtype]),)})
+        self.frozen = jax.device_put({"teachers": (hold_operands(theirs, teacher.dtype),)})
         optimizer = make_optimizer(
             learning_rate=work.learning_rate, steps=STEPS, warmup_ratio=0.0, schedule="constant"
         )

@@ -289,7 +289,7 @@ def memory() -> list[str]:
     from jaxbert.batch import Batch
     from jaxbert.config import TermConfig
     from jaxbert.doctor.estimate import cost_of
-    from jaxbert.models.bert import DTYPES, PRESETS, init_params
+    from jaxbert.models.bert import PRESETS, init_params
     from jaxbert.models.linear import hold_operands
     from jaxbert.objectives.alignment import match_terms
     from jaxbert.objectives.distillation import Distillation
@@ -307,7 +307,7 @@ def memory() -> list[str]:
 
     def teacher() -> Any:
         theirs = init_params(large, jax.random.key(0), distilled.groups_read(0))
-        return {"teachers": (hold_operands(theirs, DTYPES[large.dtype]),)}
+        return {"teachers": (hold_operands(theirs, large.dtype),)}
 
     rows = [
         "| BERT-large | data x fsdp x model | teacher, MB | state, MB | gradients, MB | kept for "

@@ -41,7 +41,8 @@ class Objectives:
           UserErrors: if its terms cannot compare these models.
         """
         dtype = self._config.dtype
-        frozen = tuple(teacher.config.replace(dtype=dtype) for teacher in teachers)
+        held = self._config.teacher_dtype or dtype
+        frozen = tuple(teacher.config.replace(dtype=held) for teacher in teachers)
         model = self._trained(phase, start.config, frozen, fresh="classifier" not in start.params)
         model = model.replace(
             dtype=dtype, hidden_dropout=phase.dropout, attention_dropout=phase.dropout

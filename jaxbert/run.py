@@ -32,7 +32,7 @@ from jaxbert.files import check_seal, is_whole, read_object, scratch, seal
 from jaxbert.inspection import Inspection
 from jaxbert.interop.huggingface import Model
 from jaxbert.library import Library
-from jaxbert.models.bert import DTYPES, BertConfig, Params, init_params
+from jaxbert.models.bert import BertConfig, Params, init_params
 from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.objectives.objective import Objective
@@ -422,7 +422,7 @@ def held_frozen(objective: Objective, start: Params, teachers: Sequence[Params])
         frozen["teachers"] = tuple(
             hold_operands(
                 {group: teacher[group] for group in objective.groups_read(i)},
-                DTYPES[objective.teachers[i].dtype],
+                objective.teachers[i].dtype,
             )
             for i, teacher in enumerate(teachers)
         )

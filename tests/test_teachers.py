@@ -290,3 +290,23 @@ def test_a_student_learns_from_a_teacher_with_another_vocabulary(place, tmp_path
     assert load_tokenizer(student.folder).vocab_size > other.config.vocab_size
     losses = [line["prediction"] for line in commands.metrics(workdir) if "prediction" in line]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+@pytest.mark.slow
+def test_a_teacher_in_int8_says_nearly_the_same(place, tmp_path_factory):
+    cache = commands.shared_cache(tmp_path_factory)
+    flags = ["--config.intermediate.steps=12", "--config.log_every=1"]
+    first = {}
+    for dtype in ("", "int8"):
+        held = f"--config.teacher_dtype={dtype}"
+        workdir, _ = train(place, f"held_{dtype}", *flags, held, cache=cache)
+        losses = {}
+        for line in commands.metrics(workdir):
+            for term in ("hidden", "attention", "prediction"):
+                if term in line:
+                    losses.setdefault(term, line[term])
+        first[dtype] = losses
+    assert len(first["int8"]) == 3
+    for term, loss in first["int8"].items():
+        assert loss != first[""][term], term
+        assert loss == pytest.approx(first[""][term], rel=0.02), term

@@ -37,6 +37,7 @@ as many batches of layers and of predictions:
     minilmv2    the task's layers by the last layer's relations
     padded      the task's layers by the authors' code: an example a row, padding in the means
     cached      the task's layers from a teacher that was asked once
+    int8        a teacher whose dense layers multiply bytes, in both phases
     augmented   five copies of each row, words replaced by a masked LM, for as many batches
 
 ``recipes`` looks for a better student at the same cost, as many batches of layers and predictions
@@ -211,6 +212,7 @@ def ablation(task: str) -> dict[str, dict[str, Any]]:
         "minilmv2": {**student, "intermediate.preset": "minilmv2"},
         "padded": {**student, "intermediate.compat": "huawei", "intermediate.packing": False},
         "cached": {**student, "intermediate.teacher_cache": "layers"},
+        "int8": {**student, "teacher_dtype": "int8"},
         "augmented": {
             **student,
             "augmentation.model": "run:{mlm}",

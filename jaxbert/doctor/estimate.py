@@ -23,6 +23,7 @@ from jaxbert.batch import Batch
 from jaxbert.models.attention import segment_bias
 from jaxbert.models.bert import Bert, BertConfig, Params, count_parameters, init_params
 from jaxbert.models.encoder import Collect
+from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.objective import Objective
 from jaxbert.training.cost import products
 from jaxbert.training.sharding import held_bytes
@@ -171,7 +172,8 @@ def layer_rate(config: BertConfig, rows: int, length: int, *, trained: bool) -> 
         return jnp.sum(jnp.square(out.last_hidden))
 
     function = jax.grad(run, argnums=(0, 1)) if trained else run
-    given = jax.device_put((params, x, jax.random.key(0)))
+    held = params if trained else hold_operands(params, one.dtype)
+    given = jax.device_put((held, x, jax.random.key(0)))
     flops = products(jax.make_jaxpr(function)(*given).jaxpr)
     return flops / _seconds(jax.jit(function), *given)
 

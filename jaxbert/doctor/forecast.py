@@ -27,6 +27,7 @@ from jaxbert.doctor.estimate import (
 from jaxbert.files import size_text
 from jaxbert.interop.huggingface import Model
 from jaxbert.models.bert import BertConfig, count_parameters
+from jaxbert.objectives.distillation import Distillation
 from jaxbert.run import OPTIMIZER, Run, held_frozen, stale
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.sharding import row_multiple
@@ -117,7 +118,9 @@ class Forecast:
         part = jax.tree.map(lambda x: x[:rows], batch)
         cost = cost_of(objective, params, frozen, part, self._job.mesh)
         # Of several teachers, the first one's rate.
-        still = (*teachers, start)[0].config.replace(dtype=self._config.dtype)
+        still = start.config.replace(dtype=config.dtype)
+        if isinstance(objective, Distillation):
+            still = objective.teachers[0]
         # Rows of the model itself, forward alone, and a third of what training it takes.
         ahead = cost.trained_flops / 3 / rows / self._rate(config, rows, length, trained=False)
         seconds = self._step_seconds(phase, config, still, cost, rows, length)

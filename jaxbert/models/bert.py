@@ -26,7 +26,7 @@ POSITIONS = ("learned", "sinusoidal", "rotary")
 CLASSIFIERS = ("bert", "tinybert")
 POOLED = ("classification", "multi_label", "regression")  # heads that read whole examples
 HEADS = (*POOLED, "tagging", "spans")
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "int8": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,8 @@ class BertConfig:
       projection_per_layer: one projection for each hidden state instead of a shared one.
       projection_rank: the width between a projection's two factors; 0 if it is a full matrix.
       dtype: dtype of the products' operands, ``float32`` or ``bfloat16``. Parameters, softmax,
-        LayerNorm and every sum stay float32.
+        LayerNorm and every sum stay float32. ``int8`` is for frozen models: their dense layers are
+        held and multiplied so (``hold_operands``), all else is bfloat16.
 
     Raises:
       UserErrors: naming every field that is out of range.

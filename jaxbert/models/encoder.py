@@ -248,7 +248,10 @@ class Encoder(nn.Module):
 
             return jax.vmap(one)(jax.random.split(key, self.num_layers))
 
-        params = self.param("layers", init)
+        # Given ones are checked within the layer: frozen ones may have scales beside their matrices.
+        params = self.get_variable("params", "layers")
+        if params is None:
+            params = self.param("layers", init)
         key = jax.random.key(0) if deterministic else self.make_rng("dropout")
         keys = jax.random.split(key, self.num_layers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -100,6 +101,8 @@ einsum.defvjp(_einsum_forward, _einsum_backward)
 class Linear(nn.Module):
     """y = x W + b, with W [in, out] and b [out] stored in float32.
 
+    A frozen W may be held as int8 (``hold_operands``), and is multiplied so.
+
     Attributes:
       features: the output width.
       dtype: dtype of the product's operands; the sum and the output are float32.
@@ -119,8 +122,39 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         flat = by_rows(x.reshape(-1, x.shape[-1]))
-        out = by_rows(einsum("nd,df->nf", flat, kernel, self.dtype, self.rounded) + bias)
-        return out.reshape(*x.shape[:-1], self.features)
+        if kernel.dtype == jnp.int8:
+            scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
+            out = int8_product(flat, kernel, scale)
+        else:
+            out = einsum("nd,df->nf", flat, kernel, self.dtype, self.rounded)
+        return by_rows(out + bias).reshape(*x.shape[:-1], self.features)
+
+
+def to_int8(x: Array, axis: int) -> tuple[Array, Array]:
+    """x, int8, as multiples of a scale: the largest magnitude along ``axis`` over 127.
+
+    Returns:
+      The multiples, shaped like x, and the scales, float32, in which ``axis`` has length 1.
+    """
+    largest = jnp.max(jnp.abs(x), axis, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1.0) / 127.0
+    return jnp.round(x / scale).astype(jnp.int8), scale
+
+
+def int8_product(x: Array, kernel: Array, scale: Array) -> Array:
+    """A product of int8 operands, whose sums are exact (Dettmers et al. 2022, section 2.1).
+
+    Args:
+      x: float32 [N, D]; each row is rounded to multiples of a scale of its own.
+      kernel: int8 [D, F].
+      scale: float32 [F], of the kernel's columns.
+
+    Returns:
+      float32 [N, F].
+    """
+    rows, row_scale = to_int8(x, -1)
+    sums = jax.lax.dot(rows, kernel, preferred_element_type=jnp.int32)
+    return sums.astype(jnp.float32) * row_scale * scale
 
 
 def by_rows(x: Array) -> Array:
@@ -135,17 +169,26 @@ def by_rows(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, P(ROWS, P.UNCONSTRAINED))
 
 
-def hold_operands(params: Any, dtype: Any) -> Any:
+def hold_operands(params: Any, dtype: str) -> Any:
     """Frozen parameters whose matrices are held as the products read them.
 
-    The products are the same to the bit: they would cast these matrices at every step.
+    In ``float32`` and ``bfloat16`` the products are the same to the bit: they would cast these
+    matrices at every step. In ``int8`` they are others: see ``Linear``.
 
     Args:
-      params: a tree of parameters; its leaves named ``kernel`` are only ever operands.
-      dtype: of the products' operands.
+      params: nested mappings of parameters; those named ``kernel``, [..., in, out], are only ever
+        operands of a ``Linear``.
+      dtype: ``float32``, ``bfloat16`` or ``int8``, which adds a ``scale`` [..., out] beside each.
     """
-
-    def hold(path: tuple[Any, ...], leaf: Any) -> Any:
-        return leaf.astype(dtype) if getattr(path[-1], "key", "") == "kernel" else leaf
-
-    return jax.tree_util.tree_map_with_path(hold, params)
+    held: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            held[name] = hold_operands(value, dtype)
+        elif name != "kernel":
+            held[name] = value
+        elif dtype == "int8":
+            held["kernel"], scale = to_int8(jnp.asarray(value), -2)
+            held["scale"] = scale[..., 0, :]
+        else:
+            held["kernel"] = value.astype(dtype)
+    return held

@@ -24,10 +24,10 @@ AXES = ("data", "fsdp", "model")
 # it is read (Rajbhandari et al. 2020, "ZeRO", stage 3).
 RULES: tuple[tuple[str, P], ...] = (
     (r"encoder/layers/attention/(query|key|value)/kernel$", P(None, "fsdp", "model")),  # [L, D, D]
-    (r"encoder/layers/attention/(query|key|value)/bias$", P(None, "model")),  # [L, D]
+    (r"encoder/layers/attention/(query|key|value)/(bias|scale)$", P(None, "model")),  # [L, D]
     (r"encoder/layers/attention/output/kernel$", P(None, "model", "fsdp")),  # [L, D, D]
     (r"encoder/layers/intermediate/kernel$", P(None, "fsdp", "model")),  # [L, D, F]
-    (r"encoder/layers/intermediate/bias$", P(None, "model")),  # [L, F]
+    (r"encoder/layers/intermediate/(bias|scale)$", P(None, "model")),  # [L, F]
     (r"encoder/layers/output/kernel$", P(None, "model", "fsdp")),  # [L, F, D]
     (r"embeddings/word$", P("model", "fsdp")),  # [V, D]
 )

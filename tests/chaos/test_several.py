@@ -69,9 +69,12 @@ def assert_same_losses(broken: Path, whole: Path, within) -> None:
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param({}, id="data", marks=pytest.mark.slow),
+        pytest.param({}, id="data", marks=pytest.mark.chaos),
         # What each holds a part of is gathered from both, and a checkpoint has parts of both.
         pytest.param({"mesh__fsdp": 8}, id="fsdp", marks=pytest.mark.chaos),
+        # Both hold every row, and a part of each width.
+        pytest.param({"mesh__model": 8}, id="model", marks=pytest.mark.chaos),
+        pytest.param({"mesh__fsdp": 2, "mesh__model": 2}, id="all", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_of_four_devices_train_what_one_device_does(

@@ -38,10 +38,11 @@ def test_the_state_has_the_bytes_that_are_said(name):
     assert found.state == made
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 8), (1, 4, 1), (2, 2, 2)])
-def test_memory_is_that_of_what_one_device_of_the_mesh_holds(shape):
+def test_memory_is_that_of_what_one_device_of_the_mesh_holds(shape, dtype):
     """Counted on a device, of arrays that are there."""
-    teacher = small.TEACHER.replace(dtype="bfloat16")
+    teacher = small.TEACHER.replace(dtype=dtype)
     objective = small.distillation(small.STUDENT, teacher, preset="tinybert")
     mesh, optimizer = sharding.make_mesh(*shape), make_optimizer(learning_rate=1.0, steps=1)
     params, data = small.trained(objective), batch()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbert.models.linear import Linear, einsum, hold_operands
+from jaxbert.models.linear import Linear, einsum, hold_operands, int8_product, to_int8
 
 SHAPES = {
     "nd,df->nf": ((5, 3), (3, 4)),
@@ -126,7 +126,56 @@ def test_matrices_held_as_operands_change_no_bit():
     layer = Linear(5, jnp.bfloat16)
     x = rng.normal(size=(7, 4)).astype(np.float32)
     params = layer.init(jax.random.key(0), x)
-    held = hold_operands(params, jnp.bfloat16)
+    held = hold_operands(params, "bfloat16")
     assert held["params"]["kernel"].dtype == jnp.bfloat16
     assert held["params"]["bias"].dtype == jnp.float32
     np.testing.assert_array_equal(layer.apply(held, x), layer.apply(params, x))
+
+
+def multiples(x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """x rounded to multiples of a scale, and the scales: 127 of them reach the largest."""
+    scale = np.abs(x).max(axis, keepdims=True).astype(np.float32) / np.float32(127)
+    return np.rint(x / scale).astype(np.int64), scale.astype(np.float64)
+
+
+def test_a_matrix_held_as_int8_is_multiplied_in_whole_numbers(within):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 7, 40)).astype(np.float32) * rng.uniform(0.1, 9, size=(2, 7, 1))
+    params = {
+        "kernel": rng.normal(size=(3, 40, 5)).astype(np.float32),  # of three layers
+        "bias": rng.normal(size=(3, 5)).astype(np.float32),
+    }
+    held = hold_operands({"dense": params, "norm": {"scale": np.ones(4)}}, "int8")
+    assert {name: leaf.dtype for name, leaf in held["dense"].items()} == {
+        "kernel": jnp.int8,
+        "scale": jnp.float32,
+        "bias": jnp.float32,
+    }
+    assert held["dense"]["scale"].shape == (3, 5) and held["norm"]["scale"].shape == (4,)
+    rows, row_scale = multiples(x.astype(np.float32), -1)
+    for layer in range(3):
+        one = jax.tree.map(lambda leaf, layer=layer: leaf[layer], held["dense"])
+        out = Linear(5, jnp.bfloat16).apply({"params": one}, jnp.asarray(x, jnp.float32))
+        columns, column_scale = multiples(params["kernel"][layer], 0)
+        np.testing.assert_array_equal(one["kernel"], columns)
+        within(out, rows @ columns * row_scale * column_scale + params["bias"][layer])
+        exact = x @ params["kernel"][layer].astype(np.float64) + params["bias"][layer]
+        # Each operand is off by half a multiple at most, here by less than that 40 times.
+        allowed = 40 * (row_scale * np.abs(columns).max() + column_scale * 127 * row_scale) / 2
+        assert np.abs(out - exact).max() > 0 and np.all(np.abs(out - exact) < allowed)
+
+
+def test_rows_and_columns_of_nothing_are_nothing_in_int8():
+    kernel, scale = to_int8(jnp.asarray([[0.0, 2.0], [0.0, -4.0]]), 0)
+    np.testing.assert_array_equal(kernel, [[0, 64], [0, -127]])
+    out = int8_product(jnp.asarray([[0.0, 0.0], [1.0, 0.0]]), kernel, scale[0])
+    np.testing.assert_allclose(out, [[0, 0], [0, 64 * 4 / 127]], rtol=1e-6)
+
+
+def test_int8_operands_reach_the_product_of_every_device_as_bytes():
+    """Checked in the program that is lowered for each."""
+    held = hold_operands({"kernel": jnp.ones((16, 4)), "bias": jnp.zeros(4)}, "int8")
+    run = jax.jit(lambda x: Linear(4).apply({"params": held}, x))
+    for platform in ("cuda", "tpu", "cpu"):
+        text = run.trace(jnp.ones((8, 16))).lower(lowering_platforms=(platform,)).as_text()
+        assert "(tensor<8x16xi8>, tensor<16x4xi8>) -> tensor<8x4xi32>" in text
