@@ -248,8 +248,8 @@ class Encoder(nn.Module):
 
             return jax.vmap(one)(jax.random.split(key, self.num_layers))
 
-        # Given ones are checked within the layer: frozen ones may have scales beside their matrices.
-        params = self.get_variable("params", "layers")
+        # Given ones are checked by the layer: those of int8 have scales beside their matrices.
+        params: Any = self.get_variable("params", "layers")
         if params is None:
             params = self.param("layers", init)
         key = jax.random.key(0) if deterministic else self.make_rng("dropout")

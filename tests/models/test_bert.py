@@ -214,5 +214,5 @@ def test_a_config_error_names_field_value_and_fix(changes, field, fix):
 
 def test_all_config_errors_come_at_once():
     with pytest.raises(UserError) as caught:
-        BertConfig().replace(vocab_size=0, num_heads=0, dtype="int8", hidden_dropout=-1)
+        BertConfig().replace(vocab_size=0, num_heads=0, dtype="int4", hidden_dropout=-1)
     assert len(caught.value.lines) == 4
