@@ -122,6 +122,59 @@ def cut(layers: Any, counts: Sequence[int]) -> list[Any]:
     return [jax.tree.unflatten(tree, part) for part in parts]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def scan_first(
+    run: Callable[..., Array], unroll: bool, x: Array, first: Any, whole: Any, given: Any
+) -> Array:
+    """States after the layers ``first``, with which the stack ``whole`` begins.
+
+    What is cut out of a stack is a copy, which at few positions takes longer than the layers do. So
+    they are read out of the whole by index, but for a derivative: that of an index is as large as
+    the whole.
+
+    Args:
+      run: ``run(x, layer, given)``, a layer.
+      unroll: whether the loop is unrolled.
+      x: [B, T, D].
+      first: parameters and keys, [N, ...].
+      whole: the same, [L, ...], N <= L.
+      given: what every layer reads, and no gradient reaches.
+    """
+
+    def body(x: Array, index: Array) -> tuple[Array, None]:
+        layer = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, 0, False), whole)
+        return run(x, layer, given), None
+
+    count = len(jax.tree.leaves(first)[0])
+    return jax.lax.scan(body, x, jnp.arange(count), unroll=unroll)[0]
+
+
+def _scan_first_forward(
+    run: Callable[..., Array], unroll: bool, x: Array, first: Any, whole: Any, given: Any
+) -> tuple[Array, Any]:
+    del whole
+    params, keys = first
+
+    def scan(x: Array, params: Any) -> Array:
+        def body(x: Array, layer: Any) -> tuple[Array, None]:
+            return run(x, layer, given), None
+
+        return jax.lax.scan(body, x, (params, keys), unroll=unroll)[0]
+
+    return jax.vjp(scan, x, params)
+
+
+def _scan_first_backward(
+    run: Callable[..., Array], unroll: bool, pull: Callable[..., Any], g: Array
+) -> tuple[Any, ...]:
+    del run, unroll
+    dx, dparams = pull(g)
+    return dx, (dparams, None), None, None
+
+
+scan_first.defvjp(_scan_first_forward, _scan_first_backward)
+
+
 class EncoderLayer(nn.Module):
     """One post-norm Transformer layer (Devlin et al. 2019).
 
@@ -256,36 +309,34 @@ class Encoder(nn.Module):
         keys = jax.random.split(key, self.num_layers)
 
         def run(
-            x: Array,
-            params: Any,
-            key: Array,
-            places: Array | None = None,
-            scored: bool = False,
+            x: Array, one: Any, given: Any, places: Array | None = None, scored: bool = False
         ) -> tuple[Array, AttentionOutput]:
+            params, key = one
             return layer.apply(  # type: ignore[return-value]
                 {"params": params},
-                *(x, bias, positions, deterministic, places, scored),
+                *(x, *given, deterministic, places, scored),
                 rngs={"dropout": key},
             )
 
+        whole, given = (params, keys), (bias, positions)
         if collect.empty and collect.last:
-
-            def body(x: Array, layer: Any) -> tuple[Array, None]:
-                return run(x, *layer)[0], None
-
             unroll = x.shape[0] * x.shape[1] >= UNROLL_FROM
             if places is None:
-                last, _ = jax.lax.scan(body, x, (params, keys), unroll=unroll)
+                last, _ = jax.lax.scan(
+                    lambda x, one: (run(x, one, given)[0], None), x, whole, unroll=unroll
+                )
             else:
                 below, top = cut(params, (self.num_layers - 1, 1))
-                x, _ = jax.lax.scan(body, x, (below, keys[:-1]), unroll=unroll)
-                last, _ = run(x, jax.tree.map(lambda a: a[0], top), keys[-1], places)
+                first = (below, keys[:-1])
+                x = scan_first(lambda *of: run(*of)[0], unroll, x, first, whole, given)
+                last_layer = (jax.tree.map(lambda a: a[0], top), keys[-1])
+                last, _ = run(x, last_layer, given, places)
             return EncoderOutput(last, {}, {}, {}, {}, {})
 
         hidden, seen = {0: x}, []
         layers = [jax.tree.map(lambda a: a[0], one) for one in cut(params, (1,) * self.num_layers)]
         for i in range(collect.depth(self.num_layers)):
-            x, attention = run(x, layers[i], keys[i], scored=i in collect.scores)
+            x, attention = run(x, (layers[i], keys[i]), given, scored=i in collect.scores)
             hidden[i + 1] = x
             seen.append(attention)
 

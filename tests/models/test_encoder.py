@@ -194,3 +194,19 @@ def test_the_states_at_some_places_are_those_of_the_whole_stack(within, rotary):
     whole = run(stack, variables()).last_hidden
     some = stack.apply(variables(), X, BIAS, POSITIONS, places=places).last_hidden
     within(some, np.take_along_axis(np.asarray(whole), places[:, :, None], axis=1))
+
+
+@pytest.mark.parametrize("positions", [16, 512], ids=["looped", "unrolled"])
+@pytest.mark.usefixtures("optimised")
+def test_asking_at_places_copies_no_other_layers(positions):
+    """What a compiled program keeps for itself is a layer at most, not all but the last."""
+    deep = Encoder(12, 2, 128)
+    x = np.zeros((1, positions, 64), np.float32)
+    bias, steps = np.zeros((1, 1, 1, positions), np.float32), np.zeros((1, positions), np.int32)
+    params = jax.eval_shape(deep.init, jax.random.key(0), x, bias, steps)
+
+    def ask(params):
+        return deep.apply(params, x, bias, steps, places=np.zeros((1, 1), np.int32)).last_hidden
+
+    text = jax.jit(ask).lower(params).compile().as_text()
+    assert "f32[12,64,64]" in text and "f32[11," not in text
