@@ -22,6 +22,7 @@ from jaxbert.models.bert import (
     pool,
 )
 from jaxbert.models.encoder import Collect
+from jaxbert.models.linear import hold_operands
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -157,6 +158,24 @@ HEADS = [
     ("BertForTokenClassification", "gelu"),
     ("BertForQuestionAnswering", "gelu"),
 ]
+
+
+def test_the_default_teacher_in_int8_says_nearly_what_torch_does():
+    """Directions of states after six layers of bytes, of real texts, and how far their values."""
+    model = teacher()[2]
+    config = model.config.replace(dtype="int8")
+    held = hold_operands(model.params, "int8")
+    batch = rows(layouts()["padded"], 48)
+    collect = Collect(hidden=(config.num_layers,))
+    out, _ = last_states(config, held, batch, [batch.starts], collect=collect)
+    mine = np.asarray(out.hidden[config.num_layers])
+    for row, example in zip(mine, examples(), strict=True):
+        theirs = run_theirs(teacher()[1], example).last_hidden_state[0].numpy()
+        row = row[: len(theirs)]
+        norms = np.linalg.norm(row, axis=-1) * np.linalg.norm(theirs, axis=-1)
+        assert np.all(np.sum(row * theirs, axis=-1) / norms > 0.97)
+        error = np.sqrt(np.mean((row - theirs) ** 2) / np.mean(theirs**2))
+        assert 0.005 < error < 0.2, error
 
 
 @pytest.mark.parametrize(("architecture", "activation"), HEADS)
