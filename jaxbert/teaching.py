@@ -26,6 +26,7 @@ from jaxbert.data.taught import (
 )
 from jaxbert.errors import UserError
 from jaxbert.files import size_text
+from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.distillation import Distillation
 from jaxbert.training import sharding
 from jaxbert.training.hashing import parameter_hash
@@ -74,7 +75,8 @@ def ask(
 
     Args:
       objective: of a single teacher, whose words it gives as a ``Batch.taught``.
-      frozen: what that reads, ``{"teachers": (params,)}``; on the devices while it is asked.
+      frozen: what that reads, ``{"teachers": (params,)}``; on the devices while it is asked, held
+        as a step would hold it.
       phase: the phase.
       learnt: the phase's batches.
       folder: where it is kept.
@@ -89,7 +91,11 @@ def ask(
         sentence than the student.
     """
     (model,) = objective.teachers
-    shapes = jax.eval_shape(objective.teach, frozen, learnt[0])
+
+    def hold(frozen: Any) -> Any:
+        return {"teachers": tuple(hold_operands(one, model.dtype) for one in frozen["teachers"])}
+
+    shapes = jax.eval_shape(lambda *of: objective.teach(hold(of[0]), of[1]), frozen, learnt[0])
     outputs = {key: Output.of(key, x.shape, model.head) for key, x in sorted(shapes.items())}
     again = learnt.epoch(phase.steps) > 1 and set(outputs) == {"logits"}
     if read is None and (
@@ -131,7 +137,7 @@ def ask(
         vocab_size=model.vocab_size,
     )
     writer = TaughtWriter(folder, outputs, sizes)
-    for batch, ids, said in _answers(objective.teach, frozen, asked, mesh):
+    for batch, ids, said in _answers(objective.teach, hold(frozen), asked, mesh):
         writer.put(batch, ids, said)
     writer.finish(identity | {"seconds": time.monotonic() - began})
     return Taught(folder)

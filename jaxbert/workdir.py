@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxbert
-from jaxbert.config import RunConfig
+from jaxbert.config import PhaseConfig, RunConfig
 from jaxbert.errors import UserError, UserErrors
 from jaxbert.files import SEAL, hold, holder, read_object, whole
 
@@ -39,18 +40,26 @@ FREE = (
 SEALED = ("config.json", "summary.json")
 
 
-def decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value, as JSON has it, of what a run computes by.
+
+    A key that it does not have, as it was written before there was one, has its default.
 
     Args:
       config: as ``RunConfig.to_dict`` gives it, or read from a config.json.
-      prefix: of every key.
     """
+    usual = _flat(RunConfig().to_dict())
+    for name in set(config.get("phases", ())) & set(config):
+        usual |= _flat(dataclasses.asdict(PhaseConfig()), f"{name}.")
+    return usual | _flat(config)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            found |= decisive(value, f"{key}.")
+            found |= _flat(value, f"{key}.")
         elif not key.endswith(FREE):
             found[key] = list(value) if isinstance(value, tuple) else value
     return found

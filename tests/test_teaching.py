@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from jaxbert.data.packing import PackedBatches
 from jaxbert.data.taught import Taught, TaughtBatches
 from jaxbert.errors import UserError
 from jaxbert.models.bert import scored_groups
+from jaxbert.models.linear import hold_operands
 from jaxbert.objectives.objective import weighted_loss
 from jaxbert.training.sharding import make_mesh
 
@@ -132,6 +134,22 @@ def test_what_it_said_before_teaches_as_it_does_live(name, packing, tmp_path, wi
     within(found, live)
     assert_same_gradients(found[1], live[1])
     assert len(set(live[0].tolist())) == 3 and min(live[0]) > 0
+
+
+def test_a_teacher_in_int8_says_the_same_before_as_live(tmp_path, within):
+    """And not what one in bfloat16 says."""
+    objective, batches = objective_of("classification"), packed(examples_of("classification"))
+    params, said = visible_params(objective.teachers[0], 2), {}
+    for dtype in ("bfloat16", "int8"):
+        teacher = objective.teachers[0].replace(dtype=dtype)
+        asked = dataclasses.replace(objective, teachers=(teacher,))
+        taught = TaughtBatches(batches, ask(asked, params, batches, tmp_path / dtype))[0]
+        live = asked.teach({"teachers": (hold_operands(params, dtype),)}, batches[0])
+        said[dtype] = np.where(batches[0].weights[..., None] > 0, live["logits"], 0.0)
+        within(
+            np.where(batches[0].weights[..., None] > 0, taught.taught["logits"], 0.0), said[dtype]
+        )
+    assert np.abs(said["int8"] - said["bfloat16"]).max() > 1e-3
 
 
 @pytest.mark.slow

@@ -73,6 +73,21 @@ def test_every_key_that_changes_what_is_computed_is_refused_and_no_other(tmp_pat
     assert free == FREE | {f"{phase}.checkpoint_every" for phase in config.phases}
 
 
+def test_a_run_that_began_before_there_was_a_key_goes_on_with_its_default(tmp_path):
+    config = small_config()
+    with claim(tmp_path, config):
+        pass
+    content = config.to_dict()
+    phase = config.phases[0]
+    del content["teacher_dtype"], content["mesh"], content[phase]["teacher_cache"]
+    write_json(tmp_path / "config.json", content)
+    check_claim(tmp_path, config)
+    with pytest.raises(UserError, match="is 'int8' and was '' when this run began"):
+        check_claim(tmp_path, small_config(teacher_dtype="int8"))
+    with pytest.raises(UserError, match=f"was 'auto' when this run began, config key {phase}"):
+        check_claim(tmp_path, small_config(**{f"{phase}.teacher_cache": "none"}))
+
+
 def test_more_lines_of_metrics_may_be_asked_for_and_another_seed_may_not(tmp_path):
     with claim(tmp_path, small_config()):
         pass

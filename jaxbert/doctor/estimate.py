@@ -172,8 +172,9 @@ def layer_rate(config: BertConfig, rows: int, length: int, *, trained: bool) -> 
         return jnp.sum(jnp.square(out.last_hidden))
 
     function = jax.grad(run, argnums=(0, 1)) if trained else run
-    held = params if trained else hold_operands(params, one.dtype)
-    given = jax.device_put((held, x, jax.random.key(0)))
+    if one.dtype == "int8":
+        params = hold_operands(params, one.dtype)
+    given = jax.device_put((params, x, jax.random.key(0)))
     flops = products(jax.make_jaxpr(function)(*given).jaxpr)
     return flops / _seconds(jax.jit(function), *given)
 

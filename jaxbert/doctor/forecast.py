@@ -118,9 +118,8 @@ class Forecast:
         part = jax.tree.map(lambda x: x[:rows], batch)
         cost = cost_of(objective, params, frozen, part, self._job.mesh)
         # Of several teachers, the first one's rate.
-        still = start.config.replace(dtype=config.dtype)
-        if isinstance(objective, Distillation):
-            still = objective.teachers[0]
+        teachers_read = objective.teachers if isinstance(objective, Distillation) else ()
+        still = (*teachers_read, start.config.replace(dtype=config.dtype))[0]
         # Rows of the model itself, forward alone, and a third of what training it takes.
         ahead = cost.trained_flops / 3 / rows / self._rate(config, rows, length, trained=False)
         seconds = self._step_seconds(phase, config, still, cost, rows, length)

@@ -242,6 +242,9 @@ class Bert(nn.Module):
             positions on through the padding; right only for one example a row.
           places: int32 [B, Q], the positions whose last hidden state is wanted, [B, Q, D].
         """
+        if self.config.dtype == "int8" and not self.is_initializing():
+            kernel = self.variables["params"]["encoder"]["layers"]["intermediate"]["kernel"]
+            assert kernel.dtype == jnp.int8  # as it is, it would be multiplied in bfloat16
         bias, positions = segment_bias(batch.segments), batch.positions
         if key_mask_only:
             bias = key_bias(batch.segments)

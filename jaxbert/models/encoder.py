@@ -137,8 +137,8 @@ def scan_first(
       unroll: whether the loop is unrolled.
       x: [B, T, D].
       first: parameters and keys, [N, ...].
-      whole: the same, [L, ...], N <= L.
-      given: what every layer reads, and no gradient reaches.
+      whole: the same, [L, ...], N <= L; no gradient reaches it.
+      given: what every layer reads.
     """
 
     def body(x: Array, index: Array) -> tuple[Array, None]:
@@ -153,23 +153,19 @@ def _scan_first_forward(
     run: Callable[..., Array], unroll: bool, x: Array, first: Any, whole: Any, given: Any
 ) -> tuple[Array, Any]:
     del whole
-    params, keys = first
 
-    def scan(x: Array, params: Any) -> Array:
-        def body(x: Array, layer: Any) -> tuple[Array, None]:
-            return run(x, layer, given), None
+    def scan(x: Array, first: Any, given: Any) -> Array:
+        return jax.lax.scan(lambda x, one: (run(x, one, given), None), x, first, unroll=unroll)[0]
 
-        return jax.lax.scan(body, x, (params, keys), unroll=unroll)[0]
-
-    return jax.vjp(scan, x, params)
+    return jax.vjp(scan, x, first, given)
 
 
 def _scan_first_backward(
     run: Callable[..., Array], unroll: bool, pull: Callable[..., Any], g: Array
 ) -> tuple[Any, ...]:
     del run, unroll
-    dx, dparams = pull(g)
-    return dx, (dparams, None), None, None
+    dx, dfirst, dgiven = pull(g)
+    return dx, dfirst, None, dgiven
 
 
 scan_first.defvjp(_scan_first_forward, _scan_first_backward)

@@ -31,6 +31,7 @@ def einsum(spec: str, x: Array, y: Array, dtype: Any, rounded: bool = False) -> 
       rounded: whether who reads the product casts it to ``dtype`` soon: an accelerator then writes
         it so, which is half as much. The sums are float32 all the same.
     """
+    assert jnp.int8 not in (x.dtype, y.dtype)  # has a scale, which is a Linear's to know
     x, y = x.astype(dtype), y.astype(dtype)
     inputs, out = spec.split("->")
     left, right = inputs.split(",")
@@ -131,14 +132,17 @@ class Linear(nn.Module):
 
 
 def to_int8(x: Array, axis: int) -> tuple[Array, Array]:
-    """x, int8, as multiples of a scale: the largest magnitude along ``axis`` over 127.
+    """Rounds x, float32, to multiples of a scale: the largest magnitude along ``axis`` over 127.
+
+    What NumPy holds it rounds, so that a large model takes no device's memory for it.
 
     Returns:
-      The multiples, shaped like x, and the scales, float32, in which ``axis`` has length 1.
+      The multiples, int8 [..., in, out], and the scales, float32, of length 1 along ``axis``.
     """
-    largest = jnp.max(jnp.abs(x), axis, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1.0) / 127.0
-    return jnp.round(x / scale).astype(jnp.int8), scale
+    xp = x.__array_namespace__()
+    largest = xp.max(xp.abs(x), axis=axis, keepdims=True)
+    scale = xp.where(largest == 0, xp.float32(1.0), largest) / xp.float32(127.0)
+    return xp.round(x / scale).astype(xp.int8), scale
 
 
 def int8_product(x: Array, kernel: Array, scale: Array) -> Array:
@@ -187,7 +191,7 @@ def hold_operands(params: Any, dtype: str) -> Any:
         elif name != "kernel":
             held[name] = value
         elif dtype == "int8":
-            held["kernel"], scale = to_int8(jnp.asarray(value), -2)
+            held["kernel"], scale = to_int8(value, -2)
             held["scale"] = scale[..., 0, :]
         else:
             held["kernel"] = value.astype(dtype)

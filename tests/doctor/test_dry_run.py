@@ -9,6 +9,7 @@ import sys
 
 import commands
 import pytest
+from jax.tree_util import tree_leaves_with_path
 
 from jaxbert.doctor.dry_run import dry_run
 from jaxbert.doctor.forecast import Forecast
@@ -103,6 +104,32 @@ def test_along_an_axis_a_device_holds_less_and_the_work_is_the_same(place, tmp_p
         assert models(many) < 0.75 * models(one)  # nearly all of it is tables and matrices
         assert one.flops * many.rows == many.flops * one.rows
         assert one.disk == many.disk
+
+
+def forecast(place, tmp_path, **overrides: str):
+    given = dict(flag.removeprefix("--config.").split("=", 1) for flag in flags(place))
+    given |= {key.replace("__", "."): value for key, value in overrides.items()}
+    job = Run(resolve(load_recipe(f"{commands.TASK}:smoke"), given), tmp_path / "run")
+    return {phase.name: phase for phase in Forecast(job, compiles=False).phases()}
+
+
+def test_labels_after_the_layers_need_no_teacher(place, tmp_path):
+    terms = {"prediction__teacher": "", "prediction__terms__prediction__loss": "labels"}
+    phases = forecast(place, tmp_path, **terms)
+    assert phases["prediction"].cost.frozen == 0 < phases["intermediate"].cost.frozen
+
+
+def test_a_teacher_in_int8_takes_less(place, tmp_path):
+    """A byte of each matrix instead of two, and a scale of each of its outputs."""
+    held = [
+        forecast(place, tmp_path, teacher_dtype=dtype)["prediction"].cost.held_frozen
+        for dtype in ("bfloat16", "int8")
+    ]
+    layers = read_model(place / "teacher").params["encoder"]["layers"]
+    kernels = [x for path, x in tree_leaves_with_path(layers) if path[-1].key == "kernel"]
+    saved = sum(x.size - 4 * x.size // x.shape[-2] for x in kernels)
+    head = 2 * (48 * 48 - 4 * 48)  # about: the pooler's and the classifier's, small beside it
+    assert held[0] - held[1] == pytest.approx(saved, abs=head)
 
 
 def test_what_a_run_would_be_refused_for_is_said(place, tmp_path):

@@ -196,13 +196,27 @@ def test_the_states_at_some_places_are_those_of_the_whole_stack(within, rotary):
     within(some, np.take_along_axis(np.asarray(whole), places[:, :, None], axis=1))
 
 
-@pytest.mark.parametrize("positions", [16, 512], ids=["looped", "unrolled"])
+def test_the_mask_has_the_gradient_of_every_layer(within):
+    """At some places as over all of them; float32."""
+    places = np.array([[4, 0, 2], [1, 1, 3]], np.int32)
+
+    def at(bias, places):
+        some = module().apply(variables(), X, bias, POSITIONS, places=places).last_hidden
+        return (some**2).sum()
+
+    def over_all(bias):
+        last = module().apply(variables(), X, bias, POSITIONS).last_hidden
+        return (jnp.take_along_axis(last, places[:, :, None], axis=1) ** 2).sum()
+
+    within(jax.grad(at)(BIAS, places), jax.grad(over_all)(BIAS), 1e-4)
+
+
 @pytest.mark.usefixtures("optimised")
-def test_asking_at_places_copies_no_other_layers(positions):
+def test_asking_at_places_copies_no_other_layers():
     """What a compiled program keeps for itself is a layer at most, not all but the last."""
     deep = Encoder(12, 2, 128)
-    x = np.zeros((1, positions, 64), np.float32)
-    bias, steps = np.zeros((1, 1, 1, positions), np.float32), np.zeros((1, positions), np.int32)
+    x = np.zeros((1, 16, 64), np.float32)
+    bias, steps = np.zeros((1, 1, 1, 16), np.float32), np.zeros((1, 16), np.int32)
     params = jax.eval_shape(deep.init, jax.random.key(0), x, bias, steps)
 
     def ask(params):

@@ -172,6 +172,19 @@ def test_rows_and_columns_of_nothing_are_nothing_in_int8():
     np.testing.assert_allclose(out, [[0, 0], [0, 64 * 4 / 127]], rtol=1e-6)
 
 
+def test_what_is_not_a_number_stays_none_in_int8():
+    x = jnp.asarray([[1.0, np.nan], [np.inf, 1.0], [1.0, 1.0]])
+    kernel, scale = to_int8(jnp.ones((2, 3)), 0)
+    out = np.asarray(int8_product(x, kernel, scale[0]))
+    assert np.isnan(out[:2]).all() and np.isfinite(out[2]).all()
+
+
+def test_a_matrix_of_bytes_is_not_multiplied_without_its_scale():
+    kernel, _ = to_int8(jnp.ones((2, 3)), 0)
+    with pytest.raises(AssertionError):
+        einsum("nd,df->nf", jnp.ones((1, 2)), kernel, jnp.bfloat16)
+
+
 def test_int8_operands_reach_the_product_of_every_device_as_bytes():
     """Checked in the program that is lowered for each."""
     held = hold_operands({"kernel": jnp.ones((16, 4)), "bias": jnp.zeros(4)}, "int8")
