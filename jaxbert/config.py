@@ -354,8 +354,8 @@ class RunConfig:
       phases: the phases' names, in order; each has a section of that name.
       seed: of initial values, data order and dropout.
       dtype: dtype of the products' operands in training, ``bfloat16`` or ``float32``.
-      teacher_dtype: the same of teachers; ``int8`` rounds their dense layers' matrices, and what
-        these are multiplied with, to a byte. Empty = dtype.
+      teacher_dtype: the same of teachers while they teach; ``int8`` rounds their dense layers'
+        matrices, and what these are multiplied with, to a byte. Empty = dtype.
       max_length: word pieces in a row and the longest example.
       teacher: a model reference: a path, ``pkg:NAME``, ``hf:ORG/NAME@COMMIT``, ``run:WORKDIR``.
         A run that pre-trains from random weights needs none.
