@@ -2,9 +2,9 @@
 
 ``authors``  As the authors of TinyBERT wrote it: float32, every example padded alike, the plain
              means of their losses, clipping and Adam tensor by tensor.
-``expert``   What one would write today: bfloat16 (autocast, the teacher's weights as well), batches
-             of like lengths padded to their longest, masked losses, no teacher layer that nobody
-             reads, fused AdamW, and torch.compile if asked.
+``expert``   What one would write today: bfloat16 where the device multiplies it (autocast, the
+             teacher's weights as well), batches of like lengths padded to their longest, masked
+             losses, no teacher layer that nobody reads, fused AdamW, and torch.compile if asked.
 """
 
 from __future__ import annotations
@@ -125,16 +125,18 @@ class Side:
       folder: of the work.
       way: ``authors`` or ``expert``.
       device: ``cpu`` or ``cuda``.
+      dtype: of the expert's operands, ``bfloat16`` or ``float32``.
       compiled: whether layers go through torch.compile.
     """
 
-    def __init__(self, folder: Path, way: str, device: str, compiled: bool) -> None:
+    def __init__(self, folder: Path, way: str, device: str, dtype: str, compiled: bool) -> None:
         self.folder, self.work = folder, works.read(folder)
         self.expert, self.device = way == "expert", device
+        self.rounded = self.expert and dtype == "bfloat16"
         self.examples = works.read_examples(folder)
         self.teacher = Bert(self.work, "teacher", folder).to(device).eval().requires_grad_(False)
         self.student = Bert(self.work, "student", folder).to(device).train()
-        if self.expert:
+        if self.rounded:
             self.teacher.bfloat16()
         names = [n for n, _ in self.student.named_parameters()]
         bare = [n for n in names if n.endswith("bias") or "LayerNorm" in n]
@@ -183,14 +185,14 @@ class Side:
     def loss(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Of a batch, a scalar."""
         mine, theirs = len(self.student.encoder["layer"]), len(self.teacher.encoder["layer"])
-        step = theirs // mine
-        pairs = [(i, i * step + step - 1) for i in range(mine)]
+        ends = [-(-i * theirs // mine) for i in range(mine + 1)]  # 0, 2, 3, 5, 6 for 6 -> 4
+        pairs = [(i, end - 1) for i, end in enumerate(ends[1:])]
         # Where nobody reads them the expert's models make none, but on a CPU: torch's fused
         # attention takes longer there.
         scored = range(mine), range(theirs)
         if self.expert and self.device == "cuda":
             scored = ((), ()) if self.work.num_labels else tuple(zip(*pairs, strict=True))
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.expert):
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.rounded):
             with torch.no_grad():
                 t_states, t_scores = self.teacher(tokens, mask, scored[1])
             s_states, s_scores = self.student(tokens, mask, scored[0])
@@ -201,7 +203,7 @@ class Side:
                 return -(target * said).mean()
             scores = sum(self.apart_scores(s_scores[i], t_scores[j], mask) for i, j in pairs)
             hidden = [
-                (self.student.fit_dense(s_states[i]), t_states[i * step]) for i in range(mine + 1)
+                (self.student.fit_dense(s_states[i]), t_states[end]) for i, end in enumerate(ends)
             ]
         return scores + sum(self.apart_states(a, b, mask) for a, b in hidden)
 
@@ -276,10 +278,11 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--way", required=True, choices=("authors", "expert"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     device = "cuda" if args.device == "gpu" else "cpu"
-    side = Side(args.work, args.way, device, args.compile)
+    side = Side(args.work, args.way, device, args.dtype, args.compile)
     for line in sys.stdin:
         name, count = json.loads(line)
         print(json.dumps(getattr(side, name)(count)), flush=True)

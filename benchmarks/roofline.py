@@ -50,7 +50,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     """Medians of a work's step and of the probes, and the bounds: seconds, FLOPs and bytes."""
     with tempfile.TemporaryDirectory() as folder:
         work = against_torch.make(name, args, Path(folder))
-        side = ours.Side(Path(folder), "bfloat16", cached=name == "predictions")
+        dtype = against_torch.dtype_here("cpu")
+        side = ours.Side(Path(folder), dtype, cached=name == "predictions")
         batch, placed, _ = next(side.stream)
         frozen: Any = side.frozen
         if side.cached:
@@ -80,7 +81,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
         "flops": float(flops),
         "bytes": float(moved),
         "step": took["step"],
-        "products": flops / rate["bfloat16"],
+        "products": flops / rate[dtype],
         "memory": moved / rate["memory"],
         "float32": rate["float32"],
         "bfloat16": rate["bfloat16"],

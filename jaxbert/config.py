@@ -353,7 +353,8 @@ class RunConfig:
     Attributes:
       phases: the phases' names, in order; each has a section of that name.
       seed: of initial values, data order and dropout.
-      dtype: dtype of the products' operands in training, ``bfloat16`` or ``float32``.
+      dtype: dtype of the products' operands in training, ``bfloat16`` or ``float32``; empty = the
+        one that the devices on which the run begins multiply faster.
       teacher_dtype: the same of teachers while they teach; ``int8`` rounds their dense layers'
         matrices, and what these are multiplied with, to a byte. Empty = dtype.
       max_length: word pieces in a row and the longest example.
@@ -387,7 +388,7 @@ class RunConfig:
 
     phases: tuple[str, ...] = ()
     seed: int = option(0, low=0, high=2**31 - 1)
-    dtype: str = option("bfloat16", among=("bfloat16", "float32"))
+    dtype: str = option("", among=("", "bfloat16", "float32"))
     teacher_dtype: str = option("", among=("", "bfloat16", "float32", "int8"))
     max_length: int = option(128, low=8)
     teacher: str = ""

@@ -40,6 +40,7 @@ from jaxbert.objectives.pretraining import Pretraining
 from jaxbert.phases import Objectives
 from jaxbert.training import sharding
 from jaxbert.training.checkpoint import Checkpoints
+from jaxbert.training.cost import fast_dtype
 from jaxbert.training.hashing import parameter_hash
 from jaxbert.training.journal import Journal
 from jaxbert.training.loop import Plan, train
@@ -47,7 +48,16 @@ from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.profile import Profile
 from jaxbert.training.step import init_state, make_step
 from jaxbert.training.tracking import Tracker
-from jaxbert.workdir import SEALED, check_claim, claim, system, versions, write_json
+from jaxbert.workdir import (
+    RESTORE,
+    SEALED,
+    check_claim,
+    claim,
+    instruction_sets,
+    system,
+    versions,
+    write_json,
+)
 
 OPTIMIZER = (
     "learning_rate",
@@ -86,16 +96,32 @@ def run(
     Raises:
       UserError: whatever the user can fix.
     """
-    check_claim(workdir, config)
     job = Run(config, workdir, profile=profile)
+    check_claim(workdir, job.config)
     processes.in_turn(job.inspection.check)
     trusted = job.inspection.trust_teachers()
     scores = {reference: score.facts() for reference, score in trusted.items()}
-    with claim(workdir, config) if processes.first() else contextlib.nullcontext():
+    with claim(workdir, job.config) if processes.first() else contextlib.nullcontext():
         processes.barrier()
         summary = job.train(scores, command)
         processes.barrier()
         return summary
+
+
+def settled(config: RunConfig, workdir: Path) -> RunConfig:
+    """The config with a dtype: where it leaves that to the devices, those on which its run began.
+
+    Args:
+      config: checked.
+      workdir: the run's folder; need not be there.
+    """
+    if config.dtype:
+        return config
+    path = workdir / "config.json"
+    dtype = read_object(path, RESTORE).get("dtype") if path.exists() else None
+    if dtype not in ("bfloat16", "float32"):
+        dtype = fast_dtype(jax.devices()[0], instruction_sets())
+    return dataclasses.replace(config, dtype=processes.agree(dtype))
 
 
 def quieten() -> None:
@@ -115,6 +141,7 @@ class Run:
     """
 
     def __init__(self, config: RunConfig, workdir: Path, *, profile: bool = False) -> None:
+        config = settled(config, workdir)
         self.config, self.workdir, self._profile = config, workdir, profile
         self.mesh = sharding.make_mesh(config.mesh.data, config.mesh.model, config.mesh.fsdp)
         self.journal = Journal(workdir, Tracker(config.tracking, workdir, config.to_dict()))

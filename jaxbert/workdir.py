@@ -36,6 +36,10 @@ FREE = (
     "checkpoint_every",
 )
 
+_CPUINFO = Path("/proc/cpuinfo")  # Linux's
+
+RESTORE = "restore the file, or give another --workdir"
+
 # What a finished run is known by.
 SEALED = ("config.json", "summary.json")
 
@@ -43,7 +47,8 @@ SEALED = ("config.json", "summary.json")
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value, as JSON has it, of what a run computes by.
 
-    A key that it does not have, as it was written before there was one, has its default.
+    A key that it does not have, as it was written before there was one, has its default. A dtype
+    that is left to the devices says nothing: what they chose stands in the config of their run.
 
     Args:
       config: as ``RunConfig.to_dict`` gives it, or read from a config.json.
@@ -51,7 +56,8 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     usual = _flat(RunConfig().to_dict())
     for name in set(config.get("phases", ())) & set(config):
         usual |= _flat(dataclasses.asdict(PhaseConfig()), f"{name}.")
-    return usual | _flat(config)
+    found = usual | _flat(config)
+    return {k: v for k, v in found.items() if (k, v) != ("dtype", "")}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -74,7 +80,7 @@ def check_claim(workdir: Path, config: RunConfig) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    theirs = read_object(path, "restore the file, or give another --workdir")
+    theirs = read_object(path, RESTORE)
     old, new = decisive(theirs), decisive(config.to_dict())
     errors = [
         UserError(
@@ -164,12 +170,22 @@ def count_cores() -> int:
 
 def processor() -> str:
     """What Linux calls the processor; elsewhere what Python does."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> frozenset[str]:
+    """What the processor has beyond the least of its kind, by Linux's names; elsewhere none."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _cpuinfo(name: str) -> str:
+    """What Linux says of the first processor; empty if nothing."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        text = _CPUINFO.read_text(encoding="utf-8")
     except OSError:
-        text = ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
 
 
 def write_json(path: Path, content: Any) -> None:

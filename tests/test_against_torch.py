@@ -17,14 +17,21 @@ import pytest
 
 # The ratios that the check lets pass: what each has to reach, less what may be noise.
 LEAST = {
-    "cpu": {
+    ("cpu", "bfloat16"): {
         ("stage1", "authors"): 2.5 * 0.9,
         ("stage1", "expert"): 0.7 * 0.9,
         ("layers", "authors"): 6.0 * 0.9,
         ("layers", "expert"): 0.8 * 0.9,
         ("predictions", "authors"): 10.0 * 0.9,
     },
-    "gpu": {("stage1", "expert"): 1.1 * 0.9},
+    ("cpu", "float32"): {
+        ("stage1", "authors"): 1.2 * 0.9,
+        ("stage1", "expert"): 1.0 * 0.9,
+        ("layers", "authors"): 4.0 * 0.9,
+        ("layers", "expert"): 1.1 * 0.9,
+        ("predictions", "authors"): 6.2 * 0.9,
+    },
+    ("gpu", "bfloat16"): {("stage1", "expert"): 1.1 * 0.9},
 }
 WORKS, SIDES = ("stage1", "layers", "predictions"), ("authors", "expert")
 Change = tuple[str, str, float] | tuple[()]  # of a work against a side
@@ -41,9 +48,15 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def check(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """The command, with what it would measure given: a bit above each floor, but for a change."""
 
-    def run(*words: str, device: str = "cpu", ratio: Change = (), memory: Change = ()) -> None:
+    def run(
+        *words: str,
+        device: str = "cpu",
+        dtype: str = "bfloat16",
+        ratio: Change = (),
+        memory: Change = (),
+    ) -> None:
         def compare(name: str, args: object) -> dict[str, object]:
-            ratios = {side: LEAST[device].get((name, side), 0.0) + 0.01 for side in SIDES}
+            ratios = {side: LEAST[device, dtype].get((name, side), 0.0) + 0.01 for side in SIDES}
             shares = dict.fromkeys(SIDES, 0.99)
             for found, change in ((ratios, ratio), (shares, memory)):
                 if change[:1] == (name,):
@@ -61,25 +74,27 @@ def check(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
         monkeypatch.setattr(benchmark, "compare", compare)
         monkeypatch.setattr(benchmark, "machine", lambda args: "a machine")
-        monkeypatch.setattr(sys, "argv", ["against_torch.py", f"--device={device}", *words])
+        given = [f"--device={device}", f"--dtype={dtype}", *words]
+        monkeypatch.setattr(sys, "argv", ["against_torch.py", *given])
         benchmark.main()
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("device", "work", "side"),
-    [(device, *which) for device, floors in LEAST.items() for which in floors],
+    ("on", "work", "side"),
+    [(on, *which) for on, floors in LEAST.items() for which in floors],
 )
 def test_the_check_fails_where_a_ratio_is_below_its_floor_by_more_than_noise(
-    device, work, side, benchmark, check
+    on, work, side, benchmark, check
 ):
-    low = {"device": device, "ratio": (work, side, LEAST[device][work, side] - 0.01)}
+    where = dict(zip(("device", "dtype"), on, strict=True))
+    low = where | {"ratio": (work, side, LEAST[on][work, side] - 0.01)}
     check(**low)  # it was not asked to check
-    check("--check", device=device)
+    check("--check", **where)
     with pytest.raises(SystemExit) as caught:
         check("--check", **low)
-    floor = benchmark.FLOORS[device][work, side]
+    floor = benchmark.FLOORS[on][work, side]
     assert caught.value.code == f"{work} against {side}: {low['ratio'][2]:.2f}, floor {floor}"
 
 
@@ -102,8 +117,17 @@ def test_rows_say_which_text_was_read_and_a_gpus_rate_stands_above_them(check, c
     }
     check("--glue=data/glue", "--works=layers", device="gpu")
     said = capsys.readouterr().out
-    assert "| layers, SST-2, length 64, 32 an update |" in said
+    assert "| layers, SST-2, length 64, 32 an update, bfloat16 |" in said
     assert "layers: a bfloat16 product of 8192 x 8192 reaches 806 TFLOP/s\n" in said
+
+
+@pytest.mark.parametrize(("sets", "dtype"), [({"avx2"}, "float32"), ({"avx512_bf16"}, "bfloat16")])
+def test_all_sides_have_the_operands_that_this_processor_multiplies_faster(
+    sets, dtype, monkeypatch, benchmark
+):
+    monkeypatch.setattr("jaxbert.workdir.instruction_sets", lambda: sets)
+    assert benchmark.dtype_here("cpu") == dtype
+    assert benchmark.dtype_here("gpu") == "bfloat16"
 
 
 def test_a_revision_is_dirty_where_code_was_changed(benchmark, monkeypatch, tmp_path):
@@ -173,21 +197,25 @@ def tell(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.slow
 def test_all_sides_begin_with_the_same_loss(tmp_path, tmp_path_factory):
     pytest.importorskip("torch")
-    words = ["benchmarks/against_torch.py", "--tiny", "--dtype=float32", f"--out={tmp_path}/all"]
+    words = ["benchmarks/against_torch.py", "--tiny", f"--out={tmp_path}/all"]
     words += ["--examples=200", "--rounds=1", "--steps=1", "--warmup=1"]
-    tell([*words, f"--ledger={tmp_path}/ledger.md"], tmp_path_factory)
+    tell([*words, "--dtype=float32", f"--ledger={tmp_path}/ledger.md"], tmp_path_factory)
     found = {one["work"]: one for one in json.loads((tmp_path / "all").read_text())}
     assert list(found) == ["stage1", "layers", "predictions"]
     for name, one in found.items():
-        first = one["first"]
-        # Its losses are masked as ours, its operands bfloat16.
-        assert first["expert"] == pytest.approx(first["jaxbert"], rel=1e-2), name
+        first = one["first"]  # its losses are masked as ours
+        assert first["expert"] == pytest.approx(first["jaxbert"], rel=1e-5), name
         assert set(one["ratios"]) == {"authors", "expert"} and one["tflops"] > 0
     # Predictions have no padding to differ in.
     first = found["predictions"]["first"]
     assert first["authors"] == pytest.approx(first["jaxbert"], rel=1e-5)
     rows = (tmp_path / "ledger.md").read_text().splitlines()
     assert len(rows) == 6 and all(row.count("|") == 10 for row in rows)
+    tell([*words, "--dtype=bfloat16", "--works=layers", "--ways=expert"], tmp_path_factory)
+    (one,) = json.loads((tmp_path / "all").read_text())
+    first = {"float32": found["layers"]["first"], "bfloat16": one["first"]}
+    assert first["bfloat16"]["expert"] == pytest.approx(first["float32"]["expert"], rel=1e-2)
+    assert first["bfloat16"]["expert"] != first["float32"]["expert"]
 
 
 @pytest.mark.slow

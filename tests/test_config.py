@@ -104,7 +104,7 @@ def test_an_override_does_not_change_the_recipe():
         ("seed", "1.5", "'1.5' is not a whole number"),
         ("seed", "-1", "-1 is out of range, config key seed; give at least 0"),
         ("seed", str(2**31), "give at most 2147483647"),
-        ("dtype", "float16", "give one of 'bfloat16', 'float32'"),
+        ("dtype", "float16", "give one of '', 'bfloat16', 'float32'"),
         ("max_length", "0", "0 is out of range, config key max_length; give at least 8"),
         ("student", "big", "it is a section, config key student; give the keys inside it"),
         ("student.preset", "tiny", "give one of 'tinybert4', 'tinybert6'"),

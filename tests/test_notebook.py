@@ -51,7 +51,8 @@ def interrupt_in_a_kernel(folder: Path, cache: Path) -> None:
     client.start_channels()
     try:
         client.wait_for_ready(timeout=60)
-        cell = client.execute(CODE)
+        # The next cell, sent as soon as this one has failed, is not to be dropped with it.
+        cell = client.execute(CODE, stop_on_error=False)
         until = time.monotonic() + 300
         while not metrics_of(folder / "mine" / "general", STRUCK):
             assert time.monotonic() < until and manager.is_alive()

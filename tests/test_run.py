@@ -17,7 +17,8 @@ from jaxbert.errors import UserError
 from jaxbert.files import SEAL
 from jaxbert.interop.huggingface import read_model
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.run import Run, run, say_size
+from jaxbert.run import Run, run, say_size, settled
+from jaxbert.workdir import check_claim, claim
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,33 @@ def test_a_phase_that_trains_a_teacher_which_nobody_would_read_is_refused(tmp_pa
 
 
 # --- what phases read -----------------------------------------------------------------------------
+
+
+def test_a_dtype_that_is_left_to_the_devices_is_theirs_on_which_the_run_began(
+    tmp_path, monkeypatch
+):
+    def devices(dtype: str) -> None:
+        monkeypatch.setattr("jaxbert.run.fast_dtype", lambda *_: dtype)
+
+    config, folder = resolve(load_recipe(f"{commands.TASK}:smoke"), {}), tmp_path / "run"
+    devices("bfloat16")
+    began = settled(config, folder)
+    assert (config.dtype, began.dtype) == ("", "bfloat16")
+    with claim(folder, began):
+        pass
+    devices("float32")  # it goes on elsewhere
+    assert (
+        settled(config, tmp_path / "other").dtype == Run(config, tmp_path).config.dtype == "float32"
+    )
+    assert settled(config, folder) == began == Run(config, folder).config
+    told = resolve(load_recipe(f"{commands.TASK}:smoke"), {"dtype": "float32"})
+    assert settled(told, folder) is told
+    with pytest.raises(UserError, match="it is 'float32' and was 'bfloat16' when this run began"):
+        check_claim(folder, told)
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"bfloat16"', "7"))
+    with pytest.raises(UserError, match="it is 'float32' and was 7 when this run began"):
+        check_claim(folder, settled(config, folder))
 
 
 def test_an_update_that_whole_rows_make_larger_or_smaller_is_said(capsys):

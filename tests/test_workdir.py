@@ -14,7 +14,17 @@ import jaxbert
 from jaxbert.errors import UserError
 from jaxbert.files import SEAL, check_seal, seal
 from jaxbert.recipe import load_recipe, resolve
-from jaxbert.workdir import SEALED, check_claim, claim, requirements, versions, write_json
+from jaxbert.workdir import (
+    SEALED,
+    check_claim,
+    claim,
+    decisive,
+    instruction_sets,
+    processor,
+    requirements,
+    versions,
+    write_json,
+)
 
 FREE = {
     "log_every",
@@ -194,3 +204,17 @@ def test_an_installed_package_requires_what_its_checkout_does(tmp_path, monkeypa
     found = requirements()
     assert found == {"jax": False, "grain": False, "jieba": True}
     assert found.items() <= of_checkout.items()
+
+
+def test_the_processor_says_what_it_can(monkeypatch, tmp_path):
+    there = tmp_path / "cpuinfo"
+    there.write_text("processor\t: 0\nmodel name\t: A: one\nflags\t\t: fpu avx2\n\nflags\t: x\n")
+    monkeypatch.setattr("jaxbert.workdir._CPUINFO", there)
+    assert (processor(), instruction_sets()) == ("A: one", {"fpu", "avx2"})
+    there.unlink()
+    assert processor() and instruction_sets() == frozenset()
+
+
+def test_a_dtype_that_is_left_to_the_devices_says_nothing():
+    assert "dtype" not in decisive(small_config().to_dict())
+    assert decisive(small_config(dtype="float32").to_dict())["dtype"] == "float32"

@@ -24,11 +24,11 @@ def dry_run(config: RunConfig, workdir: Path) -> None:
     Raises:
       UserErrors: everything for which the run would be refused, as far as shapes and data tell.
     """
-    print(json.dumps(config.to_dict(), indent=2))
     job = Run(config, workdir)
+    print(json.dumps(job.config.to_dict(), indent=2))
     errors = job.inspection.problems(make=False)
     try:
-        check_claim(workdir, config)
+        check_claim(workdir, job.config)
     except UserError as error:
         errors.append(error)
     if errors:

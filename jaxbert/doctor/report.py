@@ -85,8 +85,8 @@ class _Report:
     """Attributes: ``warnings``, what is doubtful; ``phases``, what they cost, once written."""
 
     def __init__(self, config: RunConfig, workdir: Path, console: Console) -> None:
-        self._config, self._workdir, self._console = config, workdir, console
-        self._job = Run(config, workdir)
+        self._job, self._workdir, self._console = Run(config, workdir), workdir, console
+        self._config = self._job.config
         self._forecast = Forecast(self._job)
         self.warnings: list[UserError] = []
         self.phases: list[PhaseForecast] = []

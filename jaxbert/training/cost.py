@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from jax.extend import core
@@ -48,6 +48,25 @@ def peak_rate(kind: str) -> float | None:
         if kind.startswith(known) and not kind[len(known) :][:1].isalnum():
             return PEAKS[known]
     return None
+
+
+def fast_dtype(device: Any, instruction_sets: Collection[str]) -> str:
+    """The dtype of operands that a device multiplies faster, ``bfloat16`` or ``float32``.
+
+    CPUs without products of bfloat16, and CUDA devices before compute capability 8.0, turn such
+    operands into float32 first.
+
+    Args:
+      device: a ``jax.Device``.
+      instruction_sets: of this machine's processor, by Linux's names.
+    """
+    if device.platform == "cpu":
+        fast = not {"avx512_bf16", "amx_bf16"}.isdisjoint(instruction_sets)
+    elif "cuda" in device.client.platform_version:
+        fast = float(device.compute_capability) >= 8.0
+    else:
+        fast = True
+    return "bfloat16" if fast else "float32"
 
 
 def step_flops(step: Any, *given: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 import small
 
 from jaxbert.training import sharding
-from jaxbert.training.cost import peak_rate, products, step_flops
+from jaxbert.training.cost import fast_dtype, peak_rate, products, step_flops
 from jaxbert.training.optimizer import make_optimizer
 from jaxbert.training.step import init_state, make_step
 
@@ -129,3 +130,31 @@ def test_compiled_micro_batches_are_steps_in_a_loop_and_no_model_runs_outside_of
 )
 def test_peaks_are_those_of_the_device_and_of_no_other_one(kind, peak):
     assert peak_rate(kind) == peak
+
+
+def cuda(capability: str) -> SimpleNamespace:
+    """What a CUDA device says of itself."""
+    client = SimpleNamespace(platform_version="PJRT C API cuda 12090")
+    return SimpleNamespace(platform="gpu", client=client, compute_capability=capability)
+
+
+@pytest.mark.parametrize(
+    ("device", "sets", "dtype"),
+    [
+        (SimpleNamespace(platform="cpu"), {"avx2", "fma"}, "float32"),  # many laptops
+        (SimpleNamespace(platform="cpu"), {"avx2", "avx512f", "avx512_bf16"}, "bfloat16"),
+        (SimpleNamespace(platform="cpu"), {"avx512f", "amx_bf16", "amx_tile"}, "bfloat16"),
+        (SimpleNamespace(platform="cpu"), {"avx512f", "avx512_vnni"}, "float32"),
+        (SimpleNamespace(platform="cpu"), set(), "float32"),
+        (cuda("9.0"), {"avx2"}, "bfloat16"),
+        (cuda("8.0"), set(), "bfloat16"),
+        (cuda("7.5"), {"avx512_bf16"}, "float32"),
+        (
+            SimpleNamespace(platform="tpu", client=SimpleNamespace(platform_version="libtpu")),
+            set(),
+            "bfloat16",
+        ),
+    ],
+)
+def test_a_device_s_faster_operands(device, sets, dtype):
+    assert fast_dtype(device, sets) == dtype
