@@ -108,8 +108,8 @@ def make(name: str, args: argparse.Namespace, folder: Path) -> works.Work:
     six = {"hidden_size": 384, "num_layers": 6, "num_heads": 12, "intermediate_size": 1536}
     small = {"hidden_size": 312, "num_layers": 4, "num_heads": 12, "intermediate_size": 1200}
     if args.tiny:
-        base = six = {"hidden_size": 24, "num_layers": 2, "num_heads": 2, "intermediate_size": 48}
-        small = {"hidden_size": 12, "num_layers": 1, "num_heads": 2, "intermediate_size": 24}
+        base = six = {"hidden_size": 24, "num_layers": 3, "num_heads": 2, "intermediate_size": 48}
+        small = {"hidden_size": 12, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
     first = name == "stage1"
     teacher, student = ({"vocab_size": 30_522} | shape for shape in (base if first else six, small))
     length = args.length if first else args.row_length
@@ -193,7 +193,7 @@ def dtype_here(device: str) -> str:
     from jaxbert.training.cost import fast_dtype
     from jaxbert.workdir import instruction_sets
 
-    return "bfloat16" if device == "gpu" else fast_dtype(jax.devices("cpu")[0], instruction_sets())
+    return fast_dtype(jax.devices(device)[0], instruction_sets())
 
 
 def machine(args: argparse.Namespace) -> str:
@@ -229,7 +229,7 @@ def misses(found: dict[str, Any], device: str, dtype: str) -> list[str]:
     """What of a work lies beyond its floors, a line each."""
     name, missed = found["work"], []
     for side, ratio in found["ratios"].items():
-        floor = FLOORS.get((device, dtype), {}).get((name, side), 0.0)
+        floor = FLOORS[device, dtype].get((name, side), 0.0)
         if ratio < floor * (1 - NOISE):
             missed.append(f"{name} against {side}: {ratio:.2f}, floor {floor}")
         memory = share_of_memory(found, side)
@@ -292,6 +292,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail beyond the floors")
     args = parser.parse_args()
     args.dtype = args.dtype or dtype_here(args.device)
+    if args.check and (args.device, args.dtype) not in FLOORS:
+        parser.error(f"there are no floors for a {args.device} in {args.dtype}")
     everything, missed = [], list[str]()
     for name in args.works:
         found = compare(name, args)
@@ -305,10 +307,11 @@ def main() -> None:
         if args.ledger:
             with args.ledger.open("a", encoding="utf-8") as file:
                 file.write("".join(row + "\n" for row in rows))
-        missed += misses(found, args.device, args.dtype)
+        if args.check:
+            missed += misses(found, args.device, args.dtype)
     if args.out:
         args.out.write_text(json.dumps(everything, indent=2), encoding="utf-8")
-    if args.check and missed:
+    if missed:
         sys.exit("\n".join(missed))
 
 

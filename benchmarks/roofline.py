@@ -2,12 +2,12 @@
 
     python benchmarks/roofline.py --glue=data/glue
 
-Measured in turns, in one process: the step, a large product of matrices with the step's operands
-(bfloat16) and in float32, and a copy of an array that no cache holds. From these two bounds follow,
-by the FLOPs of the step's products (``jaxbert/training/cost.py``) over the rate of the large one,
-and by the bytes that must pass through memory once an update: the state read and written, the
-gradients written and read, the frozen values read but for the word table. What lies between
-products comes on top of both, so that no step reaches either.
+Measured in turns, in one process: the step, with operands that the device multiplies faster, a
+large product of matrices in bfloat16 and in float32, and a copy of an array that no cache holds.
+From these two bounds follow: by the FLOPs of the step's products (``jaxbert/training/cost.py``)
+over the rate of the large one of such operands, and by the bytes that must pass through memory once
+an update: the state read and written, the gradients written and read, the frozen values read but
+for the word table. What lies between products comes on top of both, so that no step reaches either.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import ours
 
 from jaxbert.memory import use_huge_pages
-from jaxbert.training.cost import step_flops
+from jaxbert.training.cost import fast_dtype, step_flops
 from jaxbert.training.optimizer import path_name
+from jaxbert.workdir import instruction_sets
 
 
 def probes(size: int, megabytes: int) -> dict[str, tuple[Callable[[], Any], float]]:
@@ -46,11 +47,10 @@ def probes(size: int, megabytes: int) -> dict[str, tuple[Callable[[], Any], floa
     }
 
 
-def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
+def measure(name: str, dtype: str, args: argparse.Namespace) -> dict[str, float]:
     """Medians of a work's step and of the probes, and the bounds: seconds, FLOPs and bytes."""
     with tempfile.TemporaryDirectory() as folder:
         work = against_torch.make(name, args, Path(folder))
-        dtype = against_torch.dtype_here("cpu")
         side = ours.Side(Path(folder), dtype, cached=name == "predictions")
         batch, placed, _ = next(side.stream)
         frozen: Any = side.frozen
@@ -100,15 +100,17 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=512, help="of the copied array")
     args = parser.parse_args()
     print(
-        "| work | rows | GFLOP | MB | step, ms | products, ms | share | memory, ms "
+        "| work | rows | operands | GFLOP | MB | step, ms | products, ms | share | memory, ms "
         "| bfloat16, GFLOP/s | float32 | memory, GB/s |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    dtype = fast_dtype(jax.devices()[0], instruction_sets())
     for name in args.works:
-        m = measure(name, args)
+        m = measure(name, dtype, args)
         cells = [
             name,
             f"{m['rows']:.0f} x {m['length']:.0f}",
+            dtype,
             f"{m['flops'] / 1e9:,.0f}",
             f"{m['bytes'] / 1e6:,.0f}",
             f"{m['step'] * 1e3:,.0f}",

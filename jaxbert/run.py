@@ -96,12 +96,13 @@ def run(
     Raises:
       UserError: whatever the user can fix.
     """
+    config = settled(config, workdir)
+    check_claim(workdir, config)
     job = Run(config, workdir, profile=profile)
-    check_claim(workdir, job.config)
     processes.in_turn(job.inspection.check)
     trusted = job.inspection.trust_teachers()
     scores = {reference: score.facts() for reference, score in trusted.items()}
-    with claim(workdir, job.config) if processes.first() else contextlib.nullcontext():
+    with claim(workdir, config) if processes.first() else contextlib.nullcontext():
         processes.barrier()
         summary = job.train(scores, command)
         processes.barrier()
@@ -117,8 +118,9 @@ def settled(config: RunConfig, workdir: Path) -> RunConfig:
     """
     if config.dtype:
         return config
-    path = workdir / "config.json"
-    dtype = read_object(path, RESTORE).get("dtype") if path.exists() else None
+    dtype, path = None, workdir / "config.json"
+    with contextlib.suppress(UserError):  # check_claim says what is wrong with it
+        dtype = read_object(path, RESTORE).get("dtype") if path.exists() else None
     if dtype not in ("bfloat16", "float32"):
         dtype = fast_dtype(jax.devices()[0], instruction_sets())
     return dataclasses.replace(config, dtype=processes.agree(dtype))

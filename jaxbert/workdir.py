@@ -174,7 +174,7 @@ def processor() -> str:
 
 
 def instruction_sets() -> frozenset[str]:
-    """What the processor has beyond the least of its kind, by Linux's names; elsewhere none."""
+    """What an x86 processor can beyond the least, by Linux's names; of others nothing is known."""
     return frozenset(_cpuinfo("flags").split())
 
 

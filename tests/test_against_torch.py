@@ -56,7 +56,8 @@ def check(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         memory: Change = (),
     ) -> None:
         def compare(name: str, args: object) -> dict[str, object]:
-            ratios = {side: LEAST[device, dtype].get((name, side), 0.0) + 0.01 for side in SIDES}
+            floors = LEAST.get((device, dtype), {})
+            ratios = {side: floors.get((name, side), 0.0) + 0.01 for side in SIDES}
             shares = dict.fromkeys(SIDES, 0.99)
             for found, change in ((ratios, ratio), (shares, memory)):
                 if change[:1] == (name,):
@@ -74,7 +75,7 @@ def check(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
         monkeypatch.setattr(benchmark, "compare", compare)
         monkeypatch.setattr(benchmark, "machine", lambda args: "a machine")
-        given = [f"--device={device}", f"--dtype={dtype}", *words]
+        given = [f"--device={device}", *[f"--dtype={dtype}"] * bool(dtype), *words]
         monkeypatch.setattr(sys, "argv", ["against_torch.py", *given])
         benchmark.main()
 
@@ -121,13 +122,20 @@ def test_rows_say_which_text_was_read_and_a_gpus_rate_stands_above_them(check, c
     assert "layers: a bfloat16 product of 8192 x 8192 reaches 806 TFLOP/s\n" in said
 
 
-@pytest.mark.parametrize(("sets", "dtype"), [({"avx2"}, "float32"), ({"avx512_bf16"}, "bfloat16")])
-def test_all_sides_have_the_operands_that_this_processor_multiplies_faster(
-    sets, dtype, monkeypatch, benchmark
+@pytest.mark.parametrize(("sets", "dtype"), [({"avx2"}, "float32"), ({"amx_bf16"}, "bfloat16")])
+def test_all_sides_have_the_operands_that_the_processor_multiplies_faster(
+    sets, dtype, check, capsys, monkeypatch
 ):
     monkeypatch.setattr("jaxbert.workdir.instruction_sets", lambda: sets)
-    assert benchmark.dtype_here("cpu") == dtype
-    assert benchmark.dtype_here("gpu") == "bfloat16"
+    check("--works=layers", dtype="")
+    assert f", 32 an update, {dtype} |" in capsys.readouterr().out
+
+
+def test_the_check_is_refused_where_there_are_no_floors(check, capsys):
+    check(device="gpu", dtype="float32")
+    with pytest.raises(SystemExit):
+        check("--check", device="gpu", dtype="float32")
+    assert "there are no floors for a gpu in float32" in capsys.readouterr().err
 
 
 def test_a_revision_is_dirty_where_code_was_changed(benchmark, monkeypatch, tmp_path):

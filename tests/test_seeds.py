@@ -16,7 +16,7 @@ import pytest
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
 from jaxbert.evaluation.evaluate import evaluate_run
-from jaxbert.evaluation.seeds import read_seeds
+from jaxbert.evaluation.seeds import other_circumstances, read_seeds
 from jaxbert.files import seal
 from jaxbert.interop.licence import origin, read_licence
 from jaxbert.recipe import load_recipe, resolve
@@ -138,6 +138,12 @@ def test_runs_of_other_recipes_are_refused_in_a_line(place, tmp_path, capsys):
         main(["export", f"{place}/given", f"--to={tmp_path}/to", f"--seeds={other}"])
     said = capsys.readouterr().err
     assert "it is not known which run made it" in said and not (tmp_path / "to").exists()
+
+
+def test_a_dtype_that_devices_chose_otherwise_is_said(place, tmp_path):
+    first, other = place / "run-0", altered(place / "run-1", tmp_path / "other", dtype="bfloat16")
+    said = ["seed 1: other versions, dtype"]
+    assert other_circumstances(read_seeds([first, other])) == said
 
 
 def test_what_runs_start_from_may_differ_in_its_seed_alone(place, tmp_path):

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import commands
+import jax
 import numpy as np
 import pytest
 
@@ -24,7 +25,9 @@ from jaxbert.recipe import load_recipe, resolve
 from jaxbert.sweep.execute import Sweeper, _Processes
 from jaxbert.sweep.plan import Cell, Stage, Sweep, choose, expand, load_sweep
 from jaxbert.sweep.results import read_results, write_results
-from jaxbert.sweep.table import make_rows, mean_rows, missing, render
+from jaxbert.sweep.table import make_rows, mean_rows, missing, mixed, render
+from jaxbert.training.cost import fast_dtype
+from jaxbert.workdir import instruction_sets
 
 GENERAL, TASK = f"{commands.GENERAL}:smoke", f"{commands.TASK}:smoke"
 
@@ -303,11 +306,32 @@ def test_the_table_has_the_mean_and_the_spread_of_what_is_there(tmp_path):
         both[0], [f"{x:.4f}" for x in both[0]], both[1], "4.0"
     )
     assert missing(cells, results) == ["missing: b/less, seed 1"]
+    assert mixed(cells, results) == []
     assert results.outdated("test", cells) == 15 and results.outdated("another", cells) == 0
     table = [
         line.strip("| ").split(" | ") for line in render(rows, seeds, markdown=True).split("\n")
     ]
     assert [line[-8:] for line in table[2:]] == list(found.values())
+
+
+def test_operands_that_machines_have_chosen_otherwise_are_said(tmp_path):
+    cells = expand(two_stages())
+    dtypes = ["float32", None, "bfloat16", *["float32"] * (len(cells) - 3)]
+    with write_results(tmp_path / "x.jsonl") as results:
+        for cell, dtype in zip(cells, dtypes, strict=True):
+            results.add(record(cell) | ({"dtype": dtype} if dtype else {}))
+    results = read_results(tmp_path / "x.jsonl")
+    said = f"operands of several dtypes: bfloat16 in 2, float32 in {len(cells) - 2} results"
+    assert mixed(cells, results) == [said]
+    assert mixed(cells[:1], results) == mixed(cells[1:3], results) == []
+
+
+def test_bfloat16_is_no_other_cell_and_float32_is():
+    keys = []
+    for dtype in ({}, {"dtype": ""}, {"dtype": "bfloat16"}, {"dtype": "float32"}):
+        stage = Stage("one", "configs/bert_finetune.py:smoke", dtype)
+        keys.append(expand(Sweep([stage], seeds=(0,)))[0].key)
+    assert keys[0] == keys[1] == keys[2] != keys[3]
 
 
 # --- runs that sweeps share ----------------------------------------------------------------------
@@ -318,7 +342,8 @@ def write_finished(folder: Path) -> Path:
     (folder / "models" / "student").mkdir(parents=True)
     (folder / "models" / "student" / "phase.json").write_text("{}")
     summary = {"phases": {}, "parameter_hash": "0", "versions": {}, "git_revision": ""}
-    (folder / "summary.json").write_text(json.dumps({**summary, "devices": {}}))
+    summary |= {"config": {"dtype": "float32"}, "devices": {}}
+    (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "eval.json").write_text("{}")
     return folder / "models"
 
@@ -410,7 +435,7 @@ ROWS |= {f"task.{split}": "tsv:{rows}" for split in ("source", "dev", "test")}
 def get_sweep(argument):
     finetune = "configs/bert_finetune.py:smoke"
     given = {**SMALL, **ROWS, "teacher": "{given}"}
-    student = {**SMALL, "corpus": "text:{rows}", "teacher": "run:{teacher}#teacher"}
+    student = {"max_length": 48, "corpus": "text:{rows}", "teacher": "run:{teacher}#teacher"}
     student |= {"student.num_layers": 1}
     return Sweep(
         [
@@ -486,6 +511,10 @@ def test_a_sweep_goes_on_after_a_stop_and_a_failure_and_runs_nothing_twice(
     assert not any(str(tmp_path) in str(line) for line in found().values())
     summary = commands.read(student / "summary.json")
     assert found()["student"]["parameter_hash"] == summary["parameter_hash"]
+    # The one was told its operands' dtype, the other chose it.
+    chosen = fast_dtype(jax.devices()[0], instruction_sets())
+    assert [found()[name]["dtype"] for name in ("teacher", "student")] == ["float32", chosen]
+    assert summary["config"]["dtype"] == chosen
     # What another cell starts from stays.
     assert (teacher / "models/teacher").is_dir() and not (student / "models").exists()
     assert not (teacher / "checkpoints").exists() and not (student / "checkpoints").exists()

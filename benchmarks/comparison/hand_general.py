@@ -19,6 +19,7 @@ from transformers import (
 from transformers.masking_utils import eager_mask
 
 UPDATES, SEED = int(sys.argv[1]), int(sys.argv[2])
+FAST = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # bfloat16
 PAIRS = ((1, 2), (2, 3), (3, 5), (4, 6))  # layers of student and teacher, from 1
 SHAPE = {"hidden_size": 312, "num_hidden_layers": 4, "intermediate_size": 1200}
 
@@ -80,7 +81,7 @@ sampler = RandomSampler(rows, num_samples=32 * UPDATES)
 collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
 model.train()
 for step, batch in enumerate(DataLoader(rows, 32, sampler=sampler, collate_fn=collate), 1):
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
         value = loss(batch)
     value.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -87,6 +87,7 @@ STEPS = {
     "spans": (120, 0, 0),
 }
 GLUE = ("sst2", "cola", "rte", "stsb")
+SAME = {"dtype": "bfloat16"}  # on every machine
 SMALL = {
     "student.num_layers": 3,
     "student.hidden_size": 192,
@@ -128,7 +129,7 @@ def get_sweep(argument: str = "") -> Sweep:
         return Sweep(stages, SEEDS, PLACES)
     if argument == "ablation":
         stages.append(general("general/random", {"student.init": "random"}))
-        stages.append(Stage("mlm", "configs/bert_pretrain.py"))
+        stages.append(Stage("mlm", "configs/bert_pretrain.py", SAME))
     variants = ablation if argument == "ablation" else recipes
     for task in ("cola", "stsb"):
         stages += [teacher(task), students(task, variants(task))]
@@ -137,21 +138,21 @@ def get_sweep(argument: str = "") -> Sweep:
 
 def general(name: str, overrides: dict[str, Any] | None = None) -> Stage:
     """A general distillation."""
-    steps = {"general.steps": 400}
-    return Stage(name, "configs/tinybert_general.py", {**steps, **(overrides or {})})
+    same = {**SAME, "general.steps": 400}
+    return Stage(name, "configs/tinybert_general.py", {**same, **(overrides or {})})
 
 
 def teacher(task: str) -> Stage:
     """The teacher of a task."""
     steps = STEPS[task][0]
-    finetune = {"finetune.steps": steps, "finetune.eval_every": steps // 4}
+    finetune = {**SAME, "finetune.steps": steps, "finetune.eval_every": steps // 4}
     recipe = f"configs/bert_finetune.py:task={task}"
     return Stage(f"{task}/teacher", recipe, {**DATA[task], **finetune}, models=["teacher"])
 
 
 def students(task: str, variants: dict[str, dict[str, Any]]) -> Stage:
     """Students of a task's teacher."""
-    given = {"teacher": f"run:{{{task}/teacher}}#teacher", "init_from": "{general}"}
+    given = {**SAME, "teacher": f"run:{{{task}/teacher}}#teacher", "init_from": "{general}"}
     recipe = f"configs/tinybert_task.py:task={task}"
     return Stage(task, recipe, {**DATA[task], **given}, variants, models=["student"])
 

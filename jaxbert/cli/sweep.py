@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     from jaxbert.sweep.execute import Sweeper
     from jaxbert.sweep.plan import choose, expand, load_sweep
     from jaxbert.sweep.results import Results, read_results, write_results
-    from jaxbert.sweep.table import make_rows, mean_rows, missing, render
+    from jaxbert.sweep.table import make_rows, mean_rows, missing, mixed, render
 
     file, colon, argument = args.file.partition(":")
     name = Path(file).stem + colon + argument
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
     def show(results: Results) -> None:
         rows = make_rows(chosen, results)
         table = render([*rows, *mean_rows(rows)], list(sweep.seeds), markdown=args.markdown)
-        print("\n".join([table, "", *missing(chosen, results)]).rstrip())
+        notes = [*missing(chosen, results), *mixed(chosen, results)]
+        print("\n".join([table, "", *notes]).rstrip())
         if old := results.outdated(name, cells):
             print(f"left out: {old} results of cells that are gone, or that had another config")
 

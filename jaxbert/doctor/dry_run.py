@@ -10,7 +10,7 @@ import jax
 from jaxbert.config import RunConfig
 from jaxbert.doctor.forecast import BASIS, COLUMNS, Forecast, describe_phase, describe_total
 from jaxbert.errors import UserError, UserErrors, warn
-from jaxbert.run import Run
+from jaxbert.run import Run, settled
 from jaxbert.workdir import check_claim
 
 
@@ -24,11 +24,12 @@ def dry_run(config: RunConfig, workdir: Path) -> None:
     Raises:
       UserErrors: everything for which the run would be refused, as far as shapes and data tell.
     """
+    config = settled(config, workdir)
+    print(json.dumps(config.to_dict(), indent=2))
     job = Run(config, workdir)
-    print(json.dumps(job.config.to_dict(), indent=2))
     errors = job.inspection.problems(make=False)
     try:
-        check_claim(workdir, job.config)
+        check_claim(workdir, config)
     except UserError as error:
         errors.append(error)
     if errors:

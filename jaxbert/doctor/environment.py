@@ -13,11 +13,12 @@ from jaxbert.files import free_bytes, is_remote, size_text
 from jaxbert.workdir import count_cores, versions
 
 
-def describe_environment(workdir: Path) -> list[tuple[str, str]]:
+def describe_environment(workdir: Path, dtype: str) -> list[tuple[str, str]]:
     """Name and value of what a run would run on.
 
     Args:
       workdir: the run's folder; need not be there.
+      dtype: of its products' operands.
     """
     devices = jax.devices()
     kinds = sorted({device.device_kind for device in devices})
@@ -25,6 +26,7 @@ def describe_environment(workdir: Path) -> list[tuple[str, str]]:
     available = _available()
     return [
         ("devices", f"{len(devices)} {devices[0].platform} ({', '.join(kinds)})"),
+        ("operands", dtype),
         ("cores", f"{count_cores()}"),
         ("versions", ", ".join(packages)),
         ("memory", "unknown" if available is None else f"{size_text(available)} free"),

@@ -75,7 +75,7 @@ def findings(config: RunConfig, workdir: Path) -> dict[str, Any]:
     assert isinstance(console.file, io.StringIO)
     return {
         "findings": [dataclasses.asdict(one) for one in number(errors, report.warnings)],
-        "environment": dict(describe_environment(workdir)),
+        "environment": dict(report.environment()),
         "phases": [dataclasses.asdict(phase) for phase in report.phases],
         "lines": console.file.getvalue().splitlines(),
     }
@@ -99,7 +99,7 @@ class _Report:
         except UserError as error:
             errors.append(error)
         said = {line for error in errors for line in error.lines}
-        self._table("environment", ("", ""), describe_environment(self._workdir))
+        self._table("environment", ("", ""), self.environment())
         for part in (self._teacher, self._student, self._score):
             try:
                 part()
@@ -113,6 +113,10 @@ class _Report:
         if not errors:
             self._say("nothing stands against this run")
         return errors
+
+    def environment(self) -> list[tuple[str, str]]:
+        """Name and value of what the run would run on."""
+        return describe_environment(self._workdir, self._config.dtype)
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)

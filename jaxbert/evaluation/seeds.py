@@ -82,10 +82,15 @@ def read_seeds(workdirs: Sequence[Path]) -> list[ScoredRun]:
 
 def other_circumstances(runs: Sequence[ScoredRun]) -> list[str]:
     """In which runs something differs from the first that no config says: a line each."""
-    before, lines = runs[0].run.summary, []
+    keys, lines = ("versions", "devices", "git_revision"), []
+
+    def told(one: ScoredRun) -> dict[str, Any]:
+        dtype = {"dtype": one.run.config.get("dtype")}  # which its devices may have chosen
+        return {key: one.run.summary.get(key) for key in keys} | dtype
+
+    before = told(runs[0])
     for one in runs[1:]:
-        keys = ("versions", "devices", "git_revision")
-        if others := [key for key in keys if one.run.summary.get(key) != before.get(key)]:
+        if others := [key for key, value in told(one).items() if value != before[key]]:
             lines.append(f"seed {one.seed}: other {', '.join(others)}")
     return lines
 
@@ -109,7 +114,9 @@ def _recipes(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return [
         f"{key} is {one.get(key)!r} there and {two.get(key)!r} here"
         for key in [*one, *(key for key in two if key not in one)]
-        if key != "seed" and one.get(key) != two.get(key) and not _alike(one.get(key), two.get(key))
+        if key not in ("seed", "dtype")
+        and one.get(key) != two.get(key)
+        and not _alike(one.get(key), two.get(key))
     ]
 
 

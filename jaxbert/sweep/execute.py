@@ -304,7 +304,7 @@ def make_record(sweep: str, cell: Cell, folder: Path) -> Record:
       ``sweep``, ``cell``, ``seed``, ``key`` and ``overrides``; ``command``, with folders as they
       are by default and places in braces; ``metric`` and ``models``, as eval.json has them;
       ``phases``, of each its steps, seconds, real tokens and last losses; ``parameter_hash``,
-      ``machine``, ``versions``, ``git_revision`` and ``date``.
+      ``machine``, ``dtype``, which it may have chosen, ``versions``, ``git_revision`` and ``date``.
     """
     summary = _read(folder / "summary.json")
     found = _read(folder / "eval.json") if cell.has_task else {}
@@ -324,6 +324,7 @@ def make_record(sweep: str, cell: Cell, folder: Path) -> Record:
         },
         "parameter_hash": summary["parameter_hash"],
         "machine": {"cpu": processor(), "cores": count_cores(), **summary["devices"]},
+        "dtype": summary["config"]["dtype"],
         "versions": summary["versions"],
         "git_revision": summary["git_revision"],
     }

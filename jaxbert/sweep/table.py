@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
@@ -122,6 +123,17 @@ def missing(cells: Sequence[Cell], results: Results) -> list[str]:
         if results.find(cell) is None:
             lacking.setdefault(cell.name, []).append(str(cell.seed))
     return [f"missing: {name}, seed {', '.join(seeds)}" for name, seeds in lacking.items()]
+
+
+def mixed(cells: Sequence[Cell], results: Results) -> list[str]:
+    """A line if the results were made with operands of several dtypes, which machines choose.
+
+    Those that do not say it are of a time when all were bfloat16.
+    """
+    found = (record for cell in cells if (record := results.find(cell)) is not None)
+    counts = collections.Counter(record.get("dtype", "bfloat16") for record in found)
+    told = ", ".join(f"{dtype} in {count}" for dtype, count in sorted(counts.items()))
+    return [f"operands of several dtypes: {told} results"] if len(counts) > 1 else []
 
 
 def _value(value: float | None) -> str:

@@ -150,12 +150,13 @@ def test_a_run_goes_on_in_one_in_two_and_in_one_process(
         struck.signal(signal.SIGTERM)
         assert struck.end(SECONDS)[0] == 75
     first = newest(run)
-    with several(run) as group:
+    left = "--config.dtype="  # to what the run began with
+    with several(run, left) as group:
         assert group[0].wait_for(step_reached(run.workdir, "general", first + 3))
         group[1].signal(signal.SIGTERM)
         assert [struck.end(SECONDS)[0] for struck in group] == [75, 75]
     assert 3 <= first < newest(run) < 40
-    run.run()
+    run.run(left)
     assert_same_losses(run.workdir, whole_in_two, within)
     tally("1, then 2 processes, then 1: losses within 1e-5").count(True)
 
