@@ -19,7 +19,7 @@ if [ $# -eq 0 ]; then
   exit 2
 fi
 # JAX finds the group by Slurm's own variables; Slurm sends SIGTERM to every task.
-command=(srun --kill-on-bad-exit=0 bash scripts/task.sh .venv/bin/python train.py --distributed "$@")
+command=(srun --kill-on-bad-exit=0 .venv/bin/python scripts/task.py train.py --distributed "$@")
 printf '$'
 printf ' %q' "${command[@]}"
 printf '\n'
@@ -27,7 +27,7 @@ printf '\n'
 
 "${command[@]}"
 code=$?
-if [ "$code" -gt 100 ] && [ "$code" -lt 126 ]; then # as task.sh has it; from 126 on they are the shell's own
+if [ "$code" -gt 100 ] && [ "$code" -lt 126 ]; then # as task.py has it; from 126 on they are signals
   code=$((code - 100))
 fi
 if [ "$code" -ne 0 ] && [ "$code" -ne 75 ]; then

@@ -228,7 +228,7 @@ import pathlib
 print(pathlib.Path.cwd().name)
 """
 TRAIN = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 with open("told", "a") as file:
@@ -238,7 +238,7 @@ while pathlib.Path("waits").exists() and not told:
     time.sleep(0.02)
 if told:
     pathlib.Path("waits").unlink(missing_ok=True)  # a next one would end by itself
-    sys.exit(75)
+    os._exit(75)  # as train.py: a second signal, during Python's own end, would be its end
 plan = pathlib.Path("plan").read_text().split()
 pathlib.Path("plan").write_text(" ".join(plan[1:]))
 sys.exit(int(plan[0]))
@@ -386,13 +386,21 @@ sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """
 
 
+# This Python, by another name.
+PYTHON = """
+import os, sys
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def slurm(place: Path, plans: list[str], **environment: str) -> subprocess.CompletedProcess:
     """A job whose tasks end as planned."""
     write_program(place / "bin", "srun", SRUN)
     write_program(place / "bin", "scontrol", RECORD)
     for index, plan in enumerate(plans):
         folder = place / f"task{index}"
-        write_program(folder / ".venv" / "bin", "python", TRAIN)
+        write_program(folder / ".venv" / "bin", "python", PYTHON)
+        (folder / "train.py").write_text(TRAIN)
         (folder / "scripts").symlink_to(SCRIPTS)
         (folder / "plan").write_text(plan)
     return script(place, "bash", str(SCRIPTS / "slurm.sh"), *ON_HOSTS, **environment)
@@ -416,7 +424,7 @@ def test_a_job_of_slurm_is_put_back_into_the_queue_where_it_was_interrupted(plan
     assert done.stderr == (f"the run ended with {code}\n" if code not in (0, 75) else "")
     for index in range(len(plans)):
         told = (tmp_path / f"task{index}" / "told").read_text()
-        assert told == " ".join(("train.py", "--distributed", *ON_HOSTS)) + "\n"
+        assert told == " ".join(("--distributed", *ON_HOSTS)) + "\n"
 
 
 @pytest.mark.parametrize("told", ["first", "all"])
@@ -427,6 +435,21 @@ def test_a_job_of_slurm_that_is_told_to_stop_waits_for_what_saves(told, tmp_path
     done = slurm(tmp_path, ["", ""], SLURM_JOB_ID="7", TOLD=told)
     assert done.returncode == 75, done.stderr
     assert (tmp_path / "calls").read_text().endswith("scontrol requeue 7\n")
+
+
+def test_a_task_that_is_told_together_with_its_program_ends_with_its_code_each_time(tmp_path):
+    """A shell that hands a signal on and waits again has another code of its child now and then."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    words = [sys.executable, str(SCRIPTS / "task.py"), "train.py"]
+    pipe = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    codes = []
+    for _ in range(40):
+        (tmp_path / "waits").touch()
+        with subprocess.Popen(words, cwd=tmp_path, **pipe) as task:
+            assert task.stdout.readline() == "training\n"
+            os.killpg(task.pid, signal.SIGTERM)
+            codes.append(task.wait(timeout=60))
+    assert codes == [75] * 40
 
 
 @pytest.mark.parametrize(("count", "most", "again"), [("2", "3", True), ("3", "3", False)])
