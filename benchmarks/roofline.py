@@ -25,9 +25,8 @@ import jax.numpy as jnp
 import ours
 
 from jaxbert.memory import use_huge_pages
-from jaxbert.training.cost import fast_dtype, step_flops
+from jaxbert.training.cost import step_flops
 from jaxbert.training.optimizer import path_name
-from jaxbert.workdir import instruction_sets
 
 
 def probes(size: int, megabytes: int) -> dict[str, tuple[Callable[[], Any], float]]:
@@ -104,7 +103,7 @@ def main() -> None:
         "| bfloat16, GFLOP/s | float32 | memory, GB/s |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
-    dtype = fast_dtype(jax.devices()[0], instruction_sets())
+    dtype = against_torch.dtype_here(jax.default_backend())
     for name in args.works:
         m = measure(name, dtype, args)
         cells = [

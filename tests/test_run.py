@@ -131,6 +131,9 @@ def test_a_dtype_that_is_left_to_the_devices_is_theirs_on_which_the_run_began(
     path.write_text(path.read_text().replace('"bfloat16"', "7"))
     with pytest.raises(UserError, match="it is 'float32' and was 7 when this run began"):
         check_claim(folder, settled(config, folder))
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"config\.json"):  # not before: all else would go unsaid
+        check_claim(folder, settled(config, folder))
 
 
 def test_an_update_that_whole_rows_make_larger_or_smaller_is_said(capsys):

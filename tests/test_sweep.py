@@ -326,12 +326,18 @@ def test_operands_that_machines_have_chosen_otherwise_are_said(tmp_path):
     assert mixed(cells[:1], results) == mixed(cells[1:3], results) == []
 
 
-def test_bfloat16_is_no_other_cell_and_float32_is():
+def test_cells_that_leave_their_dtype_to_the_devices_are_none_that_ask_for_one():
     keys = []
     for dtype in ({}, {"dtype": ""}, {"dtype": "bfloat16"}, {"dtype": "float32"}):
         stage = Stage("one", "configs/bert_finetune.py:smoke", dtype)
         keys.append(expand(Sweep([stage], seeds=(0,)))[0].key)
-    assert keys[0] == keys[1] == keys[2] != keys[3]
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
+def test_what_was_measured_when_bfloat16_was_the_default_is_of_the_sweeps_that_ask_for_it():
+    results = read_results(commands.ROOT / "docs/results/glue.jsonl")
+    cells = expand(load_sweep(str(commands.ROOT / "benchmarks/sweeps/glue.py")))
+    assert missing(cells, results) == []
 
 
 # --- runs that sweeps share ----------------------------------------------------------------------

@@ -264,11 +264,12 @@ def _unshown(stage: Stage, config: RunConfig) -> list[UserError]:
 def identity(config: RunConfig) -> str:
     """A hash (SHA-256, hexadecimal) of what a config's result depends on, defaults left out.
 
-    A dtype of ``bfloat16`` as well, which was the default: results of then are still of their
-    cells, and a sweep may ask for it on machines that would choose another.
+    Of ``dtype`` that is ``bfloat16``, which was the default: results of then are of cells that ask
+    for it, and what the devices choose is another matter.
     """
     usual = {**_defaults(config), "dtype": "bfloat16"}
-    told = {k: v for k, v in decisive(config.to_dict()).items() if usual.get(k) != v}
+    mine = decisive(config.to_dict()) | {"dtype": config.dtype}
+    told = {k: v for k, v in mine.items() if usual.get(k) != v}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

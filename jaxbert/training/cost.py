@@ -53,8 +53,8 @@ def peak_rate(kind: str) -> float | None:
 def fast_dtype(device: Any, instruction_sets: Collection[str]) -> str:
     """The dtype of operands that a device multiplies faster, ``bfloat16`` or ``float32``.
 
-    CPUs without products of bfloat16, and CUDA devices before compute capability 8.0, turn such
-    operands into float32 first.
+    CPUs without instructions for products of bfloat16 make them out of others, more slowly
+    (``docs/performance.md``); CUDA devices have them from compute capability 8.0 on.
 
     Args:
       device: a ``jax.Device``.
