@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-# Both are read once, when jax starts: nothing above may import it. Subprocesses inherit them.
+# All are read once, when jax starts: nothing above may import it. Subprocesses inherit them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+# XLA's first emitters, which jaxlib 0.10 still has: their code, in one piece, is there after a
+# third of the time, and what is compiled here runs a few times.
+_FIRST = ["--xla_cpu_use_fusion_emitters=false"] * version("jaxlib").startswith("0.10.")
+_ADDED = [
+    "--xla_force_host_platform_device_count=8",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    *_FIRST,
+]
+_GIVEN = os.environ.get("XLA_FLAGS", "").split()
+_NAMED = {flag.partition("=")[0] for flag in _GIVEN}
+os.environ["XLA_FLAGS"] = " ".join(
+    [*_GIVEN, *(flag for flag in _ADDED if flag.partition("=")[0] not in _NAMED)]
+)
 
 import commands  # noqa: E402
 import hypothesis  # noqa: E402
@@ -18,10 +32,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import object_store  # noqa: E402
 import pytest  # noqa: E402
+from jax._src import compiler  # noqa: E402
 
-# Tests compare arithmetic, and most of their time is compiling: LLVM's optimiser is left out, XLA's
-# passes stay. Commands that tests start compile as users' do; what is told of bits or of compiled
-# programs asks for `optimised`.
+# Tests compare arithmetic, and most of their time is compiling: LLVM's optimiser is left out, too,
+# XLA's passes stay. Commands that tests start compile as users' do; what is told of bits or of
+# compiled programs asks for `optimised`.
 jax.config.update("jax_disable_most_optimizations", True)
 
 # A busy machine is no fault of the code: nothing is held against a clock.
@@ -42,6 +57,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return known, item.path.parent != commands.ROOT / "tests"
 
     items.sort(key=place)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--until``, for a suite that may not fit into the time that a machine has for it."""
+    parser.addoption(
+        "--until",
+        type=float,
+        default=math.inf,
+        metavar="EPOCH",
+        help="the second (date +%%s) after which no test begins: the rest are skipped and say so",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what would begin too late, before its fixtures are made."""
+    if time.time() > item.config.getoption("until"):
+        pytest.skip("not begun: the time that --until gave was over")
 
 
 @pytest.fixture(scope="session")
@@ -69,12 +102,22 @@ def matmul_highest() -> Iterator[None]:
 
 
 @pytest.fixture
-def optimised() -> Iterator[None]:
+def optimised(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compiles as users' processes do, what other tests have compiled, too."""
+    options_of = compiler.get_compile_options
+
+    def as_users(*args: Any, **kwargs: Any) -> Any:
+        options = options_of(*args, **kwargs)
+        mine = [("xla_cpu_use_fusion_emitters", True)] * len(_FIRST)
+        options.env_option_overrides = [*options.env_option_overrides, *mine]
+        return options
+
+    monkeypatch.setattr(compiler, "get_compile_options", as_users)
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture
