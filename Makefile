@@ -38,7 +38,8 @@ test: $(VENV)/.installed-test
 # UNTIL, a second as `date +%s` counts them: no test begins after it.
 UNTIL ?= inf
 test-full: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=20 -rs --until=$(UNTIL)
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder \
+	  --durations=20 -rs --no-fold-skipped --until=$(UNTIL)
 
 # Apache Beam in an environment of its own: its pins and jax's do not go together.
 test-beam: $(VENV)/.installed-test $(VENV)-beam/.installed

@@ -10,20 +10,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# All are read once, when jax starts: nothing above may import it. Subprocesses inherit them.
+# All are read once, when jax starts: nothing above may import it. Commands have their own
+# (`commands.environment`).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's first emitters, which jaxlib 0.10 still has: their code, in one piece, is there after a
 # third of the time, and what is compiled here runs a few times.
-_FIRST = ["--xla_cpu_use_fusion_emitters=false"] * version("jaxlib").startswith("0.10.")
-_ADDED = [
+_FIRST_EMITTERS = version("jaxlib").startswith("0.10.")
+_FLAGS = [
     "--xla_force_host_platform_device_count=8",
     "--xla_cpu_parallel_codegen_split_count=1",
-    *_FIRST,
+    *["--xla_cpu_use_fusion_emitters=false"] * _FIRST_EMITTERS,
 ]
 _GIVEN = os.environ.get("XLA_FLAGS", "").split()
 _NAMED = {flag.partition("=")[0] for flag in _GIVEN}
 os.environ["XLA_FLAGS"] = " ".join(
-    [*_GIVEN, *(flag for flag in _ADDED if flag.partition("=")[0] not in _NAMED)]
+    [*_GIVEN, *(flag for flag in _FLAGS if flag.partition("=")[0] not in _NAMED)]
 )
 
 import commands  # noqa: E402
@@ -32,7 +33,6 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import object_store  # noqa: E402
 import pytest  # noqa: E402
-from jax._src import compiler  # noqa: E402
 
 # Tests compare arithmetic, and most of their time is compiling: LLVM's optimiser is left out, too,
 # XLA's passes stay. Commands that tests start compile as users' do; what is told of bits or of
@@ -72,7 +72,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips what would begin too late, before its fixtures are made."""
+    """Skips what would begin too late."""
     if time.time() > item.config.getoption("until"):
         pytest.skip("not begun: the time that --until gave was over")
 
@@ -103,16 +103,19 @@ def matmul_highest() -> Iterator[None]:
 
 @pytest.fixture
 def optimised(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compiles as users' processes do, what other tests have compiled, too."""
-    options_of = compiler.get_compile_options
+    """Compiles what users' processes do (in one piece), what other tests have compiled, too."""
+    if _FIRST_EMITTERS:
+        from jax._src import compiler  # jax has no other place for options of all compilations
 
-    def as_users(*args: Any, **kwargs: Any) -> Any:
-        options = options_of(*args, **kwargs)
-        mine = [("xla_cpu_use_fusion_emitters", True)] * len(_FIRST)
-        options.env_option_overrides = [*options.env_option_overrides, *mine]
-        return options
+        options_of = compiler.get_compile_options
 
-    monkeypatch.setattr(compiler, "get_compile_options", as_users)
+        def as_users(*args: Any, **kwargs: Any) -> Any:
+            options = options_of(*args, **kwargs)
+            users = ("xla_cpu_use_fusion_emitters", True)
+            options.env_option_overrides = [*options.env_option_overrides, users]
+            return options
+
+        monkeypatch.setattr(compiler, "get_compile_options", as_users)
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
     yield

@@ -24,7 +24,7 @@ def run(folder: Path, **more: str) -> str:
     off = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder)],
-        env=os.environ | off | more,
+        env=commands.environment() | off | more,
         capture_output=True,
         text=True,
         check=True,

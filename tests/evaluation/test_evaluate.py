@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import jax
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def run_eval(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | environment,
+        env=commands.environment() | environment,
         timeout=300,
         check=False,
     )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import commands
 import jax
 import pytest
 
@@ -103,7 +104,12 @@ for _ in range(20):
 print((time.process_time() - busy) / (time.perf_counter() - wall), len(os.sched_getaffinity(0)))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code],
+        env=commands.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     busy, cpus = done.stdout.split()
     assert int(cpus) == 1

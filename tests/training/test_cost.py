@@ -91,6 +91,7 @@ def products_of(program: Any, shape: str = ".*") -> int:
     return len(re.findall(rf"= f32\[{shape}\]\S* dot\(", program.as_text()))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_compiled_step_has_no_layer_and_no_scores_of_a_teacher_that_no_term_reads():
     two, six = compiled("scores", 2, 2), compiled("scores", 2, 6)
     assert xla_flops(six) == xla_flops(two)
@@ -102,6 +103,7 @@ def test_a_compiled_step_has_no_layer_and_no_scores_of_a_teacher_that_no_term_re
     assert [products_of(program, scores) for program in (two, six, values)] == [3, 3, 1]
 
 
+@pytest.mark.usefixtures("optimised")
 def test_compiled_micro_batches_are_steps_in_a_loop_and_no_model_runs_outside_of_it():
     whole, cut = compiled("scores", 2, 2), compiled("scores", 2, 2, accumulation=2)
     assert products_of(cut) == products_of(whole) > 0

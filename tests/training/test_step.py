@@ -141,6 +141,7 @@ def collectives(text: str) -> list[tuple[str, bool, int]]:
     return found
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     ("dtype", "accumulation"), [("float32", 1), ("bfloat16", 1), ("float32", 2), ("bfloat16", 4)]
 )
@@ -177,6 +178,7 @@ def test_along_data_gradients_alone_are_exchanged_and_once_a_step(dtype, accumul
     assert len(set(moved.values())) == 1, "whatever the number of devices"
 
 
+@pytest.mark.usefixtures("optimised")
 def test_along_fsdp_matrices_are_gathered_and_no_products_summed():
     """XLA would sum what each device has of a product, of all positions: 30 times as much."""
     objective, mesh = OBJECTIVES["layers"], sharding.make_mesh(1, 1, 8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -42,7 +41,7 @@ def missing(kind: str) -> pytest.MarkDecorator:
 def python(code: str, *words: object, **variables: str) -> subprocess.CompletedProcess:
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)],
-        env=os.environ | {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"} | variables,
+        env=commands.environment() | {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"} | variables,
         cwd=commands.ROOT,
         capture_output=True,
         text=True,
