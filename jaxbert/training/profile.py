@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -172,11 +173,14 @@ def operation_times(path: Path, module: str = "jit_step") -> Times:
       path: an ``xplane.pb``.
       module: the compiled function whose operations count.
     """
-    lines = [
-        list(_events(line, module))
-        for plane in jax.profiler.ProfileData.from_file(str(path)).planes
-        for line in plane.lines
-    ]
+    with warnings.catch_warnings():
+        # Python 3.12 warns of the types that jaxlib 0.12 makes here; as an error that is an abort.
+        warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)
+        lines = [
+            list(_events(line, module))
+            for plane in jax.profiler.ProfileData.from_file(str(path)).planes
+            for line in plane.lines
+        ]
     ran = {stats.get("program_id") for events in lines for *_, stats in events}
     known = _operations(path.read_bytes(), module, ran)
     kernels = {re.sub(r"\W", "_", name): name for name in known}
